@@ -1,0 +1,1 @@
+"""Benchmarks of complete quantized training: integer engine, hypernetworks, measurements, records."""

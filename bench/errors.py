@@ -1,0 +1,71 @@
+"""Mistakes of the user and faults of the machine, each said in one sentence, with the exit code they end in.
+
+Programming errors are not here: they keep their traceback.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of ``metagrad-bench``; each verb documents the ones it uses."""
+
+    OK = 0
+    FAILED = 1  # run: a cell failed or ran out of memory; gate: something regressed, failed or went missing
+    USAGE = 2  # wrong arguments, configuration, data, an unreadable record or baseline
+    INCONCLUSIVE = 3  # gate: cannot tell
+    NO_BASELINE = 4  # gate: the baseline file does not exist
+    NOT_COMPARABLE = 5  # gate: fingerprints differ
+    NOTHING_MEASURED = 6  # gate, report, baseline: there was nothing to compare
+    INTERRUPTED = 130  # Ctrl-C
+
+
+class UserError(Exception):
+    """Something a user can mend; ``str(error)`` is one sentence: what was wrong and what to do."""
+
+    exit_code: ExitCode = ExitCode.USAGE
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be run: an unknown name, a wrong type, a value out of range."""
+
+
+class DataError(UserError):
+    """A data set that is missing, truncated or not what its checksum says."""
+
+
+class ShapeError(UserError):
+    """Operands whose shapes, dtypes or layouts the integer kernels refuse."""
+
+
+class HardwareError(UserError):
+    """A device that is not there or computes wrong integers."""
+
+
+class RecordError(UserError):
+    """A record, baseline or folder of records that cannot be read or written."""
+
+
+class NoBaselineError(RecordError):
+    """The baseline file does not exist yet."""
+
+    exit_code = ExitCode.NO_BASELINE
+
+
+class NothingMeasuredError(RecordError):
+    """There is no measurement to report or compare."""
+
+    exit_code = ExitCode.NOTHING_MEASURED
+
+
+class OutOfMemoryError(UserError):
+    """A device or the host ran out of memory during a pass."""
+
+    exit_code = ExitCode.FAILED
+
+
+class DivergedError(UserError):
+    """Training left the finite numbers; a result, recorded as status ``diverged``."""
+
+    exit_code = ExitCode.OK

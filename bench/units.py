@@ -1,0 +1,69 @@
+"""The few conversions and the one formatting rule per quantity; an unknown value is ``Absent(reason)``, never 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MEBIBYTE = 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A value that could not be known, with the reason a reader sees."""
+
+    reason: str
+
+
+def format_absent(absent: Absent) -> str:
+    """Print an unknown value: ``n/a (reason)``."""
+    return f"n/a ({absent.reason})"
+
+
+def format_bytes(value: float | Absent) -> str:
+    """Print bytes in binary units with three significant digits (``11.4 MiB``)."""
+    if isinstance(value, Absent):
+        return format_absent(value)
+    sign, size = ("-" if value < 0 else ""), abs(float(value))
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 999.5 or unit == "TiB":
+            return f"{sign}{_three_digits(size) if unit != 'B' else f'{size:.0f}'} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable: the last unit always returns")
+
+
+def format_ms(value: float | Absent) -> str:
+    """Print milliseconds with three significant digits (``12.3 ms``)."""
+    return format_absent(value) if isinstance(value, Absent) else f"{_three_digits(value)} ms"
+
+
+def format_joules(value: float | Absent) -> str:
+    """Print joules with three significant digits."""
+    return format_absent(value) if isinstance(value, Absent) else f"{_three_digits(value)} J"
+
+
+def format_ratio(value: float | Absent) -> str:
+    """Print a ratio against a reference (``1.34×``)."""
+    return format_absent(value) if isinstance(value, Absent) else f"{value:.2f}×"
+
+
+def format_percent(value: float | Absent, digits: int = 1) -> str:
+    """Print a share in percent; the value is already in percent."""
+    return format_absent(value) if isinstance(value, Absent) else f"{value:.{digits}f} %"
+
+
+def format_duration(seconds: float) -> str:
+    """Print a duration the way a progress bar does (``1:02:03``, ``2:05``)."""
+    total = max(0, round(seconds))
+    hours, minutes, secs = total // 3600, total % 3600 // 60, total % 60
+    return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
+
+
+def _three_digits(value: float) -> str:
+    """Three significant digits without an exponent (``0.0123``, ``1.23``, ``12.3``, ``1234``)."""
+    if value == 0:
+        return "0"
+    magnitude = abs(value)
+    for limit, digits in ((0.0995, 4), (0.995, 3), (9.995, 2), (99.95, 1)):
+        if magnitude < limit:
+            return f"{value:.{digits}f}"
+    return f"{value:.0f}"
