@@ -1,0 +1,220 @@
+"""What one run leaves behind: ``RunRecord`` and its parts, frozen, versioned, plain values with units in their names.
+
+A value that could not be known is ``Absent(reason)``; in JSON it reads ``{"reason": "..."}`` where the number would stand.
+A whole part that a run does not have is None, with its reason in ``RunRecord.missing`` under the part's name. Lists are tuples and nothing here formats, logs or saves itself: ``records/store.py`` saves, ``reports/`` formats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bench.units import Absent
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "diverged", "out_of_memory", "failed"]
+STATUSES: tuple[Status, ...] = ("ok", "diverged", "out_of_memory", "failed")
+Label = Literal["integer", "emulated", "simulated", "float"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A sample's middle and spread, in the unit that the field's name carries."""
+
+    median: float
+    q1: float
+    q3: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """An estimate with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodFacts:
+    """Which gradients are low-bit and by what: the two choices of docs/method.md section 5 apart."""
+
+    name: str  # fp32, ste, uint8, metagrad, ...
+    forward_quantizer: str  # dorefa, bwn, none
+    weight_bits: int  # 32 = FP32
+    activation_bits: int
+    error_quantizer: str  # of the error signals: none, uniform, uint8, ...
+    error_bits: int
+    error_rounding: str  # nearest, stochastic, none
+    grad_quantizer: str  # of the weight gradient: none, uniform, or hypernet
+    grad_bits: int
+    hypernet: str  # none, dual_lstm_fc, ...
+    hypernet_form: str  # residual, literal, none
+    hidden: int | Absent
+    strategy: str  # none, retain, slim, recompute, tabulate
+    optimizer: str
+    edge_layers: str
+    dispatch: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerFacts:
+    """One convolution or linear layer: what ran in it."""
+
+    name: str
+    kind: str  # conv2d, linear
+    quantized: bool
+    reason: str  # why it was left in floating point, or "" when quantized
+    weight_shape: tuple[int, ...]
+    weight_bits: int
+    activation_bits: int
+    error_bits: int
+    fprop: Label
+    dgrad: Label | Absent  # absent: the layer's input needs no gradient
+    wgrad: Label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """The model's size and its layers."""
+
+    name: str
+    num_parameters: int
+    num_quantized_weights: int
+    layers: tuple[LayerFacts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFacts:
+    """Which data, how much of it, and a fingerprint of its content."""
+
+    name: str
+    synthetic: bool
+    train_samples: int
+    test_samples: int
+    image_shape: tuple[int, ...]
+    num_classes: int
+    source: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPoint:
+    """One epoch of the convergence curve."""
+
+    epoch: int  # 1-based
+    step: int  # steps finished by its end
+    seconds: float  # training seconds since the first step
+    learning_rate: float
+    train_loss: float | Absent  # mean over the epoch
+    test_accuracy_pct: float | Absent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyResult:
+    """Accuracy of the trained model, in percent of the whole test set."""
+
+    test_accuracy_pct: float  # after the last epoch, never the best one
+    pretrained_accuracy_pct: float | Absent  # of the FP32 model that fine-tuning started from
+    final_train_loss: float | Absent
+    epochs: int
+    steps: int
+    curve: tuple[EpochPoint, ...]
+    losses_digest: str  # sha256 over the float32 bytes of every step's loss: equal seeds, equal digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingRepeat:
+    """Raw samples of one fresh process; blocks of the cell's steps alternate with blocks of FP32 steps."""
+
+    step_ms: tuple[float, ...]
+    fp32_step_ms: tuple[float, ...]
+    phases_ms: dict[
+        str, tuple[float, ...]
+    ]  # data, forward, backward, meta, optimizer, unattributed; one sample a step
+    throttled: bool | Absent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingResult:
+    """Step time against the FP32 step of the same model and batch in the same processes."""
+
+    batch_size: int
+    warmup_steps: int
+    repeats: tuple[TimingRepeat, ...]
+    step_ms: Summary  # over all repeats' samples
+    fp32_step_ms: Summary
+    time_vs_fp32: Interval  # ratio of medians, hierarchical bootstrap over processes
+    phases_ms: dict[str, Summary]
+    phase_share_pct: dict[str, float]  # of the mean step; sums to 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryResult:
+    """Peaks of a few training steps in a fresh process; see docs/measuring.md for each definition."""
+
+    peak_allocated_bytes: (
+        int | Absent
+    )  # live tensor storage: allocator's peak on CUDA, dispatcher's tracking on CPU
+    peak_reserved_bytes: int | Absent  # CUDA's caching allocator only
+    peak_process_bytes: int | Absent  # VmHWM of the fresh process on CPU, NVML's figure on CUDA
+    peak_device_bytes: int | Absent  # whole device, CUDA only
+    fp32_peak_allocated_bytes: int | Absent  # the same steps of the FP32 model
+    fp32_peak_process_bytes: int | Absent
+    hypernet_extra_allocated_bytes: int | Absent  # with minus without hypernetwork, two fresh processes
+    hypernet_extra_process_bytes: int | Absent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HypernetResult:
+    """Size and behaviour of the hypernetwork during training."""
+
+    num_parameters: int
+    amplification: float | Absent  # mean |g̃|/|g| over layers at the last observed step
+    cosine: float | Absent  # between g̃ and g
+    zero_share_pct: float | Absent  # share of zero codes
+    meta_grad_norm: float | Absent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmResult:
+    """GEMMs of one training step, counted in the accuracy pass's first step: calls by kind and path."""
+
+    integer_calls: dict[str, int]  # fprop, dgrad, wgrad through torch._int_mm
+    float_calls: dict[str, int]
+    integer_share_pct: float  # of multiply-accumulates in quantized and unquantized layers together
+    label: Label  # of the low-bit products: emulated for INT4 codes in int8 containers, float where none ran
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One cell on one machine, measured once; written atomically and never edited."""
+
+    schema_version: int
+    key: str  # content of config, code version and environment
+    suite: str
+    variant: str
+    model_name: str
+    data_name: str
+    seed: int
+    device: str  # cpu, cuda:0
+    status: Status
+    reason: str  # why it is not ok, "" otherwise
+    started_at: str  # UTC, ISO 8601
+    duration_s: float
+    code_version: str
+    fingerprint: str  # of what makes timings comparable on this machine
+    cell: dict[str, Any]  # the composed config, without paths
+    environment: dict[str, Any]
+    method: MethodFacts
+    model: ModelFacts | None
+    data: DataFacts | None
+    accuracy: AccuracyResult | None
+    timing: TimingResult | None
+    memory: MemoryResult | None
+    hypernet: HypernetResult | None
+    gemms: GemmResult | None
+    missing: dict[str, str]  # for each part above that is None: the reason
+    notices: tuple[str, ...] = ()  # what a reader must know: fallbacks, emulation, thread limits
