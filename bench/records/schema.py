@@ -1,7 +1,8 @@
 """What one run leaves behind: ``RunRecord`` and its parts, frozen, versioned, plain values with units in their names.
 
-A value that could not be known is ``Absent(reason)``; in JSON it reads ``{"reason": "..."}`` where the number would stand.
-A whole part that a run does not have is None, with its reason in ``RunRecord.missing`` under the part's name. Lists are tuples and nothing here formats, logs or saves itself: ``records/store.py`` saves, ``reports/`` formats.
+A value that could not be known is ``Absent(reason)``; in JSON it reads ``{"reason": "..."}`` where the number would
+stand. A whole part that a run does not have is None, with its reason in ``RunRecord.missing`` under the part's name.
+Nothing here formats, logs or saves itself: ``records/store.py`` saves, ``reports/`` formats.
 """
 
 from __future__ import annotations
@@ -131,9 +132,7 @@ class TimingRepeat:
 
     step_ms: tuple[float, ...]
     fp32_step_ms: tuple[float, ...]
-    phases_ms: dict[
-        str, tuple[float, ...]
-    ]  # data, forward, backward, meta, optimizer, unattributed; one sample a step
+    phases_ms: dict[str, tuple[float, ...]]  # data, forward, backward, meta, optimizer, unattributed; one sample a step
     throttled: bool | Absent
 
 
@@ -155,9 +154,7 @@ class TimingResult:
 class MemoryResult:
     """Peaks of a few training steps in a fresh process; see docs/measuring.md for each definition."""
 
-    peak_allocated_bytes: (
-        int | Absent
-    )  # live tensor storage: allocator's peak on CUDA, dispatcher's tracking on CPU
+    peak_allocated_bytes: int | Absent  # live tensor storage: allocator's peak on CUDA, dispatcher's tracking on CPU
     peak_reserved_bytes: int | Absent  # CUDA's caching allocator only
     peak_process_bytes: int | Absent  # VmHWM of the fresh process on CPU, NVML's figure on CUDA
     peak_device_bytes: int | Absent  # whole device, CUDA only
