@@ -17,8 +17,8 @@ _NO_BF16 = Absent("no bf16 tensor cores before sm_80")
 _NO_I8_V = Absent("sm_70 has no INT8 tensor cores and its datasheet gives no DP4A rate")
 _NO_I4_V = Absent("sm_70 has no INT4 tensor cores")
 _NO_I4_H = Absent("sm_90 has no INT4 tensor cores")
-_NO_I4_B = Absent("sm_100 and sm_103 have no INT4 tensor cores")
-_NO_I4_R = Absent("sm_120 and sm_121 have no INT4 tensor cores")
+_NO_I4_B = Absent("sm_100 has no INT4 tensor cores")
+_NO_I4_R = Absent("sm_120 has no INT4 tensor cores")
 _UNSAID = Absent("not in the datasheet")
 _REPEATED = Absent("the datasheet repeats its INT8 figure")
 
@@ -99,7 +99,7 @@ GPUS: tuple[GpuPeaks, ...] = (
     _row("a2", "A2", 86, 4.5, 18, 36, 72, 200, 16, "NVIDIA A2 datasheet"),
     _row("rtxa6000", "RTX A6000", 86, 38.7, 154.8, 309.7, 619.3, 768, 48, _GA102),
     _row("rtx3070", "RTX 3070", 86, 20.3, 40.6, 162.6, 325.2, 448, 8, _GA102),
-    _row("rtx3080", "RTX 3080", 86, 29.8, 59.5, 238, 476, 760, 10, _GA102),
+    _row("rtx3080", "RTX 3080", 86, 29.8, 59.5, 238, 476, 760, 10, f"{_GA102}; the 10 GB board"),
     _row("rtx3090", "RTX 3090", 86, 35.6, 71, 284, 568, 936, 24, _GA102),
     _row("l4", "L4", 89, 30.3, 121, 242.5, _UNSAID, 300, 24, "NVIDIA L4 datasheet"),
     _row("l40", "L40", 89, 90.5, 181, 362, 724, 864, 48, "NVIDIA L40 datasheet"),
@@ -124,7 +124,7 @@ GPUS: tuple[GpuPeaks, ...] = (
          1792, 96, _PRO_6000),
     _row("rtxpro6000-server", "RTX PRO 6000 Blackwell Server Edition", 120, 120, _UNSAID, _UNSAID, _NO_I4_R, 1597, 96,
          _PRO_6000),
-    _row("gb10", "GB10", 121, _UNSAID, _UNSAID, _UNSAID, _NO_I4_R, 273, 128, "NVIDIA DGX Spark datasheet"),
+    _row("gb10", "GB10", 121, _UNSAID, _UNSAID, _UNSAID, _UNSAID, 273, 128, "NVIDIA DGX Spark datasheet"),
 )
 # fmt: on
 
