@@ -1,0 +1,46 @@
+"""Buffers that are reused from step to step: fresh memory costs page faults that outweigh the products themselves.
+
+A buffer is valid until the next request of the same name; nothing that must outlive one kernel call may live here. One
+thread at a time may run the kernels (autograd's device thread takes turns with the caller, which is fine).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+
+_arenas: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+_filled: dict[tuple[Hashable, tuple[int, ...], int, torch.device], Tensor] = {}
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Contiguous uninitialised tensor; all requests of one name share memory, which grows to the largest."""
+    size = math.prod(shape)
+    key = (name, dtype, device)
+    arena = _arenas.get(key)
+    if arena is None or arena.numel() < size:
+        arena = _arenas[key] = torch.empty(size, dtype=dtype, device=device)
+    return arena[:size].view(shape)
+
+
+def bordered(name: Hashable, shape: tuple[int, ...], value: int, device: torch.device) -> Tensor:
+    """Contiguous int8 tensor, filled with ``value`` once; ``name`` says which part the caller overwrites each time."""
+    key = (name, shape, value, device)
+    buffer = _filled.get(key)
+    if buffer is None:
+        buffer = _filled[key] = torch.full(shape, value, dtype=torch.int8, device=device)
+    return buffer
+
+
+def workspace_bytes() -> int:
+    """Bytes that all reused buffers hold now, on every device."""
+    return sum(buffer.nbytes for table in (_arenas, _filled) for buffer in table.values())
+
+
+def clear_workspace() -> None:
+    """Give all reused buffers back; the next step allocates them again."""
+    _arenas.clear()
+    _filled.clear()
