@@ -1,0 +1,168 @@
+"""What the hypernetworks f_ψ share: layer-wide input scales, the two forms, and how they are evaluated.
+
+Each is coordinate-wise, f = base·∇W + gain·core(inputs): the core is the trained network of one or two numbers
+per weight, base is 1 in the `residual` form and 0 in the `literal` one, and the gain is ∇W for the multiplicative
+hypernetworks and max|∇W| or 1 for the others. The papers' formulas on raw numbers are the `literal` form; the
+`residual` form scales the inputs per layer and starts, its last layer being zero, exactly at f = ∇W.
+
+Source: docs/method.md section 3; MetaGrad Eq. 6 to 10; MetaQuant (Chen et al., NeurIPS 2019).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import ConfigError
+
+FORMS = ("residual", "literal")
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """Maxima over a whole layer, so that any part of it can be evaluated alone.
+
+    Attributes:
+        gradient: () max|∇W|.
+        weight: () max|W|.
+    """
+
+    gradient: Tensor
+    weight: Tensor
+
+
+class Evaluation(Protocol):
+    """A cheap evaluation of a hypernetwork's core at fixed ψ, part by part."""
+
+    def values(self, features: Tensor) -> Tensor:
+        """The core's outputs (n,) at `features` (inputs, n), without a graph."""
+
+    def accumulate(self, features: Tensor, cotangent: Tensor) -> None:
+        """Add the gradient of Σ cotangent·core(features) by ψ; `cotangent` is (n,)."""
+
+    def finish(self) -> None:
+        """Put what was accumulated into the parameters' ``.grad``."""
+
+
+class Hypernet(nn.Module):
+    """f_ψ(∇W, W) of one layer's weights, elementwise; parameters are shared by all layers."""
+
+    inputs: int  # numbers that the core reads per weight
+    multiplicative: bool  # whether the core's output is a factor of ∇W
+    bounds: tuple[float, float] = (-1.0, 1.0)  # of a scaled input
+
+    def __init__(self, *, form: str) -> None:
+        """Fix the form.
+
+        Raises:
+            ConfigError: if the form is neither residual nor literal.
+        """
+        super().__init__()
+        if form not in FORMS:
+            raise ConfigError(f"unknown hypernetwork form {form!r}; choose one of: {', '.join(FORMS)}.")
+        self.form = form
+
+    @abstractmethod
+    def features(self, grad: Tensor, weight: Tensor, scales: Scales) -> Tensor:
+        """The core's inputs for some of a layer's weights.
+
+        Args:
+            grad: (n,) of ∇W.
+            weight: (n,) of W.
+            scales: maxima over the whole layer.
+
+        Returns:
+            (inputs, n), one contiguous row per input.
+        """
+
+    @abstractmethod
+    def core(self, features: Tensor) -> Tensor:
+        """The trained network as published, differentiable by ψ: (inputs, n) to (n,)."""
+
+    def evaluation(self) -> Evaluation:
+        """The cheapest exact evaluation of `core` that this hypernetwork has, at the present ψ."""
+        return AutogradEvaluation(self)
+
+    def gain(self, grad: Tensor, scales: Scales) -> Tensor | float:
+        """∂f/∂core: (n,), () or a number."""
+        if self.multiplicative:
+            return grad
+        return scales.gradient if self.form == "residual" else 1.0
+
+    def combine(self, grad: Tensor, core: Tensor, scales: Scales) -> Tensor:
+        """F from the core's outputs (n,), differentiable by them."""
+        amplified = core * self.gain(grad, scales)
+        return grad + amplified if self.form == "residual" else amplified
+
+    def forward(self, grad: Tensor, weight: Tensor, scales: Scales | None = None) -> Tensor:
+        """f_ψ(∇W, W) as published, with a graph to ψ.
+
+        Args:
+            grad: (n,) floating point, ∇W.
+            weight: (n,) of the same dtype, W.
+            scales: maxima over the whole layer; None takes those of `grad` and `weight` themselves.
+
+        Returns:
+            (n,) of the same dtype.
+
+        Source: MetaGrad Eq. 8 to 10; docs/method.md section 3.
+        """
+        scales = layer_scales(grad, weight) if scales is None else scales
+        return self.combine(grad, self.core(self.features(grad, weight, scales)), scales)
+
+    def extra_repr(self) -> str:
+        """The form, in the module's print."""
+        return f"form={self.form}"
+
+
+class AutogradEvaluation:
+    """The core as published, without a graph for values and with one per part for gradients."""
+
+    def __init__(self, hypernet: Hypernet) -> None:
+        """Evaluate `hypernet` at its present ψ."""
+        self.hypernet = hypernet
+
+    def values(self, features: Tensor) -> Tensor:
+        """See `Evaluation.values`."""
+        with torch.no_grad():
+            return self.hypernet.core(features)
+
+    def accumulate(self, features: Tensor, cotangent: Tensor) -> None:
+        """See `Evaluation.accumulate`; adds to the parameters' ``.grad`` at once."""
+        with torch.enable_grad():
+            core = self.hypernet.core(features)
+        torch.autograd.backward(core, cotangent)
+
+    def finish(self) -> None:
+        """Nothing is left to do: `accumulate` adds to ``.grad``."""
+
+
+@torch.no_grad()
+def layer_scales(grad: Tensor, weight: Tensor) -> Scales:
+    """Maxima of a whole layer; NaN and infinity in the tensors reach the scales and with them the weights."""
+    return Scales(gradient=max_abs(grad), weight=max_abs(weight))
+
+
+def max_abs(values: Tensor) -> Tensor:
+    """max|x| as a () tensor, in one pass and without a copy of x."""
+    low, high = torch.aminmax(values)
+    return torch.maximum(-low, high)
+
+
+def scaled(values: Tensor, scale: Tensor) -> Tensor:
+    """values/scale, 0 where the scale is 0 (then every value is 0)."""
+    return values / torch.where(scale == 0, torch.ones_like(scale), scale)
+
+
+def unit_weight(weight: Tensor, scales: Scales) -> Tensor:
+    """W̃ = tanh W/(2·max|tanh W|) + ½ in [0, 1], DoReFa's weight before rounding; ½ for a layer of zeros."""
+    return scaled(torch.tanh(weight), 2.0 * torch.tanh(scales.weight)) + 0.5
+
+
+def count_parameters(hypernet: Hypernet) -> int:
+    """Number of trained numbers in ψ."""
+    return sum(param.numel() for param in hypernet.parameters())

@@ -1,0 +1,247 @@
+"""The delayed meta update: a gradient waits one iteration, so that the next loss judges the hypernetwork on it.
+
+Iteration t holds a pending gradient G of the last one and the learning rate μ that belonged to it:
+
+1. `preview`: g̃ = Q(f_ψ(G, W)), W⁺ = W − μ·π(g̃), installed in the weights;
+2. the caller's forward and backward at W⁺ leave ∇W⁺ in ``.grad``;
+3. `meta_step`: ∇ψ = −μ·Σ_layers (π'·∂f_ψ(G, W)/∂ψ)ᵀ ∇W⁺, Adam on ψ; `commit`: W ← W⁺, G ← ∇W⁺.
+
+In the first iteration nothing is pending: W⁺ = W, and neither ψ nor any optimizer's state or counter steps.
+Nothing is checked for being finite: NaN and infinity reach the weights and the loss, where the loop sees them.
+
+Source: docs/method.md section 4; MetaGrad Eq. 2 to 5 and 11 to 13, Fig. 1.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.hypernets import Hypernet
+from bench.optim import Adam, Optimizer
+from bench.optim.base import gather_grads, move_
+from bench.units import Absent
+from bench.update.base import Strategy
+
+Phases = Callable[[str], AbstractContextManager[Any]]
+
+
+def no_phases(name: str) -> AbstractContextManager[Any]:
+    """Time nothing."""
+    return nullcontext()
+
+
+class Stage(enum.Enum):
+    """Where in the iteration the update stands."""
+
+    COMMITTED = "committed"
+    PREVIEWED = "previewed"
+    STEPPED = "stepped"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the hypernetwork did in one iteration, left on the device.
+
+    Attributes:
+        amplification: (layers,) |g̃|/|G| by Euclidean norms (MetaQuant Fig. 4); NaN where G is zero.
+        cosine: (layers,) cosine between g̃ and G; NaN where one of them is zero.
+        zero_share: (layers,) share of g̃ that is exactly 0.
+        meta_gradient_norm: () Euclidean norm of ∇ψ.
+    """
+
+    amplification: Tensor
+    cosine: Tensor
+    zero_share: Tensor
+    meta_gradient_norm: Tensor
+
+
+def observe_gradients(grads: Sequence[Tensor], replaced: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Amplification, cosine and share of zeros per layer, without waiting for the device.
+
+    Args:
+        grads: G of each layer.
+        replaced: g̃ of each layer.
+
+    Returns:
+        Three tensors (layers,).
+    """
+    before = torch.stack(list(torch._foreach_norm(list(grads))))
+    after = torch.stack(list(torch._foreach_norm(list(replaced))))
+    dots = torch.stack([torch.dot(g.reshape(-1), r.reshape(-1)) for g, r in zip(grads, replaced, strict=True)])
+    zeros = torch.stack([1.0 - r.count_nonzero() / r.numel() for r in replaced])
+    return after / before, dots / after / before, zeros
+
+
+def read_observation(observation: Observation, names: Sequence[str]) -> dict[str, dict[str, float | Absent] | float]:
+    """An observation as numbers, which waits for the device.
+
+    Args:
+        observation: of one iteration.
+        names: the layers' names.
+
+    Returns:
+        ``amplification``, ``cosine`` and ``zero_share`` by layer name, and ``meta_gradient_norm``. What a zero
+        gradient leaves undefined is `Absent`.
+    """
+    reason = "the layer's gradient, or what replaced it, is zero or not finite"
+    table: dict[str, dict[str, float | Absent] | float] = {}
+    for key in ("amplification", "cosine", "zero_share"):
+        values = getattr(observation, key).tolist()
+        table[key] = {
+            name: value if value == value else Absent(reason) for name, value in zip(names, values, strict=True)
+        }
+    table["meta_gradient_norm"] = float(observation.meta_gradient_norm)
+    return table
+
+
+class DelayedUpdate:
+    """The state machine over a list of weights; one call each of preview, meta_step and commit per iteration."""
+
+    def __init__(
+        self,
+        params: Sequence[nn.Parameter],
+        *,
+        optimizer: Optimizer,
+        hypernet: Hypernet,
+        strategy: Strategy,
+        quantize: Callable[[Tensor], Tensor],
+        meta_lr: float = 1e-3,
+        lr_factors: Callable[[], Sequence[Tensor]] | None = None,
+        phases: Phases = no_phases,
+        observe: bool = False,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            params: the quantized layers' weights, one per layer.
+            optimizer: built over exactly these weights; the other parameters have their own.
+            hypernet: f_ψ, on the weights' device.
+            strategy: how f_ψ and its gradient are evaluated.
+            quantize: Q, per layer: a weight-shaped tensor to its quantized and dequantized values.
+            meta_lr: learning rate of Adam on ψ.
+            lr_factors: answers after a backward one () tensor per weight that multiplies the learning rate of
+                that gradient (UINT8's), to be read at `commit`.
+            phases: context manager by phase name, entered around ``hypernet_forward``, ``optimizer`` and
+                ``meta_gradient``.
+            observe: whether each iteration leaves an `observation`; may be set before any `preview`.
+        """
+        self.params = list(params)
+        assert [id(p) for p in optimizer.params] == [id(p) for p in self.params], "the optimizer has other parameters"
+        self.optimizer = optimizer
+        self.hypernet = hypernet
+        self.strategy = strategy
+        self.quantize = quantize
+        self.meta_optimizer = Adam(list(hypernet.parameters()), lr=meta_lr)
+        self.lr_factors = lr_factors
+        self.phases = phases
+        self.observe = observe
+        self.observation: Observation | None = None
+        self.stage = Stage.COMMITTED
+        self.pending: list[Tensor] | None = None  # G
+        self.pending_lr = 0.0  # μ
+        self.pending_factors: list[Tensor] | None = None
+        self.lr = 0.0  # of this iteration, belongs to the gradient that its backward will leave
+        self.old_weights: list[Tensor] = []
+        self.pi_prime: float | list[Tensor] = 1.0
+        self.observed: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def preview(self, lr: float) -> None:
+        """Install W⁺ in the weights.
+
+        Args:
+            lr: this iteration's learning rate; W⁺ uses the one that was given when G was measured.
+        """
+        assert self.stage is Stage.COMMITTED, f"preview after {self.stage.value}: commit the last iteration first"
+        self.stage = Stage.PREVIEWED
+        self.lr = lr
+        self.observation = self.observed = None
+        if self.pending is None:
+            return
+        weights = [param.detach() for param in self.params]
+        with self.phases("hypernet_forward"):
+            replaced = [self.quantize(output) for output in self.strategy.outputs(self.hypernet, self.pending, weights)]
+        if self.observe:
+            self.observed = observe_gradients(self.pending, replaced)
+        with self.phases("optimizer"):
+            direction = self.optimizer.direction(replaced)
+            if self.strategy.keeps_weight:
+                self.old_weights = [weight.clone() for weight in weights]
+            move_(weights, direction.pi, self.pending_lr, self.pending_factors)
+            self.pi_prime = direction.pi_prime
+
+    @torch.no_grad()
+    def meta_step(self) -> None:
+        """Take ∇ψ from the ``.grad`` that backward left in the weights, and step ψ."""
+        assert self.stage is Stage.PREVIEWED, f"meta_step after {self.stage.value}: preview comes first"
+        self.stage = Stage.STEPPED
+        if self.pending is None:
+            return
+        grads = gather_grads(self.params, None)
+        with self.phases("meta_gradient"):
+            for param in self.meta_optimizer.params:
+                param.grad = None
+            self.strategy.meta_gradient(
+                self.hypernet, self.pending, self.old_weights, lambda index: self._cotangent(index, grads[index])
+            )
+            meta_grads = [
+                torch.zeros_like(param) if param.grad is None else param.grad for param in self.meta_optimizer.params
+            ]
+            if self.observed is not None:
+                norm = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(meta_grads))))
+                self.observation = Observation(*self.observed, meta_gradient_norm=norm)
+            self.meta_optimizer.step(meta_grads)
+        self.old_weights = []
+        self.pi_prime = 1.0
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """Keep W⁺, and hand the weights' ``.grad`` over as the pending gradient; ``.grad`` is None afterwards."""
+        assert self.stage is Stage.STEPPED, f"commit after {self.stage.value}: meta_step comes first"
+        self.stage = Stage.COMMITTED
+        self.pending = [grad.detach() for grad in gather_grads(self.params, None)]
+        self.pending_lr = self.lr
+        self.pending_factors = None if self.lr_factors is None else [factor.clone() for factor in self.lr_factors()]
+        for param in self.params:
+            param.grad = None
+
+    def _cotangent(self, index: int, grad: Tensor) -> Tensor:
+        """−μ·π'·∇W⁺ of one layer, the layer's learning-rate factor in it."""
+        prime = self.pi_prime
+        cotangent = grad * (-self.pending_lr * prime) if isinstance(prime, float) else grad * prime[index]
+        if not isinstance(prime, float):
+            cotangent.mul_(-self.pending_lr)
+        return cotangent if self.pending_factors is None else cotangent.mul_(self.pending_factors[index])
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next iterations depend on, by reference: G, its μ and factors, ψ, both optimizers, the draw."""
+        assert self.stage is Stage.COMMITTED, f"state_dict after {self.stage.value}: save between two iterations"
+        return {
+            "pending": None if self.pending is None else list(self.pending),
+            "pending_lr": self.pending_lr,
+            "pending_factors": None if self.pending_factors is None else list(self.pending_factors),
+            "hypernet": self.hypernet.state_dict(),
+            "meta_optimizer": self.meta_optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "strategy": self.strategy.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume exactly where `state_dict` was taken; the weights themselves are the model's to restore."""
+        assert self.stage is Stage.COMMITTED, f"load_state_dict after {self.stage.value}: load between two iterations"
+        device = self.params[0].device
+        for key in ("pending", "pending_factors"):
+            setattr(self, key, None if state[key] is None else [x.to(device, copy=True) for x in state[key]])
+        self.pending_lr = float(state["pending_lr"])
+        self.hypernet.load_state_dict(state["hypernet"])
+        self.meta_optimizer.load_state_dict(state["meta_optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.strategy.load_state_dict(state["strategy"])

@@ -1,0 +1,73 @@
+"""`recompute` (ours): W⁺ is made without a graph, and f_ψ is evaluated again, part by part, for its gradient.
+
+Exact and equal to `retain`, since G, the old W, ψ and the layer-wide maxima are those of the first evaluation. Keeps
+O(part·H) + O(N): the old weights.
+Source: docs/method.md section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.hypernets import Hypernet, Scales, layer_scales
+
+
+class Recompute:
+    """The exact strategy whose memory does not grow with N·H."""
+
+    keeps_weight = True
+
+    def __init__(self, *, chunk: int = 8192) -> None:
+        """Evaluate `chunk` weights at a time."""
+        self.chunk = chunk
+        self.scales: list[Scales] = []
+
+    @torch.no_grad()
+    def outputs(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+        """See `Strategy.outputs`."""
+        evaluation = hypernet.evaluation()
+        self.scales, results = [], []
+        for grad, weight in zip(grads, weights, strict=True):
+            scales = layer_scales(grad, weight)
+            flat_grad, flat_weight, output = grad.reshape(-1), weight.reshape(-1), grad.new_empty(grad.numel())
+            for part in parts(output.numel(), self.chunk):
+                core = evaluation.values(hypernet.features(flat_grad[part], flat_weight[part], scales))
+                output[part] = hypernet.combine(flat_grad[part], core, scales)
+            self.scales.append(scales)
+            results.append(output.view(grad.shape))
+        return results
+
+    @torch.no_grad()
+    def meta_gradient(
+        self,
+        hypernet: Hypernet,
+        grads: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        cotangents: Callable[[int], Tensor],
+    ) -> None:
+        """See `Strategy.meta_gradient`."""
+        evaluation = hypernet.evaluation()
+        for index, scales in enumerate(self.scales):
+            grad, weight, cotangent = (x.reshape(-1) for x in (grads[index], weights[index], cotangents(index)))
+            for part in parts(grad.numel(), self.chunk):
+                features = hypernet.features(grad[part], weight[part], scales)
+                evaluation.accumulate(features, cotangent[part] * hypernet.gain(grad[part], scales))
+        evaluation.finish()
+        self.scales = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+def parts(count: int, chunk: int) -> Iterator[slice]:
+    """Slices of at most `chunk` that cover 0..count."""
+    for start in range(0, count, chunk):
+        yield slice(start, min(start + chunk, count))

@@ -1,0 +1,60 @@
+"""`slim` (MetaQuant 7.1): one random layer keeps its graph, the others run without.
+
+∇ψ is that layer's share; its expectation over the draw is the whole divided by the number of layers.
+Keeps O(N_layer·H).
+Source: docs/method.md section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.hypernets import Hypernet
+
+
+class Slim:
+    """The papers' memory-saving strategy."""
+
+    keeps_weight = False
+
+    def __init__(self, *, seed: int = 0) -> None:
+        """Draw the layers from a generator of this seed."""
+        self.generator = torch.Generator().manual_seed(seed)
+        self.chosen = -1
+        self.graph: Tensor | None = None
+
+    def outputs(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+        """See `Strategy.outputs`; draws the layer of this iteration."""
+        self.chosen = int(torch.randint(len(grads), (), generator=self.generator))
+        results = []
+        for index, (grad, weight) in enumerate(zip(grads, weights, strict=True)):
+            with torch.set_grad_enabled(index == self.chosen):
+                output = hypernet(grad.reshape(-1), weight.reshape(-1))
+            if index == self.chosen:
+                self.graph = output
+            results.append(output.detach().view(grad.shape))
+        return results
+
+    def meta_gradient(
+        self,
+        hypernet: Hypernet,
+        grads: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        cotangents: Callable[[int], Tensor],
+    ) -> None:
+        """See `Strategy.meta_gradient`."""
+        assert self.graph is not None, "meta_gradient without outputs"
+        graph, self.graph = self.graph, None
+        torch.autograd.backward(graph, cotangents(self.chosen).reshape(-1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the generator."""
+        self.generator.set_state(state["generator"].cpu())
