@@ -1,0 +1,252 @@
+"""Peak memory of a few training steps, in four meanings that are never mixed (``DEFINITIONS``).
+
+On a CPU torch keeps no peak, so ``AllocationTracker`` counts live storages as the dispatcher hands them out: exact and
+the same in every run. It sees what every operator returns, forward and backward, autograd's saved tensors among them,
+and storages that an operator resizes. It does not see memory inside one operator (workspaces of oneDNN, im2col buffers
+of a library), storages that are resized without an operator (``UntypedStorage.resize_``) until an operator next touches
+them, or tensors without a plain storage (sparse, mkldnn layout), which are counted in ``num_unseen``. A storage that an
+operator receives but none returned is taken to have been there from the beginning. While a tracker is active torch runs
+``torch.compile``d functions eagerly, whose intermediate tensors then count.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.hardware.probe import open_nvml
+from bench.units import Absent
+
+DEFINITIONS: dict[str, str] = {
+    "peak_allocated_bytes": "most bytes of live tensors at once: by CUDA's allocator, or on a CPU by the dispatcher's "
+    "tracking of storages (each once; memory inside a single operator is not seen)",
+    "peak_reserved_bytes": "most bytes that CUDA's caching allocator held from the driver, free blocks included",
+    "peak_process_bytes": "CPU: VmHWM, the most resident memory of the process since the window began; GPU: NVML's "
+    "figure for this process at the end of the window, CUDA's context included (the caching allocator has returned "
+    "nothing by then)",
+    "peak_device_bytes": "memory in use on the whole GPU at the end of the window, by all processes and the driver",
+}
+
+_NOT_CUDA = "only CUDA's allocator reserves memory"
+_NO_DEVICE = "the device is a CPU"
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"  # proc(5): writing 5 sets the peak resident set size back to the current one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPeaks:
+    """Peaks of one window in bytes; each field is defined in one line of ``DEFINITIONS``."""
+
+    peak_allocated_bytes: int | Absent
+    peak_reserved_bytes: int | Absent
+    peak_process_bytes: int | Absent
+    peak_device_bytes: int | Absent
+
+
+class AllocationTracker(TorchDispatchMode):
+    """Counts the bytes of live storages on one device; a storage counts once however many views it has.
+
+    Use as a context around the steps to watch; afterwards ``peak_allocated_bytes`` holds the peak.
+    """
+
+    def __init__(self, existing: Iterable[torch.Tensor] = (), *, device: torch.device | None = None) -> None:
+        """Start from tensors that are alive already.
+
+        Args:
+            existing: parameters, buffers, optimizer state, data: counted from the beginning, shared storages once.
+                Existing tensors that are not named here count from the beginning as well once an operator reads them.
+            device: the kind of device whose storages count, by default the CPU.
+        """
+        super().__init__()
+        self._device_type = (device or torch.device("cpu")).type
+        self._sizes: dict[int, int] = {}
+        self._watchers: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._baseline_bytes = 0
+        self._delta_bytes = 0
+        self._peak_delta_bytes = 0
+        self._num_unseen = 0
+        for tensor in existing:
+            self._observe(tensor, returned=False)
+
+    @property
+    def baseline_bytes(self) -> int:
+        """Bytes that were alive at the beginning."""
+        return self._baseline_bytes
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes alive now."""
+        return self._baseline_bytes + self._delta_bytes
+
+    @property
+    def peak_allocated_bytes(self) -> int:
+        """Most bytes alive after any operator, before its unused inputs were freed."""
+        return self._baseline_bytes + self._peak_delta_bytes
+
+    @property
+    def num_unseen(self) -> int:
+        """Operator results that have no plain storage and were not counted."""
+        return self._num_unseen
+
+    def __enter__(self) -> AllocationTracker:
+        """Begin to watch; garbage of earlier work is collected first so that it cannot be freed inside."""
+        gc.collect()
+        super().__enter__()
+        return self
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operator, then count what it read, returned and resized."""
+        kwargs = kwargs or {}
+        inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        for tensor in inputs:
+            self._observe(tensor, returned=False)
+        result = func(*args, **kwargs)
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._observe(leaf, returned=True)
+        for tensor in inputs:  # an in-place operator may have grown what it was given
+            self._observe(tensor, returned=True)
+        self._peak_delta_bytes = max(self._peak_delta_bytes, self._delta_bytes)
+        return result
+
+    def _observe(self, tensor: torch.Tensor, *, returned: bool) -> None:
+        """Count a tensor's storage if it is new, or the change of its size."""
+        if tensor.device.type != self._device_type:
+            return
+        try:
+            storage = tensor.untyped_storage()
+        except (NotImplementedError, RuntimeError):
+            self._num_unseen += returned
+            return
+        key, size = storage._cdata, storage.nbytes()
+        known = self._sizes.get(key)
+        if known is None:
+            self._watchers[key] = weakref.ref(storage, self._forgetter(key))
+            if returned:
+                self._delta_bytes += size
+            else:
+                self._baseline_bytes += size
+        else:
+            self._delta_bytes += size - known
+        self._sizes[key] = size
+
+    def _forgetter(self, key: int) -> Callable[[weakref.ref[torch.UntypedStorage]], None]:
+        """Build the callback that takes a dead storage off the count."""
+
+        def forget(_: weakref.ref[torch.UntypedStorage]) -> None:
+            self._delta_bytes -= self._sizes.pop(key)
+            del self._watchers[key]
+
+        return forget
+
+
+class MemoryMeter:
+    """Measures the four peaks of the block it surrounds; call ``peaks`` after it.
+
+    A pass of its own in a fresh process: tracking slows every operator, and a process's peak cannot be told apart from
+    what it did before.
+    """
+
+    def __init__(self, device: torch.device, existing: Iterable[torch.Tensor] = (), *, track: bool = True) -> None:
+        """Prepare to watch a device.
+
+        Args:
+            device: where the steps run.
+            existing: on a CPU, the tensors that are alive already (see ``AllocationTracker``).
+            track: on a CPU, whether to count live storages; without it compiled functions run compiled, so that the
+                process's peak is that of the step as it is timed.
+        """
+        self._device = device
+        self._tracker = AllocationTracker(existing) if track and device.type == "cpu" else None
+        self._no_process_peak: Absent | None = None
+        self._peaks: MemoryPeaks | None = None
+
+    def __enter__(self) -> MemoryMeter:
+        """Reset the counters and begin."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return self
+        gc.collect()
+        self._no_process_peak = reset_process_peak()
+        if self._tracker is not None:
+            self._tracker.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Read the counters."""
+        if self._device.type == "cuda":
+            self._peaks = _cuda_peaks(self._device)
+            return
+        if self._tracker is not None:
+            self._tracker.__exit__(kind, error, trace)
+        allocated = (
+            Absent("live tensors were not tracked") if self._tracker is None else self._tracker.peak_allocated_bytes
+        )
+        self._peaks = MemoryPeaks(
+            peak_allocated_bytes=allocated,
+            peak_reserved_bytes=Absent(_NOT_CUDA),
+            peak_process_bytes=self._no_process_peak or read_process_peak(),
+            peak_device_bytes=Absent(_NO_DEVICE),
+        )
+
+    def peaks(self) -> MemoryPeaks:
+        """Return the peaks of the finished block."""
+        assert self._peaks is not None, "peaks() belongs after the block"
+        return self._peaks
+
+
+def read_process_peak(status: Path = _STATUS) -> int | Absent:
+    """Most resident memory of this process in bytes: VmHWM.
+
+    ``getrusage`` is no substitute: its ``ru_maxrss`` survives exec, so a fresh process starts with its parent's peak.
+    """
+    try:
+        text = status.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return Absent("only Linux keeps a process's own peak (getrusage would report its parent's)")
+    for line in text.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return Absent("this kernel does not report VmHWM")
+
+
+def reset_process_peak(clear_refs: Path = _CLEAR_REFS) -> Absent | None:
+    """Set VmHWM back to the current resident memory.
+
+    Returns:
+        None where it worked, or why it did not: then the peak would be that of the whole life of the process.
+    """
+    if not clear_refs.exists():  # writing would create it where /proc is something else
+        return Absent("this system cannot reset a process's peak")
+    try:
+        clear_refs.write_text(_RESET_PEAK, encoding="ascii")
+    except OSError as error:
+        return Absent(f"the system does not allow a reset of the process's peak ({os.strerror(error.errno or 0)})")
+    return None
+
+
+def _cuda_peaks(device: torch.device) -> MemoryPeaks:
+    torch.cuda.synchronize(device)
+    gpu = open_nvml(device)
+    return MemoryPeaks(
+        peak_allocated_bytes=torch.cuda.max_memory_allocated(device),
+        peak_reserved_bytes=torch.cuda.max_memory_reserved(device),
+        peak_process_bytes=gpu if isinstance(gpu, Absent) else gpu.process_bytes(),
+        peak_device_bytes=gpu if isinstance(gpu, Absent) else gpu.memory_used_bytes(),
+    )
