@@ -1,0 +1,365 @@
+"""Records on disk: written once and atomically, read with exact errors, found by walking folders.
+
+A run's folder holds ``config.yaml``, ``samples.csv`` and, last, ``record.json``: where that file is, the run is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import errno
+import io
+import math
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.errors import RecordError
+from bench.records.schema import SCHEMA_VERSION, RunRecord
+
+RECORD_FILE = "record.json"
+CONFIG_FILE = "config.yaml"
+SAMPLES_FILE = "samples.csv"
+SUPERSEDED = "superseded"  # a folder of runs that were measured again; never looked into
+SAMPLE_COLUMNS = ("repeat", "index", "series", "metric", "value")
+
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_NUMBER_LIST = re.compile(rb"\[\n[\s\d.eE+,-]*\n\s*\]")  # a JSON string holds no raw line break
+_decoder = msgspec.json.Decoder(RunRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record and the file that it was read from."""
+
+    path: Path
+    record: RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that was left aside, with the sentence that says why."""
+
+    path: Path
+    reason: str
+    unreadable: bool  # False: it could be read, but a newer record of the same key stands in its place
+
+
+def write_record(folder: Path, record: RunRecord, *, config_yaml: str) -> Path:
+    """Write a run's folder: the configuration, the samples and, last, the record.
+
+    Args:
+        folder: the run's own folder; made where it does not exist.
+        record: finite numbers and plain values only.
+        config_yaml: the composed configuration as text.
+
+    Returns:
+        The path of ``record.json``.
+
+    Raises:
+        RecordError: if the folder holds a record already, or cannot be written.
+    """
+    target = folder / RECORD_FILE
+    data = encode_record(record)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = os.path.lexists(target)
+    except OSError as error:
+        raise RecordError(_cannot_write(target, error)) from error
+    if taken:
+        raise RecordError(_already_there(target))
+    write_atomic(folder / CONFIG_FILE, config_yaml.encode(), replace=True)
+    if record.timing is not None:
+        write_samples(folder, record)
+    write_atomic(target, data, replace=False)
+    return target
+
+
+def write_samples(folder: Path, record: RunRecord) -> Path:
+    """Write the raw timing samples as one flat table (``samples.csv``).
+
+    Columns: ``repeat`` and ``index`` count processes and steps from 0, ``series`` is ``cell`` or ``fp32``, ``metric``
+    carries its unit (``step_ms``, ``forward_ms``), ``value`` is exact to the last bit.
+
+    Raises:
+        RecordError: if it cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SAMPLE_COLUMNS)
+    writer.writerows(_sample_rows(record))
+    target = folder / SAMPLES_FILE
+    write_atomic(target, text.getvalue().encode(), replace=True)
+    return target
+
+
+def encode_record(record: RunRecord) -> bytes:
+    """Encode a record as indented JSON, a list of numbers to a line; ``Absent`` reads ``{"reason": ...}``.
+
+    Raises:
+        RecordError: if a number is not finite or a text is no Unicode; the message names the field.
+    """
+    _check_values(record, "$")
+    data = pretty_json(msgspec.json.encode(record))
+    try:
+        _decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise AssertionError(f"a record must read back: {error}") from error
+    return data
+
+
+def pretty_json(data: bytes) -> bytes:
+    """Indent JSON by two spaces, but leave each list of numbers on one line; ends with a line break."""
+    indented = msgspec.json.format(data, indent=2)
+    return _NUMBER_LIST.sub(lambda found: b"[" + b" ".join(found[0][1:-1].split()) + b"]", indented) + b"\n"
+
+
+def write_atomic(path: Path, data: bytes, *, replace: bool) -> None:
+    """Write a whole file or none: a temporary file beside it, flushed to disk, then moved into place.
+
+    Args:
+        path: in a folder that exists.
+        data: the content.
+        replace: whether an existing file may be replaced; otherwise the first writer wins, also across processes.
+
+    Raises:
+        RecordError: if it exists and must not be replaced, or cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(6)}.tmp")
+    try:
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if replace:
+                temporary.replace(path)
+            else:
+                _move_to_free_name(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except FileExistsError as error:
+        raise RecordError(_already_there(path)) from error
+    except OSError as error:
+        raise RecordError(_cannot_write(path, error)) from error
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read one ``record.json``.
+
+    Raises:
+        RecordError: the file cannot be read, is empty, no JSON, of something else, of a newer version, or holds a
+            value of the wrong type; the message says which and where.
+    """
+    data = read_bytes(path)
+    try:
+        record = _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        check_header(path, data, key="key", kind="a record", newest=SCHEMA_VERSION)
+        raise RecordError(f"{show_path(path)} is damaged: {error}; run its cell again.") from error
+    if record.schema_version != SCHEMA_VERSION:
+        check_header(path, data, key="key", kind="a record", newest=SCHEMA_VERSION)
+    return record
+
+
+def find_records(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
+    """Read all records in or below the given files and folders, in the order of their paths.
+
+    Hidden folders and folders named ``superseded`` are skipped, links are followed once, and what cannot be read is
+    reported while the rest is returned. Of several different records with one key, the one started last is returned
+    and the others are reported; exact copies count once.
+
+    Raises:
+        RecordError: if one of the given paths does not exist.
+    """
+    files: list[Path] = []
+    problems: list[Problem] = []
+    visited: set[tuple[int, int]] = set()
+    for path in paths:
+        try:
+            mode = path.stat().st_mode
+        except (OSError, ValueError) as error:
+            raise RecordError(f"{show_path(path)} cannot be read: {_why(error)}; give a folder of runs.") from error
+        if stat.S_ISDIR(mode):
+            files.extend(_walk(path, visited, problems))
+        else:
+            files.append(path)
+
+    newest: dict[str, Found] = {}
+    for path in sorted(set(files)):
+        try:
+            found = Found(path, read_record(path))
+        except RecordError as error:
+            problems.append(Problem(path, str(error), unreadable=True))
+            continue
+        other = newest.setdefault(found.record.key, found)
+        if other is found or other.record == found.record:
+            continue
+        first, last = sorted((other, found), key=lambda item: item.record.started_at)
+        newest[found.record.key] = last
+        reason = f"{show_path(first.path)} is left aside: {show_path(last.path)} holds a newer record of the same key."
+        problems.append(Problem(first.path, reason, unreadable=False))
+    return sorted(newest.values(), key=lambda item: item.path), sorted(problems, key=lambda item: item.path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a regular file.
+
+    Raises:
+        RecordError: if it is no regular file, cannot be read or is empty.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise RecordError(f"{show_path(path)} is not a regular file; give a file that metagrad-bench wrote.")
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{show_path(path)} cannot be read: {_why(error)}.") from error
+    if not data.strip():
+        raise RecordError(f"{show_path(path)} is empty; write it again.")
+    return data
+
+
+def check_header(path: Path, data: bytes, *, key: str, kind: str, newest: int) -> None:
+    """Say what is wrong with a file that does not decode, if its first level shows that already.
+
+    Args:
+        path: for the message.
+        data: the content.
+        key: a field beside ``schema_version`` that tells our files from others.
+        kind: what the file should be, with its article.
+        newest: the newest schema version that can be read.
+
+    Raises:
+        RecordError: not JSON, not of ours, or of another schema version.
+    """
+    name = show_path(path)
+    try:
+        header = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except (msgspec.ValidationError, RecursionError):
+        raise RecordError(f"{name} is not {kind} of metagrad-bench.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{name} is not valid JSON ({error}); it may have been cut off: write it again.") from None
+    try:
+        version = msgspec.json.decode(header["schema_version"], type=int)
+    except (KeyError, msgspec.MsgspecError):
+        version = 0
+    if version > newest:
+        raise RecordError(
+            f"{name} has schema version {version} and this metagrad-bench reads up to {newest}; update metagrad-bench."
+        )
+    if key not in header or version < 1:
+        raise RecordError(f"{name} is not {kind} of metagrad-bench.")
+
+
+def show_path(path: Path) -> str:
+    """A path as it may be printed: odd characters are escaped."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _sample_rows(record: RunRecord) -> Iterator[tuple[int, int, str, str, float]]:
+    assert record.timing is not None, "a record without timing has no samples"
+    for number, repeat in enumerate(record.timing.repeats):
+        columns = [("cell", "step_ms", repeat.step_ms), ("fp32", "step_ms", repeat.fp32_step_ms)]
+        columns += [("cell", f"{name}_ms", samples) for name, samples in repeat.phases_ms.items()]
+        for series, metric, samples in columns:
+            for index, value in enumerate(samples):
+                yield number, index, series, metric, value
+
+
+def _check_values(value: Any, field: str) -> None:
+    """Walk a record; what JSON would silently change is refused with its field's name."""
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise RecordError(f"{field} of the record is not valid Unicode: {value!a}.")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise RecordError(f"{field} of the record is {value}, and a record holds finite numbers only.")
+    elif dataclasses.is_dataclass(value):
+        for part in dataclasses.fields(value):
+            _check_values(getattr(value, part.name), f"{field}.{part.name}")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            assert isinstance(name, str), f"{field} has the key {name!r}, not a text"
+            _check_values(name, field)
+            _check_values(item, f"{field}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _check_values(item, f"{field}[{index}]")
+    else:
+        assert value is None or isinstance(value, (bool, int)), f"{field} is a {type(value).__name__}, no plain value"
+
+
+def _walk(folder: Path, visited: set[tuple[int, int]], problems: list[Problem]) -> Iterator[Path]:
+    """Yield the record files below a folder; each real folder is entered once, so that loops of links end."""
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        try:
+            status = current.stat()
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(current) as entries:
+                names = sorted((entry.is_symlink(), entry.name, _is_folder(entry)) for entry in entries)
+            for _, name, is_folder in reversed(names):
+                if name == RECORD_FILE:
+                    yield current / name
+                elif is_folder and not name.startswith(".") and name != SUPERSEDED:
+                    pending.append(current / name)
+        except OSError as error:
+            reason = f"{show_path(current)} cannot be read: {_why(error)}."
+            problems.append(Problem(current, reason, unreadable=True))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _move_to_free_name(temporary: Path, path: Path) -> None:
+    """Give a file its name only if that is free; a hard link decides this even between processes."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # A file system without hard links: the window between look and move is the price.
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        temporary.rename(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a new name survives a power cut, where the file system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _already_there(path: Path) -> str:
+    return f"{show_path(path)} exists already and is never overwritten; move it away or write elsewhere."
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    return f"{show_path(path)} cannot be written: {_why(error)}; free space or choose another place."
+
+
+def _why(error: Exception) -> str:
+    """The system's own words for an error, without the path that it repeats."""
+    return str(getattr(error, "strerror", None) or error)
