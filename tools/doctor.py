@@ -1,0 +1,418 @@
+"""``metagrad-bench doctor``: what this machine can do, and what on it would spoil a measurement.
+
+``collect`` reads the machine into a plain dict, ``advise`` turns that into sentences, ``render`` prints both. Unknown
+values are ``{"reason": "..."}`` in JSON and ``n/a (...)`` in the table. No user, host or path is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+    from bench.hardware.nvml import NvmlDevice
+    from bench.profilers.ceilings import Ceilings
+
+REPORT_VERSION = 1
+BIT_WIDTHS = (8, 6, 4)
+_CEILING_BUDGET_S = 0.8  # for each of four figures a device: under 5 s in all on a machine with one device
+_BUSY_LOAD = 0.3  # processes running besides us, on average over the last minute, that already show in timings
+_LITTLE_MEMORY_BYTES = 2 * 1024**3
+
+_EPILOG = """examples:
+  metagrad-bench doctor                 a table, with measured ceilings (a few seconds)
+  metagrad-bench doctor --no-measure    the same without running any product but the self-check
+  metagrad-bench doctor --json          for programs; unknown values are {"reason": "..."}
+
+exit code: 0, also where something would spoil a measurement (the advice says it); 2 for wrong arguments.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the arguments of the verb."""
+    parser = argparse.ArgumentParser(
+        prog="metagrad-bench doctor",
+        description="Say what this machine can do: devices, the integer path that each bit width would take and why, "
+        "the self-check of the integer product, measured ceilings, clocks, threads, memory allocator, and one sentence of "
+        "advice for whatever would spoil a measurement.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument(
+        "--no-measure",
+        action="store_true",
+        help="leave out the measured ceilings (integer product, FP32, bf16, copy bandwidth)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb.
+
+    Args:
+        argv: arguments after ``doctor``; by default those of the process.
+
+    Returns:
+        The exit code.
+    """
+    arguments = build_parser().parse_args(argv)
+    report = collect(measure=not arguments.no_measure)
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        from rich.console import Console
+
+        render(report, Console())
+    return 0
+
+
+def collect(*, measure: bool) -> dict[str, Any]:
+    """Read the machine.
+
+    Args:
+        measure: whether to measure ceilings, which takes a few seconds a device.
+
+    Returns:
+        Plain JSON values; see the module's first lines for unknown ones.
+    """
+    load = _load_average()  # before anything of ours runs
+    import torch
+
+    from bench.hardware.environment import read_environment, to_plain
+    from bench.hardware.probe import count_cuda_devices
+
+    cpu = torch.device("cpu")
+    environment = read_environment(cpu)
+    devices = [cpu, *(torch.device("cuda", index) for index in range(count_cuda_devices()))]
+    report: dict[str, Any] = {
+        "report_version": REPORT_VERSION,
+        **{part: environment[part] for part in ("package", "python", "os", "torch", "cpu", "kernel_variables")},
+        "allocator": environment["allocator"],
+        "load_average": load,
+        "memory": _memory(),
+        "on_battery": _on_battery(),
+        "nvidia": _driver(),
+        "devices": [_device(device, measure=measure) for device in devices],
+    }
+    plain: dict[str, Any] = to_plain(report)
+    plain["advice"] = advise(plain)
+    return plain
+
+
+def _device(device: torch.device, *, measure: bool) -> dict[str, Any]:
+    """Everything about one device."""
+    from bench.errors import HardwareError
+    from bench.hardware.capability import integer_path
+    from bench.hardware.environment import read_environment
+    from bench.hardware.peaks import find_gpu
+    from bench.hardware.probe import open_nvml, probe
+    from bench.kernels.selfcheck import check_device
+    from bench.units import Absent
+
+    capability = probe(device)
+    error = ""
+    try:
+        check_device(device)
+    except (HardwareError, RuntimeError) as failure:
+        error = str(failure).splitlines()[0]
+    paths = {bits: integer_path(bits, capability, self_check_error=error) for bits in BIT_WIDTHS}
+    peaks = find_gpu(capability.name) if device.type == "cuda" else Absent("published peaks are listed for GPUs only")
+    gpu = open_nvml(device)
+    environment = read_environment(device)
+    return {
+        "device": str(device),
+        "name": capability.name,
+        "sm": capability.sm,
+        "instruction_sets": capability.instruction_sets,
+        "int4_units": capability.int4_units,
+        "limits": {"min_rows": capability.limits.min_rows, "multiple": capability.limits.multiple},
+        "self_check": Absent(error) if error else "passed",
+        "integer_paths": {str(bits): {"label": path.label, "reason": path.reason} for bits, path in paths.items()},
+        "ceilings": _ceilings(device, measure=measure),
+        "published": peaks
+        if isinstance(peaks, Absent)
+        else {
+            "fp32_tflops": peaks.fp32_tflops,
+            "bf16_tflops": peaks.bf16_tflops,
+            "int8_tops": peaks.int8_tops,
+            "int4_tops": peaks.int4_tops,
+            "bandwidth_gb_s": peaks.bandwidth_gb_s,
+            "memory_gb": peaks.memory_gb,
+            "source": peaks.source,
+        },
+        "state": environment["device"]
+        if device.type == "cuda"
+        else {name: environment["cpu"][name] for name in ("governor", "clock_mhz", "max_clock_mhz")},
+        "other_processes": _other_processes(gpu),
+    }
+
+
+def _other_processes(gpu: NvmlDevice | Any) -> Any:
+    from bench.units import Absent
+
+    return gpu if isinstance(gpu, Absent) else gpu.count_other_processes(holds_context=True)
+
+
+def _ceilings(device: torch.device, *, measure: bool) -> Any:
+    from bench.profilers.ceilings import measure_ceilings
+    from bench.units import Absent
+
+    if not measure:
+        return Absent("not measured: --no-measure")
+    ceilings: Ceilings = measure_ceilings(device, budget_s=_CEILING_BUDGET_S)
+    return {
+        "int8_gops": ceilings.int8_gops,
+        "fp32_gflops": ceilings.fp32_gflops,
+        "bf16_gflops": ceilings.bf16_gflops,
+        "copy_gb_s": ceilings.copy_gb_s,
+    }
+
+
+def _driver() -> dict[str, Any]:
+    from bench.hardware import nvml
+
+    return {
+        "driver": nvml.driver_version(),
+        "driver_cuda": nvml.driver_cuda_version(),
+        "gpus_seen": nvml.count_gpus(),
+    }
+
+
+def _load_average() -> Any:
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return {"reason": "this system keeps no load average"}
+
+
+def _memory() -> dict[str, int]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return {"total_bytes": memory.total, "available_bytes": memory.available}
+
+
+def _on_battery() -> Any:
+    import psutil
+
+    read = getattr(psutil, "sensors_battery", None)
+    battery = read() if read else None
+    return {"reason": "this machine has no battery"} if battery is None else not battery.power_plugged
+
+
+def advise(report: dict[str, Any]) -> list[str]:
+    """Say what would spoil a measurement, one sentence each.
+
+    Args:
+        report: what ``collect`` returns, advice apart.
+    """
+    advice: list[str] = []
+    cores = report["cpu"]["usable_cores"]
+    if _known(report["load_average"]) and report["load_average"] > _BUSY_LOAD:
+        advice.append(
+            f"Other programs ran in the last minute (load average {report['load_average']:.1f} on {cores} cores): wait "
+            "or stop them, since they share the cores with what is timed."
+        )
+    advice += _thread_advice(report)
+    governor = report["cpu"]["governor"]
+    if _known(governor) and governor != "performance":
+        advice.append(
+            f"The CPU governor is {governor}, so clocks follow the load: set it to performance while measuring "
+            "(cpupower frequency-set -g performance)."
+        )
+    if report["on_battery"] is True:
+        advice.append("The machine runs on its battery and will lower its clocks: plug it in.")
+    if report["memory"]["available_bytes"] < _LITTLE_MEMORY_BYTES:
+        advice.append("Less than 2 GiB of memory is free: a training step may be swapped out while it is timed.")
+    if len(report["devices"]) == 1 and _known(report["nvidia"]["driver"]) and report["nvidia"]["gpus_seen"] != 0:
+        advice.append(
+            f"The NVIDIA driver sees a GPU that torch {report['torch']['version']} cannot use: install a torch built "
+            "for CUDA, or look at CUDA_VISIBLE_DEVICES."
+        )
+    for device in report["devices"]:
+        advice += _device_advice(device)
+    return advice
+
+
+def _thread_advice(report: dict[str, Any]) -> list[str]:
+    threads, cpu = report["torch"]["threads"], report["cpu"]
+    limit = cpu["usable_cores"]
+    if _known(cpu["cgroup_cores"]) and cpu["cgroup_cores"] < limit:
+        limit = cpu["cgroup_cores"]
+    if threads > limit:
+        return [
+            f"torch uses {threads} threads where only {limit:g} cores may be used: set OMP_NUM_THREADS="
+            f"{max(1, int(limit))}, or threads will wait for one another."
+        ]
+    physical = cpu["physical_cores"]
+    if _known(physical) and threads > physical:
+        return [f"torch uses {threads} threads on {physical} physical cores: OMP_NUM_THREADS={physical} is steadier."]
+    if _known(physical) and threads < min(physical, int(limit)):
+        return [
+            f"torch uses {threads} of {min(physical, int(limit))} cores: raise OMP_NUM_THREADS if that is not meant."
+        ]
+    return []
+
+
+def _device_advice(device: dict[str, Any]) -> list[str]:
+    name, advice = device["device"], []
+    if not _known(device["self_check"]):
+        advice.append(
+            f"On {name} the integer product is wrong or does not run ({device['self_check']['reason'].rstrip('.')}): "
+            "use dispatch=simulate there."
+        )
+    elif name == "cpu" and not {"avx512_vnni", "amx_int8"} & set(device["instruction_sets"]):
+        advice.append(
+            "This CPU has neither AVX512-VNNI nor AMX: integer products are exact but slow here, so read accuracy and "
+            "memory from this machine and not speed."
+        )
+    if name == "cpu":
+        return advice
+    others, state = device["other_processes"], device["state"]
+    if _known(others) and others:
+        advice.append(f"{others} other process(es) use {name}: stop them, since they share its clocks and memory.")
+    if state["mig"] is True:
+        advice.append(f"{name} is a MIG instance: its neighbours share power and clocks, which cannot be read here.")
+    reasons = set(state["clock_reasons"]) if _known(state["clock_reasons"]) else set()
+    from bench.hardware.nvml import THROTTLE_REASONS
+
+    if reasons & THROTTLE_REASONS:
+        held = ", ".join(sorted(reasons & THROTTLE_REASONS))
+        advice.append(f"{name} is being throttled ({held}): let it cool or raise its power limit before measuring.")
+    if not _known(state["clock_mhz"]) and state["mig"] is not True:
+        advice.append(
+            f"The clocks of {name} cannot be read ({state['clock_mhz']['reason']}): throttling would go unseen."
+        )
+    return advice
+
+
+def render(report: dict[str, Any], console: Console) -> None:
+    """Print the report as tables.
+
+    Args:
+        report: what ``collect`` returns.
+        console: where to print.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from bench.units import format_bytes
+
+    def show(title: str, rows: Sequence[tuple[str, str]]) -> None:
+        table = Table("", "", title=title, title_justify="left", show_header=False)
+        for name, text in rows:
+            table.add_row(name, Text(text))
+        console.print(table)
+
+    cpu, build = report["cpu"], report["torch"]
+    show(
+        "This machine",
+        [
+            ("metagrad-bench", f"{report['package']['version']}, {_commit(report['package'])}"),
+            ("python", f"{report['python']['version']}, {report['os']['system']} {report['os']['kernel']}"),
+            ("torch", f"{build['version']}, built with {_text(build['compiler'])}"),
+            ("oneDNN, MKL", f"{_text(build['mkldnn'])}, {_text(build['mkl'])}"),
+            ("torch's CUDA", _text(build["cuda_build"])),
+            ("NVIDIA driver", _text(report["nvidia"]["driver"])),
+            (
+                "threads",
+                f"torch {build['threads']}, usable cores {cpu['usable_cores']} of {_text(cpu['logical_cores'])}",
+            ),
+            ("CPU quota", _text(cpu["cgroup_cores"], "{:g} cores")),
+            ("CPU settings", " ".join(f"{k}={v}" for k, v in report["kernel_variables"].items()) or "none set"),
+            (
+                "memory",
+                f"{format_bytes(report['memory']['available_bytes'])} of {format_bytes(cpu['memory_bytes'])} free",
+            ),
+            ("allocator", _text(report["allocator"])),
+            ("load average", _text(report["load_average"], "{:.2f} (one minute)")),
+        ],
+    )
+    for device in report["devices"]:
+        show(f"{device['device']}: {device['name']}", _device_rows(device))
+    if report["advice"]:
+        show("Advice", [(str(number), sentence) for number, sentence in enumerate(report["advice"], 1)])
+    else:
+        console.print("Nothing seen that would spoil a measurement.")
+
+
+def _device_rows(device: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("compute capability", _text(device["sm"], "sm_{}")),
+        ("instruction sets", " ".join(device["instruction_sets"]) or "n/a (a GPU)"),
+        ("INT4 units", _text(device["int4_units"])),
+        ("int8 product takes", _shapes(device["limits"])),
+        ("self-check of int8", _text(device["self_check"])),
+    ]
+    rows += [
+        (f"{bits}-bit products", f"{path['label']}: {path['reason']}") for bits, path in device["integer_paths"].items()
+    ]
+    measured: list[tuple[str, str, str]] = [
+        ("int8 product", "int8_gops", "{:,.0f} GOP/s measured"),
+        ("FP32 product", "fp32_gflops", "{:,.0f} GFLOP/s measured"),
+        ("bf16 product", "bf16_gflops", "{:,.0f} GFLOP/s measured"),
+        ("copy", "copy_gb_s", "{:,.1f} GB/s measured"),
+    ]
+    ceilings = device["ceilings"]
+    rows += [
+        (name, _text(ceilings[key], unit) if _known(ceilings) else _text(ceilings)) for name, key, unit in measured
+    ]
+    published = device["published"]
+    if _known(published):
+        figures = ("int8_tops", "int4_tops", "bf16_tflops", "fp32_tflops", "bandwidth_gb_s")
+        rows += [(f"published {key}", _text(published[key])) for key in figures]
+        rows.append(("published by", published["source"]))
+    else:
+        rows.append(("published peaks", _text(published)))
+    shown = (
+        "governor",
+        "driver",
+        "mig",
+        "clock_mhz",
+        "max_clock_mhz",
+        "power_limit_w",
+        "temperature_c",
+        "clock_reasons",
+    )
+    rows += [(key.replace("_", " "), _text(device["state"][key])) for key in shown if key in device["state"]]
+    rows.append(("other processes", _text(device["other_processes"])))
+    return rows
+
+
+def _known(value: Any) -> bool:
+    """Whether a plain value is one, and not the reason why there is none."""
+    return not (isinstance(value, dict) and set(value) == {"reason"})
+
+
+def _text(value: Any, template: str = "{}") -> str:
+    if not _known(value):
+        return f"n/a ({value['reason']})"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return template.format(value)
+
+
+def _shapes(limits: dict[str, int]) -> str:
+    if limits == {"min_rows": 1, "multiple": 1}:
+        return "any shape"
+    return f"at least {limits['min_rows']} rows, K and N in multiples of {limits['multiple']} (padded where smaller)"
+
+
+def _commit(package: dict[str, Any]) -> str:
+    if not _known(package["git_commit"]):
+        return _text(package["git_commit"])
+    return f"commit {package['git_commit'][:12]}{' with changes' if package['git_dirty'] is True else ''}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
