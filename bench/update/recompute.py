@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.errors import ConfigError
 from bench.hypernets import Hypernet, Scales, layer_scales
 
 
@@ -22,7 +23,13 @@ class Recompute:
     keeps_weight = True
 
     def __init__(self, *, chunk: int = 8192) -> None:
-        """Evaluate `chunk` weights at a time."""
+        """Evaluate `chunk` weights at a time.
+
+        Raises:
+            ConfigError: if `chunk` is below 1.
+        """
+        if chunk < 1:
+            raise ConfigError(f"recompute needs a chunk of at least 1 weight, got {chunk}.")
         self.chunk = chunk
         self.scales: list[Scales] = []
 
