@@ -1,0 +1,142 @@
+"""What integer layers share: their quantizers, their name, and the facts a record keeps about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import DivergedError, ShapeError
+from bench.kernels.int4 import gemm_label
+from bench.kernels.selfcheck import check_device
+from bench.quantizers import DorefaWeight, ErrorQuantizer, ForwardQuantizer, Uint8ClipQuantizer
+from bench.quantizers.base import FLOAT_BITS, QTensor, dequantize
+
+GEMMS = ("fprop", "dgrad", "wgrad")
+DISPATCHES = ("integer", "simulate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerFacts:
+    """One row of the record's layer table: quantizers as sentences, bits, and what each GEMM is.
+
+    ``fprop``, ``dgrad`` and ``wgrad`` are "integer", "emulated" (INT4 codes in int8 containers), "simulated" (quantized
+    values in floating point) or "float" (an operand is not quantized).
+    """
+
+    name: str
+    kind: str
+    weight: str
+    activation: str
+    error: str
+    weight_bits: int
+    activation_bits: int
+    error_bits: int
+    fprop: str
+    dgrad: str
+    wgrad: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerQuantizers:
+    """The quantizers of one layer; None stands for float."""
+
+    weight: DorefaWeight | None
+    activation: ForwardQuantizer | None
+    error: ErrorQuantizer | None
+    dispatch: str = "integer"
+
+
+class IntegerLayer(nn.Module):
+    """A layer whose products run on integer codes; ``weight`` stays a float32 parameter.
+
+    After backward ``weight.grad`` is ∇W, through ∂Ŵ/∂W (MetaGrad Eq. 2). A value that is not finite anywhere in the
+    input, the weight or the error signal makes the scale of its codes NaN, hence the output, the loss or the gradients
+    NaN: nothing inside the step waits for the device, and ``raise_if_diverged`` says it where the loop reads the loss.
+
+    The bias stays float; its gradient sums the error signal that the other gradients see, the quantized one.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    kind = "layer"
+
+    def __init__(self, name: str, quantizers: LayerQuantizers) -> None:
+        """Attach the quantizers.
+
+        Args:
+            name: the layer's name in its model, for the GEMM log and the record.
+            quantizers: what quantizes each operand.
+        """
+        super().__init__()
+        self.name = name
+        self.dispatch = quantizers.dispatch
+        self.weight_quantizer = quantizers.weight
+        self.activation_quantizer = quantizers.activation
+        self.error_quantizer = quantizers.error  # a Module (UINT8) registers itself, its clip travels in the state dict
+
+    @property
+    def lr_factor(self) -> Tensor:
+        """() float32 that multiplies this layer's learning rate: UINT8's, 1 for every other method."""
+        if isinstance(self.error_quantizer, Uint8ClipQuantizer):
+            return self.error_quantizer.lr_factor
+        return torch.ones((), device=self.weight.device)
+
+    def facts(self) -> LayerFacts:
+        """What the record says about this layer."""
+        weight, activation, error = (
+            FLOAT_BITS if quantizer is None else quantizer.bits
+            for quantizer in (self.weight_quantizer, self.activation_quantizer, self.error_quantizer)
+        )
+        operands = {"fprop": (activation, weight), "dgrad": (error, weight), "wgrad": (error, activation)}
+        labels = {gemm: self._label(*bits) for gemm, bits in operands.items()}
+        return LayerFacts(
+            name=self.name,
+            kind=self.kind,
+            weight=_describe(self.weight_quantizer),
+            activation=_describe(self.activation_quantizer),
+            error=_describe(self.error_quantizer),
+            weight_bits=weight,
+            activation_bits=activation,
+            error_bits=error,
+            **labels,
+        )
+
+    def _label(self, a_bits: int, b_bits: int) -> str:
+        if max(a_bits, b_bits) == FLOAT_BITS:
+            return "float"
+        return "simulated" if self.dispatch == "simulate" else gemm_label(a_bits, b_bits)
+
+    def _checked_input(self, x: Tensor) -> Tensor:
+        """Float32 input on a device whose integer product is right."""
+        if not x.is_floating_point():
+            raise ShapeError(f"layer {self.name}: the input is {x.dtype}; give a floating-point tensor")
+        if self.dispatch == "integer":
+            check_device(x.device)
+        return x if x.dtype == torch.float32 else x.float()
+
+
+def values_of(operand: QTensor | Tensor) -> Tensor:
+    """Float values of an operand, quantized or not."""
+    return dequantize(operand) if isinstance(operand, QTensor) else operand
+
+
+def raise_if_diverged(loss: float, step: int) -> None:
+    """Say that training left the finite numbers; call it where the loss is read anyway.
+
+    Args:
+        loss: the step's loss.
+        step: its number, for the sentence.
+
+    Raises:
+        DivergedError: if the loss is NaN or infinite.
+    """
+    if not torch.isfinite(torch.tensor(loss)):
+        raise DivergedError(
+            f"training diverged at step {step}: the loss is {loss}; lower the learning rate or raise the bits"
+        )
+
+
+def _describe(quantizer: ForwardQuantizer | ErrorQuantizer | None) -> str:
+    return "float" if quantizer is None else quantizer.describe()

@@ -1,0 +1,244 @@
+"""A convolution whose three products run on integer codes, as one autograd function.
+
+Source: docs/method.md sections 2 and 5. Shapes: N images, C channels, H×W input, O output channels, R×S kernel, P×Q
+output. Codes are kept channels-last, (N, H, W, C) and (O, R, S, C).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from bench.kernels import affine, conv
+from bench.kernels.conv import ConvPlan
+from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
+from bench.layers.operands import both_quantized, grid_of, quantize_operand, restore_operand, tensors_of
+from bench.quantizers.base import QTensor
+
+Pair = tuple[int, int]
+
+
+class IntegerConv2d(IntegerLayer):
+    """Replaces ``nn.Conv2d``: same parameters, integer fprop, dgrad and wgrad as its quantizers allow."""
+
+    kind = "conv2d"
+
+    def __init__(self, source: nn.Conv2d, name: str, quantizers: LayerQuantizers) -> None:
+        """Take over a float layer's parameters (the very tensors, so that an optimizer keeps them).
+
+        Args:
+            source: the float layer, zero padding.
+            name: its name in the model.
+            quantizers: what quantizes each operand.
+        """
+        super().__init__(name, quantizers)
+        self.weight = source.weight
+        self.bias = source.bias
+        self.in_channels, self.out_channels = source.in_channels, source.out_channels
+        self.kernel_size: Pair = _pair(source.kernel_size)
+        self.stride: Pair = _pair(source.stride)
+        self.dilation: Pair = _pair(source.dilation)
+        self.groups = source.groups
+        self.padding = _padding_of(source)
+        self.training = source.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) float to (N, O, P, Q) float32, channels last in memory.
+
+        Raises:
+            ShapeError: for an input that does not fit the layer.
+        """
+        x = self._checked_input(x)
+        y: Tensor = _ConvFunction.apply(x, self.weight, self.bias, self)
+        return y
+
+    def plan(self, x_shape: torch.Size) -> ConvPlan:
+        """Sizes for an input shape (N, C, H, W)."""
+        return conv.plan_conv(
+            tuple(x_shape), tuple(self.weight.shape), self.stride, self.padding, self.dilation, self.groups
+        )
+
+    def extra_repr(self) -> str:
+        """Sizes and quantizers in one line."""
+        facts = self.facts()
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"weight=({facts.weight}), activation=({facts.activation}), error=({facts.error}), {self.dispatch}"
+        )
+
+
+class _ConvFunction(Function):
+    """Saves int8 codes and a mask; which products are integer follows from the layer's quantizers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: IntegerConv2d) -> Tensor:
+        plan = layer.plan(x.shape)
+        x_nhwc = x.permute(0, 2, 3, 1).contiguous()
+        a, outside = quantize_operand(layer.activation_quantizer, x_nhwc)
+        w, _ = quantize_operand(layer.weight_quantizer, weight.permute(0, 2, 3, 1).contiguous())
+        if layer.dispatch == "integer":
+            y_npqo = integer_fprop(*both_quantized(a, w), plan, layer.name)
+        else:
+            y_npqo = float_fprop(values_of(a), values_of(w), plan)
+        if bias is not None:
+            y_npqo.add_(bias)
+        ctx.layer, ctx.plan = layer, plan
+        ctx.grids = grid_of(a), grid_of(w)
+        ctx.save_for_backward(weight, outside, *tensors_of(a), *tensors_of(w))
+        return y_npqo.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        layer, plan = ctx.layer, ctx.plan
+        weight, outside, *saved = ctx.saved_tensors
+        a, w = (restore_operand(grid, saved) for grid in ctx.grids)
+        needs_dx, needs_dw, needs_db, _ = ctx.needs_input_grad
+        error_npqo = grads[0].permute(0, 2, 3, 1).contiguous()
+        dx = dw_hat = db = None
+        if layer.error_quantizer is not None and layer.dispatch == "integer":
+            error = layer.error_quantizer.quantize(error_npqo)
+            a, w = both_quantized(a, w)
+            sums = error.codes.view(plan.rows, plan.o).sum(0, dtype=torch.int64)
+            if needs_dx:
+                dx = integer_dgrad(error, w, plan, layer.name)
+            if needs_dw:
+                dw_hat = integer_wgrad(a, error, sums, plan, layer.name)
+            if needs_db:
+                db = affine.dequantize(sums, error.scale)
+        else:
+            if layer.error_quantizer is not None:
+                error_npqo = values_of(layer.error_quantizer.quantize(error_npqo))
+            dx, dw_hat = float_backward(error_npqo, values_of(a), values_of(w), plan, (needs_dx, needs_dw))
+            db = error_npqo.sum((0, 1, 2)) if needs_db else None
+        if dx is not None:
+            if outside is not None:
+                dx.masked_fill_(outside, 0.0)
+            dx = dx.permute(0, 3, 1, 2)
+        dw = None
+        if dw_hat is not None:
+            dw = dw_hat.permute(0, 3, 1, 2)
+            if layer.weight_quantizer is not None:
+                dw = layer.weight_quantizer.backward(dw, weight)
+        return dx, dw, db, None
+
+
+def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
+    """Dequantized output of an integer convolution.
+
+    Args:
+        a: codes (N, H, W, C) on a grid with mult 1 that has a zero, for the spatial padding.
+        w: codes (O, R, S, C/groups).
+        plan: the sizes.
+        layer: name for the GEMM log.
+
+    Returns:
+        (N, P, Q, O) float32, contiguous: one rounding of the exact sum, times the scales' product.
+    """
+    assert a.mult == 1, "an activation's grid has steps of one"
+    acc = conv.fprop(
+        a.codes, w.codes, plan, pad_value=a.zero_code, a_max=a.code_max, w_max=w.code_max, layer=layer
+    ).view(plan.rows, plan.groups, plan.o // plan.groups)
+    rows = columns = None
+    if w.offset:
+        rows = conv.sum_inputs(a.codes, plan, offset=a.offset).mul_(w.offset).unsqueeze(2)
+    if a.offset:
+        columns = w.codes.sum((1, 2, 3), dtype=torch.int64).mul_(a.offset * w.mult).view(plan.groups, -1)
+    bound = plan.reduction * a.value_max * w.value_max
+    total = affine.combine(acc, factor=w.mult, rows=rows, columns=columns, bound=bound)
+    return affine.dequantize(total, a.scale * w.scale).view(plan.n, plan.p, plan.q, plan.o)
+
+
+def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
+    """Dequantized error signal of the input, (N, H, W, C) float32.
+
+    Args:
+        error: codes (N, P, Q, O) on a symmetric grid (code 0 is zero: it fills padding and strides).
+        w: codes (O, R, S, C/groups).
+        plan: the sizes.
+        layer: name for the GEMM log.
+    """
+    assert (error.mult, error.offset) == (1, 0), "an error signal's grid is symmetric"
+    acc = conv.dgrad(error.codes, w.codes, plan, err_max=error.code_max, w_max=w.code_max, layer=layer)
+    acc = acc.view(plan.n, plan.h, plan.w, plan.groups, plan.c // plan.groups)
+    rows = conv.sum_errors(error.codes, plan).mul_(w.offset).unsqueeze(4) if w.offset else None
+    bound = plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max
+    total = affine.combine(acc, factor=w.mult, rows=rows, bound=bound)
+    return affine.dequantize(total, error.scale * w.scale).view(plan.n, plan.h, plan.w, plan.c)
+
+
+def integer_wgrad(a: QTensor, error: QTensor, error_sums: Tensor, plan: ConvPlan, layer: str) -> Tensor:
+    """Dequantized gradient of Ŵ, (O, R, S, C/groups) float32.
+
+    Args:
+        a: codes (N, H, W, C).
+        error: codes (N, P, Q, O) on a symmetric grid.
+        error_sums: (O,) int64 sums of the error's codes.
+        plan: the sizes.
+        layer: name for the GEMM log.
+    """
+    assert (error.mult, error.offset, a.mult) == (1, 0, 1), "grids with steps of one; the error's has no offset"
+    acc = conv.wgrad(
+        a.codes, error.codes, plan, pad_value=a.zero_code, a_max=a.code_max, err_max=error.code_max, layer=layer
+    )
+    rows = (error_sums * a.offset).view(-1, 1, 1, 1) if a.offset else None
+    total = affine.combine(acc, factor=1, rows=rows, bound=plan.rows * a.value_max * error.value_max)
+    return affine.dequantize(total, a.scale * error.scale)
+
+
+def float_fprop(a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan) -> Tensor:
+    """(N, P, Q, O) of a floating-point convolution of the same sizes."""
+    x, w = _padded_nchw(a_nhwc, plan), w_orsc.permute(0, 3, 1, 2)
+    y = F.conv2d(x, w, stride=plan.stride, dilation=plan.dilation, groups=plan.groups)
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+def float_backward(
+    error_npqo: Tensor, a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan, needs: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Floating-point dgrad (N, H, W, C) and wgrad (O, R, S, C/groups), each only if needed."""
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        error_npqo.permute(0, 3, 1, 2),
+        _padded_nchw(a_nhwc, plan),
+        w_orsc.permute(0, 3, 1, 2),
+        None,
+        plan.stride,
+        (0, 0),
+        plan.dilation,
+        False,
+        (0, 0),
+        plan.groups,
+        (*needs, False),
+    )
+    if dx is not None:
+        (top, _), (left, _) = plan.padding
+        dx = dx[:, :, top : top + plan.h, left : left + plan.w].permute(0, 2, 3, 1).contiguous()
+    return dx, None if dw is None else dw.permute(0, 2, 3, 1)
+
+
+def _padded_nchw(a_nhwc: Tensor, plan: ConvPlan) -> Tensor:
+    x = a_nhwc.permute(0, 3, 1, 2)
+    (top, bottom), (left, right) = plan.padding
+    return F.pad(x, (left, right, top, bottom)) if top or bottom or left or right else x
+
+
+def _padding_of(source: nn.Conv2d) -> tuple[Pair, Pair]:
+    if source.padding == "same":
+        # as nn.Conv2d: the odd one goes after
+        totals = [d * (k - 1) for d, k in zip(_pair(source.dilation), _pair(source.kernel_size), strict=True)]
+        return (totals[0] // 2, totals[0] - totals[0] // 2), (totals[1] // 2, totals[1] - totals[1] // 2)
+    if source.padding == "valid":
+        return (0, 0), (0, 0)
+    assert not isinstance(source.padding, str), "torch knows no other word"
+    vertical, horizontal = _pair(source.padding)
+    return (vertical, vertical), (horizontal, horizontal)
+
+
+def _pair(values: tuple[int, ...]) -> Pair:
+    first, second = values
+    return first, second

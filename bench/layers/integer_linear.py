@@ -1,0 +1,145 @@
+"""A linear layer whose three products run on integer codes, as one autograd function.
+
+Source: docs/method.md sections 2 and 5. Shapes: M samples, K input features, N output features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from bench.errors import ShapeError
+from bench.kernels import affine, linear
+from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
+from bench.layers.operands import both_quantized, grid_of, quantize_operand, restore_operand, tensors_of
+from bench.quantizers.base import QTensor
+
+
+class IntegerLinear(IntegerLayer):
+    """Replaces ``nn.Linear``: same parameters, integer fprop, dgrad and wgrad as its quantizers allow."""
+
+    kind = "linear"
+
+    def __init__(self, source: nn.Linear, name: str, quantizers: LayerQuantizers) -> None:
+        """Take over a float layer's parameters (the very tensors, so that an optimizer keeps them).
+
+        Args:
+            source: the float layer.
+            name: its name in the model.
+            quantizers: what quantizes each operand.
+        """
+        super().__init__(name, quantizers)
+        self.weight = source.weight
+        self.bias = source.bias
+        self.in_features, self.out_features = source.in_features, source.out_features
+        self.training = source.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) float to (..., out_features) float32.
+
+        Raises:
+            ShapeError: for an input that does not fit the layer.
+        """
+        x = self._checked_input(x)
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise ShapeError(
+                f"layer {self.name}: the input's shape is {tuple(x.shape)}; its last size must be {self.in_features}"
+            )
+        y: Tensor = _LinearFunction.apply(x.reshape(-1, self.in_features), self.weight, self.bias, self)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """Sizes and quantizers in one line."""
+        facts = self.facts()
+        return (
+            f"{self.in_features}, {self.out_features}, weight=({facts.weight}), activation=({facts.activation}), "
+            f"error=({facts.error}), {self.dispatch}"
+        )
+
+
+class _LinearFunction(Function):
+    """Saves int8 codes and a mask; which products are integer follows from the layer's quantizers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: IntegerLinear) -> Tensor:
+        a, outside = quantize_operand(layer.activation_quantizer, x.contiguous())
+        w, _ = quantize_operand(layer.weight_quantizer, weight.contiguous())
+        if layer.dispatch == "integer":
+            y = integer_fprop(*both_quantized(a, w), layer.name)
+        else:
+            y = values_of(a) @ values_of(w).t()
+        if bias is not None:
+            y.add_(bias)
+        ctx.layer = layer
+        ctx.grids = grid_of(a), grid_of(w)
+        ctx.save_for_backward(weight, outside, *tensors_of(a), *tensors_of(w))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        layer = ctx.layer
+        weight, outside, *saved = ctx.saved_tensors
+        a, w = (restore_operand(grid, saved) for grid in ctx.grids)
+        needs_dx, needs_dw, needs_db, _ = ctx.needs_input_grad
+        error_mn = grads[0].contiguous()
+        dx = dw = db = None
+        if layer.error_quantizer is not None and layer.dispatch == "integer":
+            error = layer.error_quantizer.quantize(error_mn)
+            a, w = both_quantized(a, w)
+            sums = error.codes.sum(0, dtype=torch.int64)
+            if needs_dx:
+                dx = integer_dgrad(error, w, layer.name)
+            if needs_dw:
+                dw = integer_wgrad(a, error, sums, layer.name)
+            if needs_db:
+                db = affine.dequantize(sums, error.scale)
+        else:
+            if layer.error_quantizer is not None:
+                error_mn = values_of(layer.error_quantizer.quantize(error_mn))
+            dx = error_mn @ values_of(w) if needs_dx else None
+            dw = error_mn.t() @ values_of(a) if needs_dw else None
+            db = error_mn.sum(0) if needs_db else None
+        if dx is not None and outside is not None:
+            dx.masked_fill_(outside, 0.0)
+        if dw is not None and layer.weight_quantizer is not None:
+            dw = layer.weight_quantizer.backward(dw, weight)
+        return dx, dw, db, None
+
+
+def integer_fprop(a: QTensor, w: QTensor, layer: str) -> Tensor:
+    """Dequantized output (M, N) float32 of codes (M, K) and (N, K)."""
+    assert a.mult == 1, "an activation's grid has steps of one"
+    k = a.codes.shape[1]
+    acc = linear.fprop(a.codes, w.codes, a_max=a.code_max, w_max=w.code_max, layer=layer)
+    rows = columns = None
+    if w.offset:
+        rows = linear.sum_rows(a.codes).add_(k * a.offset).mul_(w.offset)
+    if a.offset:
+        columns = w.codes.sum(1, dtype=torch.int64).mul_(a.offset * w.mult)
+    total = affine.combine(acc, factor=w.mult, rows=rows, columns=columns, bound=k * a.value_max * w.value_max)
+    return affine.dequantize(total, a.scale * w.scale)
+
+
+def integer_dgrad(error: QTensor, w: QTensor, layer: str) -> Tensor:
+    """Dequantized error signal of the input (M, K) float32, from codes (M, N) and (N, K)."""
+    assert (error.mult, error.offset) == (1, 0), "an error signal's grid is symmetric"
+    acc = linear.dgrad(error.codes, w.codes, err_max=error.code_max, w_max=w.code_max, layer=layer)
+    rows = linear.sum_rows(error.codes).mul_(w.offset) if w.offset else None
+    bound = error.codes.shape[1] * error.value_max * w.value_max
+    total = affine.combine(acc, factor=w.mult, rows=rows, bound=bound)
+    return affine.dequantize(total, error.scale * w.scale)
+
+
+def integer_wgrad(a: QTensor, error: QTensor, error_sums: Tensor, layer: str) -> Tensor:
+    """Dequantized gradient of Ŵ (N, K) float32, from codes (M, K) and (M, N) and the error's int64 sums (N,)."""
+    assert (error.mult, error.offset, a.mult) == (1, 0, 1), "grids with steps of one; the error's has no offset"
+    acc = linear.wgrad(a.codes, error.codes, a_max=a.code_max, err_max=error.code_max, layer=layer)
+    rows = (error_sums * a.offset).unsqueeze(1) if a.offset else None
+    bound = a.codes.shape[0] * a.value_max * error.value_max
+    total = affine.combine(acc, factor=1, rows=rows, bound=bound)
+    return affine.dequantize(total, a.scale * error.scale)

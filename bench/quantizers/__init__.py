@@ -1,0 +1,86 @@
+"""Quantizers: floats to integer codes with a scale, and the straight-through backward (docs/method.md section 1)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+
+import torch
+
+from bench.errors import ConfigError
+from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer
+from bench.quantizers.dorefa import DorefaActivation, DorefaWeight
+from bench.quantizers.uint8_clip import Uint8ClipQuantizer
+from bench.quantizers.uniform import UniformActivation, UniformQuantizer
+
+WEIGHT_QUANTIZERS = {"dorefa": DorefaWeight}
+ACTIVATION_QUANTIZERS: dict[str, Callable[[int], ForwardQuantizer]] = {
+    "dorefa": DorefaActivation,
+    "uniform": UniformActivation,
+}
+ERROR_QUANTIZERS = {"uniform": UniformQuantizer, "uint8": Uint8ClipQuantizer}
+
+QUANTIZERS = {"weight": WEIGHT_QUANTIZERS, "activation": ACTIVATION_QUANTIZERS, "error": ERROR_QUANTIZERS}
+
+
+def build_weight_quantizer(name: str, bits: int) -> DorefaWeight:
+    """Weight quantizer by name.
+
+    Raises:
+        ConfigError: for an unknown name or width.
+    """
+    check_name("weight quantizer", name, WEIGHT_QUANTIZERS)
+    return WEIGHT_QUANTIZERS[name](bits)
+
+
+def build_activation_quantizer(name: str, bits: int) -> ForwardQuantizer:
+    """Activation quantizer by name.
+
+    Raises:
+        ConfigError: for an unknown name or width.
+    """
+    check_name("activation quantizer", name, ACTIVATION_QUANTIZERS)
+    return ACTIVATION_QUANTIZERS[name](bits)
+
+
+def build_error_quantizer(
+    name: str,
+    bits: int,
+    *,
+    rounding: str = "nearest",
+    granularity: str = "tensor",
+    generator: torch.Generator | None = None,
+) -> ErrorQuantizer:
+    """Error-signal quantizer by name.
+
+    Args:
+        name: one of ``ERROR_QUANTIZERS``.
+        bits: 2..8.
+        rounding: "nearest" or "stochastic".
+        granularity: "tensor", "sample" or "channel"; UINT8 knows only "tensor".
+        generator: for stochastic rounding.
+
+    Raises:
+        ConfigError: for an unknown name, width or combination.
+    """
+    check_name("error quantizer", name, ERROR_QUANTIZERS)
+    if name == "uint8":
+        if granularity != "tensor":
+            raise ConfigError(
+                f"error quantizer uint8 clips per tensor; granularity {granularity!r} needs error=uniform"
+            )
+        return Uint8ClipQuantizer(bits, rounding=rounding, generator=generator)
+    return UniformQuantizer(bits, rounding=rounding, granularity=granularity, generator=generator)
+
+
+def check_name(what: str, name: str, known: Iterable[str]) -> None:
+    """Refuse an unknown name.
+
+    Raises:
+        ConfigError: with the known names and the nearest one.
+    """
+    names = list(known)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ConfigError(f"{what} {name!r} is unknown{hint}; choose one of: {', '.join(names)}")

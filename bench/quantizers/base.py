@@ -1,0 +1,115 @@
+"""What a quantizer returns, and the two protocols that layers call.
+
+Source: docs/method.md sections 1 and 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bench.errors import ConfigError
+
+MIN_BITS, MAX_BITS = 2, 8
+FLOAT_BITS = 32
+GRANULARITIES = ("tensor", "sample", "channel")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QTensor:
+    """Integer codes on an affine grid: value = scale · (mult·code + offset).
+
+    ``codes`` are int8; ``scale`` is float32, () or broadcastable to the codes; ``mult`` and ``offset`` are integers;
+    ``code_max`` is the largest |code| and ``value_max`` the largest |mult·code + offset| that the grid allows. A value
+    that was not finite makes ``scale`` not finite, so that every result computed from the codes says so.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    mult: int
+    offset: int
+    bits: int
+    code_max: int
+    value_max: int
+
+    @property
+    def zero_code(self) -> int:
+        """The code that stands for zero: what spatial padding holds.
+
+        Raises:
+            ValueError: for a grid without zero, as DoReFa's weights have.
+        """
+        if self.offset % self.mult:
+            raise ValueError(f"the grid {self.mult}·code + {self.offset} has no zero")
+        return -self.offset // self.mult
+
+
+class ForwardQuantizer(Protocol):
+    """Quantizes weights or activations and knows its straight-through backward."""
+
+    bits: int
+
+    def quantize(self, x: Tensor) -> tuple[QTensor, Tensor | None]:
+        """Codes of ``x``, and the mask of positions that pass no gradient (None where all pass)."""
+        ...
+
+    def describe(self) -> str:
+        """One line for the record."""
+        ...
+
+
+class ErrorQuantizer(Protocol):
+    """Quantizes error signals; nothing flows back through it."""
+
+    bits: int
+
+    def quantize(self, gradient: Tensor) -> QTensor:
+        """Codes of an error signal."""
+        ...
+
+    def describe(self) -> str:
+        """One line for the record."""
+        ...
+
+
+def dequantize(quantized: QTensor) -> Tensor:
+    """Values of the codes, float32."""
+    values = quantized.codes.to(torch.float32)
+    if quantized.mult != 1:
+        values.mul_(quantized.mult)
+    if quantized.offset:
+        values.add_(quantized.offset)
+    return values.mul_(quantized.scale)
+
+
+def check_bits(bits: int, what: str) -> None:
+    """Refuse widths that int8 codes cannot hold.
+
+    Raises:
+        ConfigError: outside 2..8.
+    """
+    if not MIN_BITS <= bits <= MAX_BITS:
+        raise ConfigError(f"{what}: {bits} bits; choose {MIN_BITS} to {MAX_BITS}, or {FLOAT_BITS} for float")
+
+
+def amax(x: Tensor, granularity: str = "tensor") -> Tensor:
+    """Largest |x|, detached; NaN or infinity where any value is.
+
+    Args:
+        x: samples first, channels last where the granularity asks for them.
+        granularity: "tensor" (one for all), "sample" (per index of the first axis), "channel" (of the last axis).
+
+    Returns:
+        () float32, or a tensor that broadcasts to ``x``.
+    """
+    x = x.detach()
+    if granularity == "tensor":
+        if x.numel() == 0:
+            return torch.zeros((), dtype=x.dtype, device=x.device)
+        low, high = torch.aminmax(x)
+        return torch.maximum(-low, high)
+    kept = 0 if granularity == "sample" else x.dim() - 1
+    return x.abs().amax([d for d in range(x.dim()) if d != kept], keepdim=True)

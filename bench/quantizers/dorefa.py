@@ -1,0 +1,138 @@
+"""DoReFa-Net's forward quantizers on integer grids.
+
+Source: DoReFa-Net, arXiv 1606.06160; docs/method.md sections 1 and 2. n = 2^k − 1. Weights are odd multiples of 1/n:
+with j = i − 2^(k−1) they fit k bits, Ŵ = (2j + 1)/n. Activations a/n do not fit the signed container of 8 or 4 bits:
+there a − 2^(k−1) is stored. One bit is another quantizer.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bench.quantizers.base import QTensor, check_bits
+
+# Containers whose signed range is as wide as the codes: the activation is stored minus half its range.
+_SIGNED_CONTAINERS = (4, 8)
+
+
+def levels(bits: int) -> int:
+    """Number of steps, n = 2^k − 1."""
+    return 2**bits - 1
+
+
+def weight_codes(weight: Tensor, bits: int) -> QTensor:
+    """Codes j of Ŵ = (2j + 1)/n, from i = round(n·(tanh W/(2·max|tanh W|) + ½)).
+
+    Args:
+        weight: float32, any shape.
+        bits: 2..8.
+
+    Returns:
+        Codes in −2^(k−1)..2^(k−1) − 1 with mult 2, offset 1, scale 1/n. All weights zero give code 0; a weight that is
+        not finite makes the scale NaN.
+    """
+    n, half = levels(bits), 2 ** (bits - 1)
+    squashed = torch.tanh(weight)
+    largest = squashed.abs().max()
+    divisor = torch.where(largest == 0, math.inf, 2 * largest)
+    integers = squashed.div_(divisor).add_(0.5).mul_(n).round_().sub_(half)
+    # tanh hides an infinite weight; 0·∞ = NaN does not.
+    scale = weight.abs().max() * 0 + 1.0 / n
+    return QTensor(codes=integers.to(torch.int8), scale=scale, mult=2, offset=1, bits=bits, code_max=half, value_max=n)
+
+
+def weight_backward(grad_w_hat: Tensor, weight: Tensor) -> Tensor:
+    """∇W = ∇Ŵ·(1 − tanh²W)/max|tanh W|, the maximum held constant (docs/method.md section 1).
+
+    Args:
+        grad_w_hat: gradient with respect to Ŵ, float32.
+        weight: W at the time of the forward pass.
+
+    Returns:
+        Fresh float32 tensor; if every weight is zero the gradient passes unchanged, so that the layer can leave zero.
+    """
+    squashed = torch.tanh(weight)
+    largest = squashed.abs().max()
+    divisor = torch.where(largest == 0, 1.0, largest)
+    return squashed.square_().neg_().add_(1).div_(divisor).mul_(grad_w_hat)
+
+
+def activation_codes(x: Tensor, bits: int) -> tuple[QTensor, Tensor]:
+    """Codes of Â = round(n·clip(x, 0, 1))/n, and the mask of positions outside 0 ≤ x ≤ 1.
+
+    Args:
+        x: float32, any shape.
+        bits: 2..8.
+
+    Returns:
+        Codes with mult 1 and scale 1/n: a − 2^(k−1) with offset 2^(k−1) for 8 and 4 bits, a otherwise; and a bool
+        tensor, True where no gradient passes. An input that is not finite makes the scale NaN.
+    """
+    n = levels(bits)
+    offset = 2 ** (bits - 1) if bits in _SIGNED_CONTAINERS else 0
+    clipped = x.clamp(0, 1)
+    outside = torch.ne(clipped, x)
+    integers = clipped.mul_(n).round_()
+    if offset:
+        integers.sub_(offset)
+    # Clipping hides an infinite input; its sum does not: ∞·0 = NaN. One pass that reads, 0.15 ms for 2 million.
+    scale = x.sum() * 0 + 1.0 / n
+    quantized = QTensor(
+        codes=integers.to(torch.int8),
+        scale=scale,
+        mult=1,
+        offset=offset,
+        bits=bits,
+        code_max=max(offset, n - offset),
+        value_max=n,
+    )
+    return quantized, outside
+
+
+class DorefaWeight:
+    """DoReFa's weight quantizer."""
+
+    def __init__(self, bits: int) -> None:
+        """Check the width.
+
+        Raises:
+            ConfigError: outside 2..8 bits.
+        """
+        check_bits(bits, "DoReFa weight")
+        self.bits = bits
+
+    def quantize(self, x: Tensor) -> tuple[QTensor, Tensor | None]:
+        """Codes j; the backward factor is ``backward``, not a mask."""
+        return weight_codes(x, self.bits), None
+
+    def backward(self, grad_w_hat: Tensor, weight: Tensor) -> Tensor:
+        """∇W from ∇Ŵ."""
+        return weight_backward(grad_w_hat, weight)
+
+    def describe(self) -> str:
+        """One line for the record."""
+        return f"dorefa, {self.bits} bits, nearest, per tensor"
+
+
+class DorefaActivation:
+    """DoReFa's activation quantizer, for inputs in [0, 1]."""
+
+    def __init__(self, bits: int) -> None:
+        """Check the width.
+
+        Raises:
+            ConfigError: outside 2..8 bits.
+        """
+        check_bits(bits, "DoReFa activation")
+        self.bits = bits
+
+    def quantize(self, x: Tensor) -> tuple[QTensor, Tensor | None]:
+        """Codes, and the mask of clipped positions."""
+        return activation_codes(x, self.bits)
+
+    def describe(self) -> str:
+        """One line for the record."""
+        return f"dorefa, {self.bits} bits, nearest, per tensor"

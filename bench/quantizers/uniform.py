@@ -1,0 +1,175 @@
+"""Symmetric uniform quantization, MetaGrad Eq. 1: q = round(clip(x, −c, c)·qmax/c), qmax = 2^(B−1) − 1.
+
+MetaGrad's Eq. 7 would allow k = ±2^(B−1), which contradicts Eq. 1; Eq. 1 holds (docs/method.md section 1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bench.errors import ConfigError
+from bench.quantizers.base import GRANULARITIES, QTensor, amax, check_bits
+from bench.quantizers.rounding import ROUNDINGS, round_
+
+
+def qmax_of(bits: int) -> int:
+    """Largest code of a symmetric grid: 127 for 8 bits, 7 for 4."""
+    return 2 ** (bits - 1) - 1
+
+
+def uniform_integers(
+    x: Tensor,
+    clip: Tensor,
+    bits: int,
+    *,
+    rounding: str = "nearest",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Codes of MetaGrad Eq. 1 as float32 integers, in the one fixed expression x·qmax/c.
+
+    Args:
+        x: float32.
+        clip: c, () or broadcastable to ``x``; 0 gives code 0 everywhere.
+        bits: 2..8.
+        rounding: "nearest" (half to even) or "stochastic" (clamped after rounding).
+        generator: for stochastic rounding.
+
+    Returns:
+        Fresh float32 tensor with integers in −qmax..qmax; NaN where x or c is NaN.
+    """
+    qmax = qmax_of(bits)
+    # x / inf = 0: a zero range gives code 0 and never NaN.
+    divisor = torch.where(clip == 0, math.inf, clip)
+    scaled = torch.mul(x, float(qmax)).div_(divisor)
+    return round_(scaled, rounding, generator).clamp_(-qmax, qmax)
+
+
+def uniform_codes(
+    x: Tensor,
+    clip: Tensor,
+    bits: int,
+    *,
+    rounding: str = "nearest",
+    generator: torch.Generator | None = None,
+) -> QTensor:
+    """Int8 codes of MetaGrad Eq. 1.
+
+    Args:
+        x: float32.
+        clip: c ≥ 0, () or broadcastable to ``x``.
+        bits: 2..8.
+        rounding: "nearest" or "stochastic".
+        generator: for stochastic rounding.
+
+    Returns:
+        Codes in −qmax..qmax with scale c/qmax.
+
+    Source: MetaGrad Eq. 1.
+    """
+    qmax = qmax_of(bits)
+    integers = uniform_integers(x, clip, bits, rounding=rounding, generator=generator)
+    return QTensor(
+        codes=integers.to(torch.int8),
+        scale=clip / qmax,
+        mult=1,
+        offset=0,
+        bits=bits,
+        code_max=qmax,
+        value_max=qmax,
+    )
+
+
+def uniform_values(
+    x: Tensor,
+    clip: Tensor,
+    bits: int,
+    *,
+    rounding: str = "nearest",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Quantized values x̂ = q·c/qmax in float32, for a gradient that no integer GEMM reads (∇W).
+
+    Arguments as ``uniform_codes``. Source: MetaGrad Eq. 1.
+    """
+    scale = clip / qmax_of(bits)
+    return uniform_integers(x, clip, bits, rounding=rounding, generator=generator).mul_(scale)
+
+
+class UniformQuantizer:
+    """Error signals (or weights' gradients) on the symmetric grid, c = max|g| of the granularity."""
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        rounding: str = "nearest",
+        granularity: str = "tensor",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Check the choices.
+
+        Args:
+            bits: 2..8.
+            rounding: "nearest" or "stochastic".
+            granularity: "tensor", "sample" (first axis) or "channel" (last axis).
+            generator: needed for stochastic rounding.
+
+        Raises:
+            ConfigError: for a choice that does not exist.
+        """
+        check_bits(bits, "uniform quantizer")
+        check_choices(rounding, granularity)
+        self.bits = bits
+        self.rounding = rounding
+        self.granularity = granularity
+        self.generator = generator
+
+    def quantize(self, gradient: Tensor) -> QTensor:
+        """Codes of a gradient with c = max|g|."""
+        return uniform_codes(
+            gradient,
+            amax(gradient, self.granularity),
+            self.bits,
+            rounding=self.rounding,
+            generator=self.generator,
+        )
+
+    def describe(self) -> str:
+        """One line for the record."""
+        return f"uniform, {self.bits} bits, {self.rounding}, per {self.granularity}"
+
+
+class UniformActivation:
+    """Signed inputs (normalised pixels, linear bottlenecks) on the symmetric grid; gradient passes everywhere."""
+
+    def __init__(self, bits: int) -> None:
+        """Check the width.
+
+        Raises:
+            ConfigError: outside 2..8 bits.
+        """
+        check_bits(bits, "uniform activation")
+        self.bits = bits
+
+    def quantize(self, x: Tensor) -> tuple[QTensor, Tensor | None]:
+        """Codes with c = max|x|; nothing is clipped, so there is no mask."""
+        return uniform_codes(x, amax(x), self.bits), None
+
+    def describe(self) -> str:
+        """One line for the record."""
+        return f"uniform, {self.bits} bits, nearest, per tensor"
+
+
+def check_choices(rounding: str, granularity: str) -> None:
+    """Refuse unknown names.
+
+    Raises:
+        ConfigError: listing the known ones.
+    """
+    if rounding not in ROUNDINGS:
+        raise ConfigError(f"rounding {rounding!r} is unknown; choose one of: {', '.join(ROUNDINGS)}")
+    if granularity not in GRANULARITIES:
+        raise ConfigError(f"granularity {granularity!r} is unknown; choose one of: {', '.join(GRANULARITIES)}")
