@@ -1,0 +1,160 @@
+"""The report from end to end: records in, ``report.html``, ``report.md``, ``figures/`` and ``tables/`` out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import ExitCode, RecordError, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.records.schema import RunRecord
+    from reports.figures import Drawing
+    from reports.load import UnreadFile
+    from reports.page import Figure
+    from reports.rows import Section
+
+MAX_FIGURE_SECTIONS = 4  # a drawn section costs about two seconds
+EXAMPLE = "example: metagrad-bench report out/demo -o out/demo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportResult:
+    """Where the report lies and what it says first."""
+
+    html: Path
+    markdown: Path
+    headlines: tuple[str, ...]  # the three most telling sentences
+    problems: tuple[UnreadFile, ...]  # files that were left aside, with the reason
+
+
+def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
+    """Write the report of all records below the paths; equal records give equal bytes.
+
+    Args:
+        paths: folders of runs, or single ``record.json`` files.
+        out_dir: made where it does not exist; files of an earlier report are replaced.
+
+    Raises:
+        NothingMeasuredError: if there is no record.
+        RecordError: if a path cannot be read or the output folder not be written.
+    """
+    # Drawing and data frames take seconds to import: only here.
+    from reports.load import load_records
+    from reports.page import build_page, render_html, render_markdown
+    from reports.rows import build_sections
+
+    loaded = load_records(paths)
+    out_dir = Path(out_dir)
+    try:
+        for folder in (out_dir, out_dir / "figures", out_dir / "tables"):
+            folder.mkdir(parents=True, exist_ok=True)
+        sections = build_sections(loaded.records)
+        figures, notes = _write_figures(sections, out_dir)
+        _write_tables(sections, loaded.records, out_dir / "tables")
+        page = build_page(loaded, figures, notes)
+        html, markdown = out_dir / "report.html", out_dir / "report.md"
+        html.write_text(render_html(page), encoding="utf-8")
+        markdown.write_text(render_markdown(page), encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or error
+        raise RecordError(
+            f"the report cannot be written to {out_dir}: {reason}; name another folder with -o"
+        ) from error
+    return ReportResult(html=html, markdown=markdown, headlines=page.headlines, problems=loaded.problems)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Arguments of ``metagrad-bench report``."""
+    parser = argparse.ArgumentParser(
+        prog="metagrad-bench report",
+        description="Write report.html, report.md, figures/ and tables/ from folders of run records.",
+        epilog=f"{EXAMPLE}\nexit codes: 0 written, 2 bad input, 6 there was no record",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="folders that `metagrad-bench run` wrote")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for the report")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``metagrad-bench report``.
+
+    Args:
+        argv: arguments after the verb; None takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        result = build_report(arguments.runs, arguments.output)
+    except UserError as error:
+        sys.stderr.write(f"metagrad-bench report: {error}\n")
+        return int(error.exit_code)
+    for problem in result.problems:
+        sys.stderr.write(f"left aside: {problem.name}: {problem.reason}\n")
+    for line in result.headlines:
+        sys.stdout.write(f"- {line}\n")
+    sys.stdout.write(f"report: {result.html}\n        {result.markdown}\n")
+    return int(ExitCode.OK)
+
+
+def _write_figures(sections: Sequence[Section], out_dir: Path) -> tuple[dict[int, tuple[Figure, ...]], dict[int, str]]:
+    from reports.figures import draw_section
+
+    shown: dict[int, tuple[Figure, ...]] = {}
+    notes: dict[int, str] = {}
+    for index, section in enumerate(sections):
+        if index >= MAX_FIGURE_SECTIONS:
+            notes[index] = (
+                f"Figures are drawn for the {MAX_FIGURE_SECTIONS} largest sections; report this one alone for its own."
+            )
+            continue
+        prefix = "" if len(sections) == 1 else f"{index + 1}-"
+        shown[index] = tuple(_write_figure(drawing, prefix, out_dir) for drawing in draw_section(section))
+    return shown, notes
+
+
+def _write_figure(drawing: Drawing, prefix: str, out_dir: Path) -> Figure:
+    from markupsafe import Markup
+
+    from reports.figures import inline_svg
+    from reports.page import Figure
+
+    name = f"figures/{prefix}{drawing.key}"
+    (out_dir / f"{name}.svg").write_text(drawing.svg, encoding="utf-8")
+    (out_dir / f"{name}.png").write_bytes(drawing.png)
+    # matplotlib escapes the texts that it draws; inline_svg escapes the description.
+    svg = Markup(inline_svg(drawing.svg, f"{prefix}{drawing.key}", drawing.alt))
+    return Figure(title=drawing.title, caption=drawing.caption, alt=drawing.alt, svg=svg, file=name)
+
+
+def _write_tables(sections: Sequence[Section], records: Sequence[RunRecord], folder: Path) -> None:
+    from reports.load import cells_frame, curves_frame, layers_frame, samples_frame
+    from reports.tables import rows_frame
+
+    frames = {
+        "rows": rows_frame(sections),
+        "cells": cells_frame(records),
+        "samples": samples_frame(records),
+        "curves": curves_frame(records),
+        "layers": layers_frame(records),
+    }
+    for name, frame in frames.items():
+        _safe(frame).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+
+
+def _safe(frame: pd.DataFrame) -> pd.DataFrame:
+    """Quote every text, headers included, that a spreadsheet would run."""
+    from reports.text import csv_text
+
+    texts = frame.select_dtypes(exclude="number").columns
+    quoted = frame.assign(**{str(name): frame[name].map(csv_text) for name in texts})
+    return quoted.rename(columns=lambda name: str(csv_text(str(name))))

@@ -1,0 +1,412 @@
+"""Records grouped into comparable sections and rows: seeds are aggregated, machines and code versions never are.
+
+Definitions (docs/measuring.md): a section holds one suite, model, data set, device, machine and code version; a row
+holds one configuration, its seeds together. Differences to FP32 pair equal seeds; ratios to another row compare
+``time_vs_fp32`` of both, since each was measured against FP32 steps in its own processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.records.schema import Interval, Label, MethodFacts, RunRecord, Summary
+from bench.stats import mean_interval, ratio_interval, summarize
+from bench.units import Absent
+from reports.load import is_synthetic, leaves
+
+PHASES = ("data", "forward", "backward", "meta", "optimizer", "unattributed")
+_METHOD_ORDER = ("fp32", "bf16", "ste", "uniform", "dorefa", "uint8", "daint8", "metaquant", "metagrad")
+_STRATEGY_ORDER = ("none", "retain", "slim", "recompute", "tabulate")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over seeds; the 95 % interval is absent where one seed gives none."""
+
+    value: float
+    interval: Interval | Absent
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgainstRetain:
+    """A strategy beside the retained graph of the same configuration."""
+
+    time: Interval | Absent  # ratio of step times
+    peak_allocated: float | Absent  # ratio of peaks
+    hypernet_extra: float | Absent  # ratio of the parts that the hypernetwork adds
+    accuracy_points: Estimate | Absent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One configuration on one machine, its seeds together."""
+
+    label: str
+    records: tuple[RunRecord, ...]  # one a seed, by seed
+    accuracy: Estimate | Absent  # percent
+    accuracy_vs_fp32: Estimate | Absent  # points
+    step_ms: Summary | Absent
+    fp32_step_ms: Summary | Absent
+    time_vs_fp32: Interval | Absent
+    phases_ms: Mapping[str, float] | Absent
+    phase_share_pct: Mapping[str, float] | Absent
+    peak_allocated_bytes: float | Absent
+    peak_process_bytes: float | Absent
+    peak_reserved_bytes: float | Absent
+    peak_device_bytes: float | Absent
+    fp32_peak_allocated_bytes: float | Absent
+    hypernet_extra_allocated_bytes: float | Absent
+    hypernet_extra_process_bytes: float | Absent
+    against_retain: AgainstRetain | Absent | None  # None: no hypernetwork, so there are no strategies
+
+    @property
+    def first(self) -> RunRecord:
+        """The record with the lowest seed."""
+        return self.records[0]
+
+    @property
+    def method(self) -> MethodFacts:
+        """Method facts, the same for all seeds."""
+        return self.first.method
+
+    @property
+    def is_fp32(self) -> bool:
+        """Whether this is the FP32 reference."""
+        return self.method.name == "fp32"
+
+    @property
+    def is_low_bit(self) -> bool:
+        """Whether any operand of a training GEMM has fewer than 16 bits."""
+        facts = self.method
+        return min(facts.weight_bits, facts.activation_bits, facts.error_bits, facts.grad_bits) < 16
+
+    @property
+    def has_hypernet(self) -> bool:
+        """Whether a hypernetwork computes the weight gradient."""
+        return self.method.hypernet != "none"
+
+    @property
+    def ran_as(self) -> Label | Absent:
+        """What the low-bit products ran as, by the kernels' own account."""
+        for record in self.records:
+            if record.gemms is not None:
+                return record.gemms.label
+        return Absent(reason=missing_reason(self.first, "gemms"))
+
+    @property
+    def troubles(self) -> tuple[RunRecord, ...]:
+        """Records that did not finish."""
+        return tuple(record for record in self.records if record.status != "ok")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the row's records."""
+        return tuple(record.seed for record in self.records)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Rows that may be compared with each other."""
+
+    suite: str
+    model_name: str
+    data_name: str
+    device: str
+    fingerprint: str
+    code_version: str
+    rows: tuple[Row, ...]
+    superseded: tuple[RunRecord, ...]  # an older measurement of a configuration and seed that was measured again
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """Records of all rows."""
+        return tuple(record for row in self.rows for record in row.records)
+
+    @property
+    def fp32(self) -> Row | None:
+        """The FP32 row, if there is one."""
+        return next((row for row in self.rows if row.is_fp32), None)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the data is random."""
+        return any(is_synthetic(record) for record in self.records)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it ran on a CUDA device."""
+        return self.device.startswith("cuda")
+
+
+def build_sections(records: Iterable[RunRecord]) -> tuple[Section, ...]:
+    """Group records into sections and rows; the largest section first.
+
+    Args:
+        records: any number of records of any suites, machines and seeds.
+    """
+    by_section: dict[tuple[str, ...], list[RunRecord]] = {}
+    for r in records:
+        data = r.data_name
+        by_section.setdefault((r.suite, r.model_name, data, r.device, r.fingerprint, r.code_version), []).append(r)
+    sections = [_build_section(key, members) for key, members in by_section.items()]
+    order = lambda s: (-len(s.rows), s.suite, s.model_name, s.data_name, s.device, s.fingerprint, s.code_version)  # noqa: E731
+    return tuple(sorted(sections, key=order))
+
+
+def machine_name(record: RunRecord) -> str:
+    """The device as a reader knows it: the GPU's or CPU's name, else the machine's fingerprint."""
+    for part, name in (("device", "name"), ("cpu", "model")):
+        block = record.environment.get(part)
+        if isinstance(block, dict) and isinstance(block.get(name), str) and block[name]:
+            return str(block[name])
+    return f"machine {record.fingerprint}"
+
+
+def missing_reason(record: RunRecord, part: str) -> str:
+    """Why a part of the record is not there."""
+    return record.missing.get(part) or record.reason or "not measured"
+
+
+def _build_section(key: tuple[str, ...], records: Sequence[RunRecord]) -> Section:
+    groups: dict[str, dict[int, RunRecord]] = {}
+    superseded: list[RunRecord] = []
+    for record in sorted(records, key=lambda r: (r.started_at, r.key)):
+        seeds = groups.setdefault(_config_identity(record), {})
+        if record.seed in seeds:
+            superseded.append(seeds[record.seed])
+        seeds[record.seed] = record
+    members = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in groups.values()]
+    labels = _labels(members)
+    rows = sorted((_build_row(group, label) for group, label in zip(members, labels, strict=True)), key=_row_order)
+    references = [row for row in rows if row.is_fp32]
+    rows = [
+        dataclasses.replace(row, accuracy_vs_fp32=_accuracy_difference(row, _reference_of(row, references), "FP32"))
+        for row in rows
+    ]
+    retained = {_twin_identity(row.first): row for row in rows if row.method.strategy == "retain"}
+    rows = [dataclasses.replace(row, against_retain=_against_retain(row, retained)) for row in rows]
+    suite, model_name, data_name, device, fingerprint, code_version = key
+    return Section(
+        suite=suite, model_name=model_name, data_name=data_name, device=device, fingerprint=fingerprint,
+        code_version=code_version, rows=tuple(rows), superseded=tuple(superseded),
+    )  # fmt: skip
+
+
+def _build_row(records: tuple[RunRecord, ...], label: str) -> Row:
+    shares = _mean_mapping(records, lambda t: t.phase_share_pct)
+    return Row(
+        label=label,
+        records=records,
+        accuracy=_accuracy(records),
+        accuracy_vs_fp32=Absent(reason="not compared yet"),
+        step_ms=_summary(records, lambda repeat: repeat.step_ms, lambda t: t.step_ms),
+        fp32_step_ms=_summary(records, lambda repeat: repeat.fp32_step_ms, lambda t: t.fp32_step_ms),
+        time_vs_fp32=_time_vs_fp32(records),
+        phases_ms=_mean_mapping(records, lambda t: {name: s.median for name, s in t.phases_ms.items()}),
+        phase_share_pct=shares,
+        peak_allocated_bytes=_largest(records, "peak_allocated_bytes"),
+        peak_process_bytes=_largest(records, "peak_process_bytes"),
+        peak_reserved_bytes=_largest(records, "peak_reserved_bytes"),
+        peak_device_bytes=_largest(records, "peak_device_bytes"),
+        fp32_peak_allocated_bytes=_largest(records, "fp32_peak_allocated_bytes"),
+        hypernet_extra_allocated_bytes=_largest(records, "hypernet_extra_allocated_bytes"),
+        hypernet_extra_process_bytes=_largest(records, "hypernet_extra_process_bytes"),
+        against_retain=None,
+    )
+
+
+def _config_identity(record: RunRecord) -> str:
+    """Everything that makes two records the same row: the composed config without its seed, and the data's content."""
+    cell = {name: value for name, value in record.cell.items() if name != "seed"}
+    data = record.data.fingerprint if record.data is not None else None
+    return json.dumps([record.variant, dataclasses.astuple(record.method), cell], sort_keys=True, default=str) + str(
+        data
+    )
+
+
+def _twin_identity(record: RunRecord) -> str:
+    """The same for all strategies of one configuration."""
+    cell = {name: value for name, value in record.cell.items() if name not in {"seed", "variant_name", "strategy"}}
+    method = dataclasses.replace(record.method, strategy="none")
+    return json.dumps([dataclasses.astuple(method), cell], sort_keys=True, default=str)
+
+
+def _reference_of(row: Row, references: Sequence[Row]) -> Row | None:
+    """The FP32 row trained under the same protocol where there are several."""
+    protocol = row.first.cell.get("protocol")
+    same = [reference for reference in references if reference.first.cell.get("protocol") == protocol]
+    return next(iter(same or references), None)
+
+
+def _labels(groups: Sequence[tuple[RunRecord, ...]]) -> list[str]:
+    """Variant names; where configurations share one, the settings that differ follow in brackets."""
+    by_variant: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        by_variant.setdefault(group[0].variant, []).append(index)
+    labels = [group[0].variant for group in groups]
+    for variant, indices in by_variant.items():
+        if len(indices) < 2:
+            continue
+        configs = [dict(leaves({k: v for k, v in groups[i][0].cell.items() if k != "seed"})) for i in indices]
+        names = sorted(set().union(*configs))
+        differing = [name for name in names if len({repr(config.get(name)) for config in configs}) > 1]
+        for index, config in zip(indices, configs, strict=True):
+            detail = ", ".join(f"{name}={config.get(name)}" for name in differing[:4]) or groups[index][0].key[:8]
+            labels[index] = f"{variant} ({detail})"
+    return labels
+
+
+def _row_order(row: Row) -> tuple[Any, ...]:
+    facts = row.method
+    method = _METHOD_ORDER.index(facts.name) if facts.name in _METHOD_ORDER else len(_METHOD_ORDER)
+    strategy = _STRATEGY_ORDER.index(facts.strategy) if facts.strategy in _STRATEGY_ORDER else len(_STRATEGY_ORDER)
+    return (
+        method,
+        facts.name,
+        -facts.error_bits,
+        -facts.grad_bits,
+        -facts.weight_bits,
+        facts.hypernet,
+        strategy,
+        row.label,
+    )
+
+
+def _accuracy(records: Sequence[RunRecord]) -> Estimate | Absent:
+    if any(is_synthetic(record) for record in records):
+        return Absent(reason="synthetic data")
+    finished = [r.accuracy.test_accuracy_pct for r in records if r.accuracy is not None and r.status == "ok"]
+    if not finished:
+        return Absent(reason=_why_none(records, "accuracy"))
+    return _estimate(finished)
+
+
+def _estimate(values: Sequence[float]) -> Estimate:
+    if len(values) < 2:
+        return Estimate(value=values[0], interval=Absent(reason="one seed"), n=1)
+    interval = mean_interval(values)
+    if isinstance(interval, Absent):
+        return Estimate(value=math.fsum(values) / len(values), interval=interval, n=len(values))
+    return Estimate(value=interval.value, interval=interval, n=len(values))
+
+
+def _accuracy_difference(row: Row, other: Row | None, name: str) -> Estimate | Absent:
+    """Mean difference over the seeds that both rows have, trained for as many epochs."""
+    if isinstance(row.accuracy, Absent):
+        return row.accuracy
+    if other is None:
+        return Absent(reason=f"no {name} row beside it")
+    if isinstance(other.accuracy, Absent):
+        return Absent(reason=f"{name} has no accuracy: {other.accuracy.reason}")
+    mine, theirs = _accuracy_by_seed(row), _accuracy_by_seed(other)
+    shared = sorted(set(mine) & set(theirs))
+    if not shared:
+        return Absent(reason=f"no seed in common with {name}")
+    if any(mine[seed][1] != theirs[seed][1] for seed in shared):
+        return Absent(reason=f"{name} trained for {theirs[shared[0]][1]} epochs, this row for {mine[shared[0]][1]}")
+    return _estimate([mine[seed][0] - theirs[seed][0] for seed in shared])
+
+
+def _accuracy_by_seed(row: Row) -> dict[int, tuple[float, int]]:
+    return {
+        r.seed: (r.accuracy.test_accuracy_pct, r.accuracy.epochs)
+        for r in row.records
+        if r.accuracy is not None and r.status == "ok"
+    }
+
+
+def _timed(records: Sequence[RunRecord]) -> list[Any]:
+    return [record.timing for record in records if record.timing is not None]
+
+
+def _why_none(records: Sequence[RunRecord], part: str) -> str:
+    """The most frequent reason for a part that no record has."""
+    reasons = Counter(missing_reason(record, part) for record in records)
+    return reasons.most_common(1)[0][0]
+
+
+def _summary(
+    records: Sequence[RunRecord], samples: Callable[[Any], Sequence[float]], ready: Callable[[Any], Summary]
+) -> Summary | Absent:
+    timings = _timed(records)
+    if not timings:
+        return Absent(reason=_why_none(records, "timing"))
+    if len(timings) == 1:
+        return ready(timings[0])
+    return summarize([value for timing in timings for repeat in timing.repeats for value in samples(repeat)])
+
+
+def _time_vs_fp32(records: Sequence[RunRecord]) -> Interval | Absent:
+    timings = _timed(records)
+    if not timings:
+        return Absent(reason=_why_none(records, "timing"))
+    if len(timings) == 1:
+        return timings[0].time_vs_fp32
+    repeats = [repeat for timing in timings for repeat in timing.repeats]
+    return ratio_interval([r.step_ms for r in repeats], [r.fp32_step_ms for r in repeats], seed=0)
+
+
+def _mean_mapping(
+    records: Sequence[RunRecord], values: Callable[[Any], Mapping[str, float]]
+) -> Mapping[str, float] | Absent:
+    timings = _timed(records)
+    if not timings:
+        return Absent(reason=_why_none(records, "timing"))
+    maps = [values(timing) for timing in timings]
+    names = [*PHASES, *sorted({name for one in maps for name in one} - set(PHASES))]
+    return {n: math.fsum(m.get(n, 0.0) for m in maps) / len(maps) for n in names if any(n in m for m in maps)}
+
+
+def _largest(records: Sequence[RunRecord], name: str) -> float | Absent:
+    """The largest of the seeds' peaks."""
+    present = [getattr(record.memory, name) for record in records if record.memory is not None]
+    if not present:
+        return Absent(reason=_why_none(records, "memory"))
+    known = [value for value in present if not isinstance(value, Absent)]
+    absent = [value for value in present if isinstance(value, Absent)]
+    return max(known) if known else absent[0]
+
+
+def _against_retain(row: Row, retained: Mapping[str, Row]) -> AgainstRetain | Absent | None:
+    if not row.has_hypernet:
+        return None
+    twin = retained.get(_twin_identity(row.first))
+    if twin is None:
+        return Absent(reason="no retain row of the same setting")
+    return AgainstRetain(
+        time=ratio_of_ratios(row.time_vs_fp32, twin.time_vs_fp32),
+        peak_allocated=_ratio(row.peak_allocated_bytes, twin.peak_allocated_bytes),
+        hypernet_extra=_ratio(row.hypernet_extra_allocated_bytes, twin.hypernet_extra_allocated_bytes),
+        accuracy_points=_accuracy_difference(row, twin, "retain"),
+    )
+
+
+def ratio_of_ratios(one: Interval | Absent, other: Interval | Absent) -> Interval | Absent:
+    """Divide two independent ratios; their intervals add in quadrature on the log scale."""
+    if isinstance(one, Absent):
+        return one
+    if isinstance(other, Absent):
+        return other
+    if one is other:
+        return Interval(value=1.0, low=1.0, high=1.0)
+    value = one.value / other.value
+    below = math.hypot(math.log(one.value / one.low), math.log(other.high / other.value))
+    above = math.hypot(math.log(one.high / one.value), math.log(other.value / other.low))
+    return Interval(value=value, low=value * math.exp(-below), high=value * math.exp(above))
+
+
+def _ratio(one: float | Absent, other: float | Absent) -> float | Absent:
+    if isinstance(one, Absent):
+        return one
+    if isinstance(other, Absent):
+        return other
+    if other <= 0:
+        return Absent(reason="the retained graph added no measurable memory")
+    return one / other
