@@ -40,8 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="metagrad-bench doctor",
         description="Say what this machine can do: devices, the integer path that each bit width would take and why, "
-        "the self-check of the integer product, measured ceilings, clocks, threads, memory allocator, and one sentence of "
-        "advice for whatever would spoil a measurement.",
+        "the self-check of the integer product, measured ceilings, clocks, threads, memory allocator, and one "
+        "sentence of advice for whatever would spoil a measurement.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
