@@ -6,6 +6,7 @@ Programming errors are not here: they keep their traceback.
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 
 class ExitCode(enum.IntEnum):
@@ -25,6 +26,7 @@ class UserError(Exception):
     """Something a user can mend; ``str(error)`` is one sentence: what was wrong and what to do."""
 
     exit_code: ExitCode = ExitCode.USAGE
+    partial: Any = None  # what had been measured before it was raised
 
 
 class ConfigError(UserError):

@@ -48,7 +48,7 @@ class FloatProductCounter(TorchDispatchMode):
         if not self.backward:
             return "fprop"
         first = args[1] if func in (_aten.addmm.default, _aten.baddbmm.default) else args[0]
-        return "wgrad" if first.stride(-1) != 1 and first.shape[-1] > 1 else "dgrad"
+        return "wgrad" if first.stride(-2) == 1 and first.stride(-1) > 1 else "dgrad"
 
     def _count(self, func: Any, args: Any, kwargs: Any, result: Any, kinds: list[str]) -> None:
         for kind in kinds:

@@ -1,0 +1,362 @@
+"""One cell: config → passes in fresh processes → record. A failure becomes a record too, so that the others go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from omegaconf import OmegaConf
+
+from bench import passes
+from bench.config import CellConfig, as_plain
+from bench.errors import RecordError
+from bench.hardware.environment import fingerprint, read_environment
+from bench.hardware.probe import resolve_device
+from bench.keys import cell_folder, cell_key, code_version, weights_path
+from bench.locks import device_lock
+from bench.methods import describe
+from bench.process import PassOutcome, run_pass
+from bench.profilers.nvml_sampler import NvmlSampler
+from bench.progress import SuiteProgress, current
+from bench.records.curves import write_curves
+from bench.records.schema import (
+    SCHEMA_VERSION,
+    AccuracyResult,
+    HypernetResult,
+    MemoryResult,
+    RunRecord,
+    Status,
+    TimingRepeat,
+    TimingResult,
+)
+from bench.records.store import read_record, write_record
+from bench.stats import ratio_interval, summarize
+from bench.training.assemble import as_fp32, for_pretraining, without_hypernet
+from bench.units import Absent
+
+FINISHED: tuple[Status, ...] = ("ok", "diverged")
+_SENSOR_INTERVAL_S = 0.5
+_WORST: tuple[Status, ...] = ("failed", "out_of_memory", "diverged", "ok")  # what the cell as a whole is called
+
+
+def locate(cell: CellConfig) -> tuple[Path, str]:
+    """Folder and key of a cell on this machine."""
+    environment = _environment(cell, resolve_device(cell.device))
+    key = cell_key(cell, fingerprint=fingerprint(environment))
+    return cell_folder(cell, key), key
+
+
+def find_finished(folder: Path) -> RunRecord | None:
+    """The record of a cell that was measured to its end before; None if there is none or it failed."""
+    if not (folder / "record.json").is_file():
+        return None
+    try:
+        record = read_record(folder / "record.json")
+    except RecordError:
+        return None  # damaged: measured again, the old folder is set aside
+    return record if record.status in FINISHED else None
+
+
+def run_cell(cell: CellConfig) -> RunRecord:
+    """Run a cell's passes and write its record; answers the earlier record where there is a finished one.
+
+    Raises:
+        RecordError: the record could not be written.
+        KeyboardInterrupt: Ctrl-C; what the cell had measured is not recorded, other cells' records stay.
+    """
+    device = resolve_device(cell.device)
+    folder, key = locate(cell)
+    progress = current(cell.progress)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot create {folder.parent} ({error.strerror}): choose another output_dir.") from error
+    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+        earlier = find_finished(folder)
+        if earlier is not None and not cell.fresh:
+            progress.skip_cell(folder.name)
+            return earlier
+        _set_aside(folder)
+        run = _CellRun(cell=cell, device=str(device), progress=progress)
+        record = run.measure(key)
+        _save(folder, cell, record, run)
+    progress.finish_cell(record.status if not record.reason else f"{record.status}: {record.reason}")
+    return record
+
+
+def count_passes(cell: CellConfig) -> int:
+    """How many fresh processes a cell takes, for the progress bar."""
+    chosen = cell.protocol.passes
+    count = 1 + (cell.protocol.pretrain_epochs > 0)
+    count += cell.protocol.timing_processes * ("timing" in chosen)
+    count += (2 + (cell.method.grad_quantizer == "hypernet")) * ("memory" in chosen)
+    return count + ("accuracy" in chosen)
+
+
+@dataclass(slots=True, kw_only=True)
+class _CellRun:
+    """The passes of one cell and what they answered."""
+
+    cell: CellConfig
+    device: str
+    progress: SuiteProgress
+    weights: str | None = None
+    statuses: list[tuple[Status, str]] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    tracebacks: list[str] = field(default_factory=list)
+    losses: tuple[float, ...] = ()
+
+    def measure(self, key: str) -> RunRecord:
+        cell = self.cell
+        started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        start = time.monotonic()
+        environment = _environment(cell, torch.device(self.device))
+        self.progress.start_cell(f"{cell.variant_name} {cell.model.name} {cell.data.name}", count_passes(cell))
+        check: passes.CheckAnswer | None = self._run("check", passes.check_pass)
+        accuracy = timing = memory = hypernet = None
+        if check is None:
+            reason = self.missing["check"]
+            self.missing = dict.fromkeys(("model", "data", "gemms", "timing", "memory", "accuracy", "hypernet"), reason)
+        elif self._pretrain():
+            timing = self._timing()
+            memory = self._memory()
+            accuracy, observed = self._accuracy(check)
+            hypernet = self._hypernet(check, observed)
+        status, reason = self._verdict()
+        return RunRecord(
+            schema_version=SCHEMA_VERSION,
+            key=key,
+            suite=cell.suite_name,
+            variant=cell.variant_name,
+            model_name=cell.model.name,
+            data_name=cell.data.name,
+            seed=cell.seed,
+            device=self.device,
+            status=status,
+            reason=reason,
+            started_at=started_at,
+            duration_s=round(time.monotonic() - start, 3),
+            code_version=code_version(),
+            fingerprint=fingerprint(environment),
+            cell=as_plain(cell),
+            environment=environment,
+            method=describe(cell),
+            model=check.model if check else None,
+            data=check.data if check else None,
+            accuracy=accuracy,
+            timing=timing,
+            memory=memory,
+            hypernet=hypernet,
+            gemms=check.gemms if check else None,
+            missing=self.missing,
+            notices=_notices(check),
+        )
+
+    def _run(self, part: str, function: Callable[..., Any], **arguments: Any) -> Any:
+        """One pass under the device's lock; None where it gave no whole answer, with the reason under `part`."""
+
+        def show(update: dict[str, Any]) -> None:
+            self.progress.update(**update)
+
+        waiting = f"waiting: another pass holds {self.device}"
+        with device_lock(self.device, on_wait=lambda: self.progress.update(waiting)):
+            arguments = {"cell": self.cell, "device": self.device} | arguments
+            outcome = run_pass(function, arguments, limit_s=self.cell.protocol.pass_limit_s, on_progress=show)
+        self.progress.finish_pass()
+        if outcome.status != "ok":
+            self._note(part, outcome)
+        return outcome.value
+
+    def _note(self, part: str, outcome: PassOutcome) -> None:
+        reason = f"the {part} pass {outcome.reason}" if outcome.reason.startswith(("took", "ran", "was")) else outcome.reason
+        self.statuses.append((outcome.status, reason))
+        self.missing.setdefault(part, reason)
+        if outcome.traceback:
+            self.tracebacks.append(f"--- {part} pass\n{outcome.traceback}")
+
+    def _verdict(self) -> tuple[Status, str]:
+        if not self.statuses:
+            return "ok", ""
+        return min(self.statuses, key=lambda entry: _WORST.index(entry[0]))
+
+    def _pretrain(self) -> bool:
+        """Make sure that the shared FP32 weights are there; False if they could not be made."""
+        if self.cell.protocol.pretrain_epochs == 0:
+            return True
+        device_type = self.device.split(":")[0]
+        path = weights_path(for_pretraining(self.cell), device_type=device_type)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.is_file():
+                self._run("pretraining", passes.pretrain_pass, target=str(path))
+            else:
+                self.progress.finish_pass()
+        if not path.is_file():
+            reason = f"there are no FP32 weights to start from: {self.missing.pop('pretraining')}"
+            self.missing |= dict.fromkeys(("timing", "memory", "accuracy", "hypernet"), reason)
+            return False
+        self.weights = str(path)
+        return True
+
+    def _timing(self) -> TimingResult | None:
+        if not self._wanted("timing"):
+            return None
+        protocol = self.cell.protocol
+        repeats: list[TimingRepeat] = []
+        for repeat in range(protocol.timing_processes):
+            # Watched from here: the training process itself is not disturbed.
+            with NvmlSampler(torch.device(self.device), interval_s=_SENSOR_INTERVAL_S) as sampler:
+                answer = self._run("timing", passes.timing_pass, weights=self.weights, repeat=repeat)
+            if answer is None:
+                return None
+            repeats.append(dataclasses.replace(answer, throttled=sampler.state().throttled))
+        return timing_result(repeats, batch_size=protocol.batch_size, warmup_steps=protocol.warmup_steps)
+
+    def _memory(self) -> MemoryResult | None:
+        if not self._wanted("memory"):
+            return None
+        own = self._run("memory", passes.memory_pass, weights=self.weights, name="of the cell")
+        fp32_cell = as_fp32(self.cell)
+        fp32 = self._run("memory", passes.memory_pass, cell=fp32_cell, weights=self.weights, name="of FP32")
+        without = None
+        if self.cell.method.grad_quantizer == "hypernet":
+            plain = without_hypernet(self.cell)
+            without = self._run(
+                "memory", passes.memory_pass, cell=plain, weights=self.weights, name="without hypernetwork"
+            )
+        if own is None or fp32 is None:
+            return None
+        no_hypernet = Absent(reason="the method has no hypernetwork")
+        return MemoryResult(
+            peak_allocated_bytes=own.peak_allocated_bytes,
+            peak_reserved_bytes=own.peak_reserved_bytes,
+            peak_process_bytes=own.peak_process_bytes,
+            peak_device_bytes=own.peak_device_bytes,
+            fp32_peak_allocated_bytes=fp32.peak_allocated_bytes,
+            fp32_peak_process_bytes=fp32.peak_process_bytes,
+            hypernet_extra_allocated_bytes=_difference(own.peak_allocated_bytes, without.peak_allocated_bytes)
+            if without is not None
+            else no_hypernet,
+            hypernet_extra_process_bytes=_difference(own.peak_process_bytes, without.peak_process_bytes)
+            if without is not None
+            else no_hypernet,
+        )
+
+    def _accuracy(self, check: passes.CheckAnswer) -> tuple[AccuracyResult | None, dict[str, float | Absent]]:
+        if not self._wanted("accuracy"):
+            return None, {}
+        answer: passes.AccuracyAnswer | None = self._run("accuracy", passes.accuracy_pass, weights=self.weights)
+        if answer is None:
+            return None, {}
+        self.losses = answer.fit.losses
+        if isinstance(answer.accuracy_pct, Absent):
+            self.missing.setdefault("accuracy", answer.accuracy_pct.reason)
+            if check.data.synthetic:
+                return None, answer.observed
+        last = answer.fit.curve[-1]
+        result = AccuracyResult(
+            test_accuracy_pct=answer.accuracy_pct,
+            pretrained_accuracy_pct=answer.pretrained_pct,
+            final_train_loss=last.train_loss,
+            epochs=len(answer.fit.curve),
+            steps=len(answer.fit.losses),
+            curve=answer.fit.curve,
+            losses_digest=answer.fit.losses_digest,
+        )
+        return result, answer.observed
+
+    def _hypernet(self, check: passes.CheckAnswer, observed: dict[str, float | Absent]) -> HypernetResult | None:
+        if self.cell.method.grad_quantizer != "hypernet":
+            self.missing["hypernet"] = "the method has no hypernetwork"
+            return None
+        unseen = Absent(reason=self.missing.get("accuracy", "the accuracy pass did not run"))
+        return HypernetResult(
+            num_parameters=check.hypernet_parameters,
+            amplification=observed.get("amplification", unseen),
+            cosine=observed.get("cosine", unseen),
+            zero_share_pct=_percent(observed.get("zero_share", unseen)),
+            meta_grad_norm=observed.get("meta_grad_norm", unseen),
+        )
+
+    def _wanted(self, part: str) -> bool:
+        if part in self.cell.protocol.passes:
+            return True
+        self.missing[part] = f"protocol.passes leaves the {part} pass out"
+        return False
+
+
+def timing_result(repeats: list[TimingRepeat], *, batch_size: int, warmup_steps: int) -> TimingResult:
+    """Summaries of the raw samples of all processes."""
+    cell_ms = [list(repeat.step_ms) for repeat in repeats]
+    fp32_ms = [list(repeat.fp32_step_ms) for repeat in repeats]
+    names = list(repeats[0].phases_ms)
+    phases = {name: [value for repeat in repeats for value in repeat.phases_ms[name]] for name in names}
+    total = sum(sum(values) for values in phases.values())
+    return TimingResult(
+        batch_size=batch_size,
+        warmup_steps=warmup_steps,
+        repeats=tuple(repeats),
+        step_ms=summarize([value for values in cell_ms for value in values]),
+        fp32_step_ms=summarize([value for values in fp32_ms for value in values]),
+        time_vs_fp32=ratio_interval(cell_ms, fp32_ms, seed=0),
+        phases_ms={name: summarize(values) for name, values in phases.items()},
+        phase_share_pct={name: 100 * sum(values) / total for name, values in phases.items()},
+    )
+
+
+def _environment(cell: CellConfig, device: torch.device) -> dict[str, Any]:
+    """The environment as the passes will see it: their number of threads, not this process's."""
+    if cell.protocol.threads is not None:
+        torch.set_num_threads(cell.protocol.threads)
+    return read_environment(device)
+
+
+def _difference(more: int | Absent, less: int | Absent) -> int | Absent:
+    for value in (more, less):
+        if isinstance(value, Absent):
+            return value
+    return int(more) - int(less)  # type: ignore[arg-type]
+
+
+def _percent(share: float | Absent) -> float | Absent:
+    return share if isinstance(share, Absent) else 100 * share
+
+
+def _notices(check: passes.CheckAnswer | None) -> tuple[str, ...]:
+    if check is None:
+        return ()
+    notices = []
+    if check.gemms.label == "emulated":
+        notices.append("INT4 values run in int8 containers (emulated): their speed is that of int8 products.")
+    if check.gemms.label == "simulated":
+        notices.append("Quantized values were multiplied in floating point (simulated).")
+    if check.data.synthetic:
+        notices.append("The data are synthetic: there is no accuracy to show.")
+    return tuple(notices)
+
+
+def _set_aside(folder: Path) -> None:
+    """An earlier attempt is kept, out of the reports' way: records are never edited."""
+    if not folder.exists():
+        return
+    superseded = folder.parent / "superseded"
+    superseded.mkdir(exist_ok=True)
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
+    shutil.move(folder, superseded / f"{folder.name}-{stamp}")
+
+
+def _save(folder: Path, cell: CellConfig, record: RunRecord, run: _CellRun) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if run.tracebacks:
+        (folder / "traceback.txt").write_text("\n".join(run.tracebacks), encoding="utf-8")
+    write_curves(folder, record, run.losses)
+    # The record comes last: a folder with a record is whole.
+    write_record(folder, record, config_yaml=OmegaConf.to_yaml(OmegaConf.create(as_plain(cell))))

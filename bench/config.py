@@ -1,0 +1,225 @@
+"""What a user may choose: one typed dataclass per config group, ranges checked on construction.
+
+Hydra composes these from ``suites/``; ``CellConfig`` is the root. A value out of range raises ``ConfigError`` with one
+sentence. Whether names and combinations exist is checked where the parts are known (``methods/``, ``models/``, ``data/``).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.errors import ConfigError
+
+FLOAT_BITS = 32
+PASSES = ("timing", "memory", "accuracy")
+# What says where files lie or how a run is shown, not what is measured: left out of keys and of records.
+PLACE_KEYS = (("output_dir",), ("data", "root"), ("data", "download"), ("fresh",), ("progress",))
+
+
+def require(condition: bool, key: str, value: object, rule: str) -> None:
+    """Refuse a value: raises ConfigError ``key=value: rule``."""
+    if not condition:
+        raise ConfigError(f"{key}={value} is not possible: it must be {rule}.")
+
+
+def check_bits(key: str, bits: int) -> None:
+    """Bits are 1 to 8, or 32 for floating point."""
+    require(bits == FLOAT_BITS or 1 <= bits <= 8, key, bits, "1 to 8, or 32 for floating point")
+
+
+def check_positive(prefix: str, config: object, *names: str) -> None:
+    """Each named field is above zero."""
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, f"{prefix}.{name}", value, "above 0")
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """Group ``model``: the network, in floating point before the method converts it."""
+
+    name: str = "resnet20"  # see `metagrad-bench list models`
+    shortcut: str = "A"  # CIFAR ResNets only: A (identity, padded channels) or B (1x1 convolution)
+    factory: str | None = None  # model=custom only: package.module:function that returns an nn.Module
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.shortcut in ("A", "B"), "model.shortcut", self.shortcut, "A or B")
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Group ``data``: the data set and where it lies."""
+
+    name: str = "digits"  # see `metagrad-bench list datasets`
+    root: str | None = None  # folder of the data; none: the usual places, then the user's cache
+    download: bool = True  # fetch what is missing
+    image_size: int | None = None  # pixels; none: the data set's own size
+    train_limit: int | None = None  # use only the first so many training images
+    test_limit: int | None = None  # and so many test images
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("image_size", "train_limit", "test_limit"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"data.{name}", value, "above 0")
+
+
+@dataclass(kw_only=True)
+class MethodConfig:
+    """Group ``method``: which gradients are low-bit and by what (docs/method.md section 5)."""
+
+    name: str = "fp32"  # see `metagrad-bench list methods`
+    error_quantizer: str = "none"  # of the error signals: none, uniform, uint8
+    error_rounding: str = "nearest"  # nearest or stochastic
+    error_granularity: str = "tensor"  # one scale per tensor
+    grad_quantizer: str = "none"  # of the weight gradient: none, uniform, hypernet
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        rounding = ("nearest", "stochastic")
+        require(self.error_rounding in rounding, "method.error_rounding", self.error_rounding, "nearest or stochastic")
+
+
+@dataclass(kw_only=True)
+class QuantizerConfig:
+    """Group ``quantizer``: the forward quantizer of weights and activations."""
+
+    name: str = "dorefa"
+
+
+@dataclass(kw_only=True)
+class HypernetConfig:
+    """Group ``hypernet``: f_psi, shared by all quantized layers (docs/method.md section 3)."""
+
+    name: str = "none"  # none, fc_grad, multi_fc, lstm_fc, dual_lstm_fc
+    form: str = "residual"  # residual (starts at the plain quantizer) or literal (the papers' formula)
+    hidden: int = 100  # H, the hidden size
+    meta_lr: float = 1e-3  # Adam's learning rate for psi
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_positive("hypernet", self, "hidden", "meta_lr")
+        require(self.form in ("residual", "literal"), "hypernet.form", self.form, "residual or literal")
+
+
+@dataclass(kw_only=True)
+class StrategyConfig:
+    """Group ``strategy``: how the meta-gradient is taken (docs/method.md section 4)."""
+
+    name: str = "none"  # none, retain, slim, recompute, tabulate
+    chunk: int = 8192  # recompute: coordinates per chunk
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_positive("strategy", self, "chunk")
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """Group ``optimizer``: of the fine-tuning."""
+
+    name: str = "sgd"  # sgd (with momentum 0 or more), adam
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: str = "constant"  # constant, step (divided by 10 at the milestones), cosine
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])  # shares of the training
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_positive("optimizer", self, "lr")
+        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "0 or more and below 1")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        schedules = ("constant", "step", "cosine")
+        require(self.schedule in schedules, "optimizer.schedule", self.schedule, "constant, step or cosine")
+        rising = list(self.milestones) == sorted(self.milestones) and all(0 < m < 1 for m in self.milestones)
+        require(rising, "optimizer.milestones", self.milestones, "rising shares between 0 and 1")
+
+
+@dataclass(kw_only=True)
+class ProtocolConfig:
+    """Group ``protocol``: how long to train and how much to measure."""
+
+    batch_size: int = 128
+    augment: bool = False  # crop and flip as the data set's policy says
+    pretrain_epochs: int = 30  # FP32, cached and shared by the cells; 0: start from random weights
+    pretrain_lr: float = 0.1
+    pretrain_weight_decay: float = 1e-4
+    pretrain_schedule: str = "cosine"  # constant, step or cosine
+    epochs: int = 10  # fine-tuning
+    passes: list[str] = field(default_factory=lambda: list(PASSES))
+    warmup_steps: int = 3  # not counted, in each process
+    timing_processes: int = 3  # fresh processes, each with its own blocks
+    timing_blocks: int = 6  # blocks of the cell's steps, alternating with as many of FP32 steps
+    steps_per_block: int = 4
+    memory_steps: int = 3
+    threads: int | None = None  # of torch's CPU operators; none: torch's default
+    pass_limit_s: float = 86400.0  # a pass that takes longer is ended and the cell recorded as failed
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        counts = ("batch_size", "timing_processes", "timing_blocks", "steps_per_block", "memory_steps", "epochs")
+        check_positive("protocol", self, *counts, "pretrain_lr", "pass_limit_s")
+        for name in ("warmup_steps", "pretrain_epochs", "pretrain_weight_decay"):
+            require(getattr(self, name) >= 0, f"protocol.{name}", getattr(self, name), "0 or more")
+        schedules = ("constant", "step", "cosine")
+        require(self.pretrain_schedule in schedules, "protocol.pretrain_schedule", self.pretrain_schedule, "constant, step or cosine")  # fmt: skip  # noqa: E501
+        known = bool(self.passes) and set(self.passes) <= set(PASSES)
+        require(known, "protocol.passes", list(self.passes), f"some of {', '.join(PASSES)}")
+        require(self.threads is None or self.threads > 0, "protocol.threads", self.threads, "above 0")
+        # The hypernetwork first acts in the second step, so a peak of one step would not hold it.
+        require(self.memory_steps >= 3, "protocol.memory_steps", self.memory_steps, "3 or more")
+
+
+@dataclass(kw_only=True)
+class CellConfig:
+    """One cell: everything that a run of one row needs."""
+
+    suite_name: str = "single"  # names the output folder
+    variant_name: str = "custom"  # the row's label
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    seed: int = 0
+    weight_bits: int = FLOAT_BITS
+    activation_bits: int = FLOAT_BITS
+    error_bits: int = FLOAT_BITS  # of the error signals
+    grad_bits: int = FLOAT_BITS  # of the weight gradient
+    edge_layers: str = "same"  # first convolution and last linear layer: full, int8, same
+    dispatch: str = "integer"  # integer, or simulate (floating-point products of the same quantized values)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    hypernet: HypernetConfig = field(default_factory=HypernetConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    output_dir: str = "out"
+    fresh: bool = False  # measure again even what is already there
+    progress: bool = True  # show a progress bar where the terminal allows
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("weight_bits", "activation_bits", "error_bits", "grad_bits"):
+            check_bits(name, getattr(self, name))
+        require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 2^32 - 1")
+        require(self.edge_layers in ("full", "int8", "same"), "edge_layers", self.edge_layers, "full, int8 or same")
+        require(self.dispatch in ("integer", "simulate"), "dispatch", self.dispatch, "integer or simulate")
+        for name in ("suite_name", "variant_name"):
+            value = getattr(self, name)
+            plain = bool(value) and all(c.isalnum() or c in "_-." for c in value) and not value.startswith(".")
+            require(plain, name, value, "letters, digits, dots, dashes and underscores")
+
+
+def as_plain(cell: CellConfig) -> dict[str, Any]:
+    """The cell as nested plain values, without what only says where files lie."""
+    plain = copy.deepcopy(dataclasses.asdict(cell))
+    for *parents, last in PLACE_KEYS:
+        node = plain
+        for parent in parents:
+            node = node[parent]
+        node.pop(last)
+    return plain

@@ -1,0 +1,54 @@
+"""Identities: of a cell (content of config, code and environment), of its folder, of shared FP32 weights."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.config import CellConfig, as_plain
+
+DISTRIBUTION = "metagrad-bench"
+
+
+@functools.cache
+def code_version() -> str:
+    """Version and a digest of this package's source files, the same from a checkout and from a wheel."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    try:
+        version = importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        version = "0"
+    return f"{version}+{digest.hexdigest()[:8]}"
+
+
+def cell_key(cell: CellConfig, *, fingerprint: str) -> str:
+    """Sixteen hex digits over the cell's config, the code and the environment's fingerprint."""
+    return _digest({"cell": as_plain(cell), "code": code_version(), "environment": fingerprint})[:16]
+
+
+def cell_folder(cell: CellConfig, key: str) -> Path:
+    """Where a cell's record lies: ``out/<suite>/<variant>-<model>-<data>-seed<n>-<key>``."""
+    name = f"{cell.variant_name}-{cell.model.name}-{cell.data.name}-seed{cell.seed}-{key[:10]}"
+    return Path(cell.output_dir) / cell.suite_name / name
+
+
+def weights_path(pretraining: CellConfig, *, device_type: str) -> Path:
+    """Where the FP32 weights lie that cells of the same model, data, seed and pretraining share."""
+    plain = as_plain(pretraining)
+    for label in ("suite_name", "variant_name", "device"):
+        plain.pop(label)
+    digest = _digest({"cell": plain, "code": code_version(), "device": device_type})[:16]
+    name = f"{pretraining.model.name}-{pretraining.data.name}-seed{pretraining.seed}-{digest}.pt"
+    return Path(pretraining.output_dir) / "pretrained" / name
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

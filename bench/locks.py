@@ -1,0 +1,35 @@
+"""One pass at a time on a device, across processes, suites and launchers of this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_POLL_S = 0.2
+
+
+@contextmanager
+def device_lock(device: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the machine-wide lock of a device (``cpu``, ``cuda:0``); waits as long as another pass holds it.
+
+    Args:
+        device: name of the device.
+        on_wait: called once if the lock is taken.
+    """
+    folder = Path(tempfile.gettempdir()) / "metagrad-bench-locks"
+    folder.mkdir(mode=0o777, exist_ok=True)
+    # World-writable: the device is shared by all users of the machine, the lock has to be as well.
+    lock = FileLock(folder / f"{device.replace(':', '-')}.lock", mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        lock.acquire(poll_interval=_POLL_S)
+    try:
+        yield
+    finally:
+        lock.release()

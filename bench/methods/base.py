@@ -1,0 +1,102 @@
+"""A method: which parts it joins and which settings make sense for it; no arithmetic here.
+
+The two choices of docs/method.md section 5 stay apart: what quantizes the error signals, and what quantizes ∇W.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.config import FLOAT_BITS, CellConfig
+from bench.errors import ConfigError
+from bench.hypernets import HYPERNETS
+from bench.quantizers import WEIGHT_QUANTIZERS
+from bench.records.schema import MethodFacts
+from bench.units import Absent
+from bench.update import STRATEGIES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A named combination of parts."""
+
+    name: str
+    summary: str  # one line, for `metagrad-bench list methods`
+    source: str
+    low_bit: bool  # weights and activations are quantized
+    error_quantizers: tuple[str, ...]  # that may run on the error signals
+    grad_quantizers: tuple[str, ...]  # that may run on the weight gradient
+    autocast_bf16: bool = False
+
+
+def check_method(method: Method, cell: CellConfig) -> None:
+    """Refuse combinations that cannot run or whose label would lie.
+
+    Raises:
+        ConfigError: one sentence that names the valid choices.
+    """
+    if method.low_bit:
+        for key in ("weight_bits", "activation_bits"):
+            _require(getattr(cell, key) != FLOAT_BITS, cell, f"needs {key} of 2 to 8")
+            _require(getattr(cell, key) >= 2, cell, f"needs {key} of 2 to 8, not {getattr(cell, key)}")
+        _member(cell, "quantizer.name", cell.quantizer.name, tuple(WEIGHT_QUANTIZERS))
+    else:
+        for key in ("weight_bits", "activation_bits"):
+            _require(getattr(cell, key) == FLOAT_BITS, cell, f"runs in floating point: leave {key} at 32")
+    _member(cell, "method.error_quantizer", cell.method.error_quantizer, method.error_quantizers)
+    _member(cell, "method.grad_quantizer", cell.method.grad_quantizer, method.grad_quantizers)
+    _bits_match(cell, "error_bits", cell.error_bits, cell.method.error_quantizer)
+    _bits_match(cell, "grad_bits", cell.grad_bits, cell.method.grad_quantizer)
+    _require(cell.method.error_granularity == "tensor", cell, "takes one error scale per tensor: error_granularity=tensor")
+    if cell.method.grad_quantizer == "hypernet":
+        _member(cell, "hypernet", cell.hypernet.name, tuple(HYPERNETS))
+        _member(cell, "strategy", cell.strategy.name, tuple(STRATEGIES))
+    else:
+        _require(cell.hypernet.name == "none", cell, "has no hypernetwork: leave hypernet=none")
+        _require(cell.strategy.name == "none", cell, "has no hypernetwork, hence no strategy: leave strategy=none")
+
+
+def describe(cell: CellConfig) -> MethodFacts:
+    """The facts of a cell's method for its record."""
+    meta = cell.method.grad_quantizer == "hypernet"
+    low_bit = cell.weight_bits != FLOAT_BITS
+    return MethodFacts(
+        name=cell.method.name,
+        forward_quantizer=cell.quantizer.name if low_bit else "none",
+        weight_bits=cell.weight_bits,
+        activation_bits=cell.activation_bits,
+        error_quantizer=cell.method.error_quantizer,
+        error_bits=cell.error_bits,
+        error_rounding=cell.method.error_rounding if cell.method.error_quantizer != "none" else "none",
+        grad_quantizer=cell.method.grad_quantizer,
+        grad_bits=cell.grad_bits,
+        hypernet=cell.hypernet.name,
+        hypernet_form=cell.hypernet.form if meta else "none",
+        hidden=cell.hypernet.hidden if meta else Absent(reason="no hypernetwork"),
+        strategy=cell.strategy.name,
+        optimizer=_optimizer_name(cell),
+        edge_layers=cell.edge_layers if low_bit else "full",
+        dispatch=cell.dispatch if low_bit else "none",
+    )
+
+
+def _optimizer_name(cell: CellConfig) -> str:
+    if cell.optimizer.name == "sgd" and cell.optimizer.momentum:
+        return "momentum"
+    return cell.optimizer.name
+
+
+def _bits_match(cell: CellConfig, key: str, bits: int, quantizer: str) -> None:
+    if quantizer == "none":
+        _require(bits == FLOAT_BITS, cell, f"does not quantize there: leave {key} at 32")
+    else:
+        _require(2 <= bits <= 8, cell, f"quantizes there with {quantizer}: set {key} to 2 to 8")
+
+
+def _member(cell: CellConfig, key: str, value: str, valid: tuple[str, ...]) -> None:
+    _require(value in valid, cell, f"takes {key} of {', '.join(valid)}, not {value}")
+
+
+def _require(condition: bool, cell: CellConfig, rule: str) -> None:
+    if not condition:
+        raise ConfigError(f"method={cell.method.name} {rule} (variant {cell.variant_name}).")

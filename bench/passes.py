@@ -1,0 +1,335 @@
+"""The passes of a cell, each a module-level function that runs in a fresh process and answers plain, frozen values.
+
+check: self-check of the integer GEMM, one counted training step, facts of model and data.
+pretrain: the FP32 weights that the cells of a model, data set and seed share.
+timing: blocks of the cell's steps alternating with blocks of FP32 steps.
+memory: peaks of a few steps. accuracy: the training itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.config import CellConfig
+from bench.data import DataSet, build_data
+from bench.data.loader import EvalBatches, TrainBatches
+from bench.errors import DataError, DivergedError
+from bench.kernels.int_mm import GemmCall, record_gemms
+from bench.kernels.selfcheck import check_device
+from bench.methods import build_method
+from bench.profilers.base import NO_PHASES
+from bench.profilers.gemm_count import FloatProductCounter, combine_counts
+from bench.profilers.memory import MemoryMeter, MemoryPeaks
+from bench.profilers.phase_timer import PhaseTimer
+from bench.records.schema import DataFacts, GemmResult, LayerFacts, ModelFacts, TimingRepeat
+from bench.seeding import Seeds
+from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
+from bench.training.loop import FitResult, evaluate, fit
+from bench.training.step import train_step
+from bench.units import Absent
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckAnswer:
+    """Facts that every record of the cell carries."""
+
+    model: ModelFacts
+    data: DataFacts
+    gemms: GemmResult
+    hypernet_parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyAnswer:
+    """What the training left; `accuracy_pct` is absent for synthetic data."""
+
+    fit: FitResult
+    accuracy_pct: float | Absent
+    pretrained_pct: float | Absent
+    observed: dict[str, float | Absent]
+
+
+def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
+    """Self-check the integer GEMM, convert the model, count the products of one training step.
+
+    Raises:
+        HardwareError: the device's integer product is wrong.
+    """
+    report({"phase": "self-check"})
+    where, data = _prepare(cell, device)
+    if build_method(cell).low_bit and cell.dispatch == "integer":
+        check_device(where)
+    parts = build_parts(cell, data, where)
+    images, labels = next(iter(_batches(cell, data, where).epoch(0)))
+    floats = FloatProductCounter()
+    with record_gemms() as calls, floats, _flag_backward(floats) as phases:
+        parts.model.train()
+        train_step(parts, images, labels, cell.optimizer.lr, phases)
+    counts = combine_counts(calls, floats)
+    low_bits = [bits for bits in (cell.weight_bits, cell.activation_bits, cell.error_bits) if bits < 32]
+    layers = _layer_facts(parts, calls)
+    labels_ran = {label for layer in layers for label in (layer.fprop, layer.wgrad)}
+    label = next((name for name in ("emulated", "integer", "simulated") if name in labels_ran), "float")
+    assert not calls or low_bits, "integer products ran in a floating-point cell"
+    return CheckAnswer(
+        model=ModelFacts(
+            name=cell.model.name,
+            num_parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
+            num_quantized_weights=sum(weight.numel() for weight in parts.weights),
+            layers=layers,
+        ),
+        data=_data_facts(data),
+        gemms=GemmResult(
+            integer_calls=counts.integer_calls,
+            float_calls=counts.float_calls,
+            integer_share_pct=counts.integer_share_pct,
+            label=label,
+        ),
+        hypernet_parameters=sum(p.numel() for p in parts.delayed.hypernet.parameters()) if parts.delayed else 0,
+    )
+
+
+def pretrain_pass(*, report: Report, cell: CellConfig, device: str, target: str) -> float | Absent:
+    """Train the FP32 model from random weights and leave its state dict at `target`, atomically.
+
+    Returns:
+        Its test accuracy in percent; absent for synthetic data.
+    """
+    cell = for_pretraining(cell)
+    where, data = _prepare(cell, device)
+    parts = build_parts(cell, data, where)
+    test = EvalBatches(data, batch_size=cell.protocol.batch_size, device=where)
+    result = fit(
+        parts, _batches(cell, data, where), None, cell.optimizer,
+        epochs=cell.protocol.epochs, phase="pretraining FP32", report=report,
+    )  # fmt: skip
+    assert result.losses, "pretraining ran no step"
+    accuracy = Absent("synthetic data has no accuracy") if data.synthetic else evaluate(parts, test)
+    state = {name: value.detach().cpu().contiguous() for name, value in parts.model.state_dict().items()}
+    path = Path(target)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    torch.save({"state": state, "accuracy_pct": None if isinstance(accuracy, Absent) else accuracy}, temporary)
+    temporary.replace(path)
+    return accuracy
+
+
+def timing_pass(*, report: Report, cell: CellConfig, device: str, weights: str | None, repeat: int) -> TimingRepeat:
+    """Blocks of the cell's steps alternate with blocks of FP32 steps, on the same batches, in one process."""
+    where, data = _prepare(cell, device)
+    state = _load(weights)
+    sides = {
+        "cell": build_parts(cell, data, where, initial_state=state),
+        "fp32": build_parts(as_fp32(cell), data, where, initial_state=state),
+    }
+    timers = {name: PhaseTimer(where) for name in sides}
+    streams = {name: _endless(_batches(cell, data, where)) for name in sides}
+    protocol = cell.protocol
+    for name, parts in sides.items():
+        parts.model.train()
+        for done in range(protocol.warmup_steps + 1):  # the first step of a delayed update has nothing pending
+            _timed_step(parts, streams[name], cell.optimizer.lr, timers[name])
+            report({"phase": "warm-up", "done": done, "total": 10**6})
+        timers[name].read()
+    blocks: dict[str, list[Any]] = {name: [] for name in sides}
+    for block in range(protocol.timing_blocks):
+        # Every other block starts with the other side, so that a drift within a block favours neither.
+        for name in sorted(sides, reverse=bool(block % 2)):
+            for _ in range(protocol.steps_per_block):
+                _timed_step(sides[name], streams[name], cell.optimizer.lr, timers[name])
+            blocks[name].append(timers[name].read())
+        mean_ms = sum(blocks["cell"][-1].step_ms) / protocol.steps_per_block
+        report({"phase": f"timing {repeat + 1}", "done": block + 1, "total": protocol.timing_blocks, "step_ms": mean_ms})
+    names = list(dict.fromkeys(phase for block in blocks["cell"] for phase in block.phases_ms))
+    return TimingRepeat(
+        step_ms=tuple(step for block in blocks["cell"] for step in block.step_ms),
+        fp32_step_ms=tuple(step for block in blocks["fp32"] for step in block.step_ms),
+        phases_ms={
+            phase: tuple(
+                value
+                for block in blocks["cell"]
+                for value in block.phases_ms.get(phase, (0.0,) * protocol.steps_per_block)
+            )
+            for phase in names
+        },
+        throttled=Absent(reason="the process that trains does not watch itself; its parent does"),
+    )
+
+
+def memory_pass(*, report: Report, cell: CellConfig, device: str, weights: str | None, name: str) -> MemoryPeaks:
+    """Peaks of a few training steps, model and optimizer included."""
+    where, data = _prepare(cell, device)
+    parts = build_parts(cell, data, where, initial_state=_load(weights))
+    parts.model.train()
+    stream = _endless(_batches(cell, data, where))
+    batches = [next(stream) for _ in range(cell.protocol.memory_steps)]
+    alive: list[Tensor] = [*parts.model.parameters(), *parts.model.buffers(), *(x for pair in batches for x in pair)]
+    with MemoryMeter(where, existing=alive) as meter:
+        for done, (images, labels) in enumerate(batches):
+            train_step(parts, images, labels, cell.optimizer.lr, NO_PHASES)
+            report({"phase": f"memory {name}", "done": done + 1, "total": len(batches)})
+    return meter.peaks()
+
+
+def accuracy_pass(*, report: Report, cell: CellConfig, device: str, weights: str | None) -> AccuracyAnswer:
+    """Fine-tune from the pretrained weights (or train from random ones) and test.
+
+    Raises:
+        DivergedError: with an AccuracyAnswer of what there was in ``partial``.
+    """
+    where, data = _prepare(cell, device)
+    parts = build_parts(cell, data, where, initial_state=_load(weights))
+    test = None if data.synthetic else EvalBatches(data, batch_size=cell.protocol.batch_size, device=where)
+    pretrained: float | Absent = Absent("training started from random weights")
+    if weights is not None:
+        stored = _read_weights(weights)["accuracy_pct"]
+        pretrained = Absent("synthetic data has no accuracy") if stored is None else stored
+    try:
+        result = fit(
+            parts, _batches(cell, data, where), test, cell.optimizer,
+            epochs=cell.protocol.epochs, phase="training", report=report,
+        )  # fmt: skip
+    except DivergedError as error:
+        error.partial = _accuracy_answer(error.partial, pretrained)
+        raise
+    return _accuracy_answer(result, pretrained)
+
+
+def _accuracy_answer(result: FitResult, pretrained: float | Absent) -> AccuracyAnswer:
+    observed: dict[str, float | Absent] = {}
+    if result.observation is not None:
+        for key in ("amplification", "cosine", "zero_share"):
+            values = getattr(result.observation, key)
+            finite = values[values.isfinite()]
+            observed[key] = float(finite.mean()) if finite.numel() else Absent("every layer's gradient was zero")
+        observed["meta_grad_norm"] = float(result.observation.meta_gradient_norm)
+    return AccuracyAnswer(
+        fit=_without_tensors(result),
+        accuracy_pct=result.curve[-1].test_accuracy_pct,
+        pretrained_pct=pretrained,
+        observed=observed,
+    )
+
+
+def _without_tensors(result: FitResult) -> FitResult:
+    return FitResult(
+        losses=result.losses, curve=result.curve, observation=None, losses_digest=result.losses_digest
+    )
+
+
+def _prepare(cell: CellConfig, device: str) -> tuple[torch.device, DataSet]:
+    if cell.protocol.threads is not None:
+        torch.set_num_threads(cell.protocol.threads)
+    where = torch.device(device)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    config = cell.data
+    data = build_data(
+        config.name, root=config.root, download=config.download, image_size=config.image_size,
+        train_limit=config.train_limit, test_limit=config.test_limit,
+    )  # fmt: skip
+    return where, data
+
+
+def _batches(cell: CellConfig, data: DataSet, device: torch.device) -> TrainBatches:
+    return TrainBatches(
+        data, batch_size=cell.protocol.batch_size, device=device, seeds=Seeds(cell.seed), augment=cell.protocol.augment
+    )
+
+
+def _endless(batches: TrainBatches) -> Iterator[tuple[Tensor, Tensor]]:
+    epoch = 0
+    while True:
+        yield from batches.epoch(epoch)
+        epoch += 1
+
+
+def _timed_step(parts: Parts, stream: Iterator[tuple[Tensor, Tensor]], lr: float, timer: PhaseTimer) -> None:
+    with timer.step():
+        with timer("data"):
+            images, labels = next(stream)
+        train_step(parts, images, labels, lr, timer)
+
+
+@contextlib.contextmanager
+def _flag_backward(floats: FloatProductCounter) -> Iterator[Any]:
+    """Phases that tell the counter when backward runs."""
+
+    class Flag:
+        def __call__(self, name: str) -> contextlib.AbstractContextManager[None]:
+            return flagged() if name == "backward" else contextlib.nullcontext()
+
+        def step(self) -> contextlib.AbstractContextManager[None]:
+            return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def flagged() -> Iterator[None]:
+        floats.backward = True
+        yield
+        floats.backward = False
+
+    yield Flag()
+
+
+def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
+    """Every convolution and linear layer in the model's order: what ran in it, or why it stayed in floating point."""
+    without_dgrad = Absent("its input needs no gradient")
+    swapped = {facts.name: facts for facts in parts.conversion.swapped} if parts.conversion else {}
+    kept = {layer.name: layer.reason for layer in parts.conversion.kept} if parts.conversion else {}
+    with_dgrad = {call.layer for call in calls if call.gemm == "dgrad"}
+    table = []
+    for name, module in parts.model.named_modules():
+        if name in swapped:
+            facts = swapped[name]
+            skipped = facts.dgrad in ("integer", "emulated") and name not in with_dgrad
+            first = facts.dgrad in ("float", "simulated") and not table
+            table.append(
+                LayerFacts(
+                    name=name, kind=facts.kind, quantized=True, reason="", weight_shape=tuple(module.weight.shape),
+                    weight_bits=facts.weight_bits, activation_bits=facts.activation_bits, error_bits=facts.error_bits,
+                    fprop=facts.fprop, dgrad=without_dgrad if skipped or first else facts.dgrad, wgrad=facts.wgrad,
+                )  # fmt: skip
+            )
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            table.append(
+                LayerFacts(
+                    name=name, kind=type(module).__name__.lower(), quantized=False,
+                    reason=kept.get(name, "a floating-point method"), weight_shape=tuple(module.weight.shape),
+                    weight_bits=32, activation_bits=32, error_bits=32, fprop="float",
+                    dgrad="float" if table else without_dgrad, wgrad="float",
+                )  # fmt: skip
+            )
+    return tuple(table)
+
+
+def _data_facts(data: DataSet) -> DataFacts:
+    return DataFacts(
+        name=data.name,
+        synthetic=data.synthetic,
+        train_samples=len(data.train_labels),
+        test_samples=len(data.test_labels),
+        image_shape=tuple(data.image_shape),
+        num_classes=data.num_classes,
+        source=data.source,
+        fingerprint=data.fingerprint,
+    )
+
+
+def _load(weights: str | None) -> dict[str, Tensor] | None:
+    return None if weights is None else _read_weights(weights)["state"]
+
+
+def _read_weights(path: str) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DataError(f"the pretrained weights in {path} cannot be read ({error}): delete the file and run again.") from error

@@ -1,0 +1,57 @@
+"""Checks every cell before the first one runs: names, combinations, data, device, output folder. Writes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.config import CellConfig
+from bench.data import check_data
+from bench.errors import ConfigError, RecordError
+from bench.hardware.probe import resolve_device
+from bench.methods import build_method
+from bench.models import check_model
+from bench.training.assemble import check_training
+
+
+def check_cells(cells: Sequence[CellConfig]) -> None:
+    """Refuse a command line in which any cell could not run.
+
+    Raises:
+        UserError: one sentence about the first thing that is wrong.
+    """
+    seen: set[str] = set()
+    for cell in cells:
+        build_method(cell)
+        check_training(cell)
+        for what, check in (
+            (f"device {cell.device}", lambda: resolve_device(cell.device)),
+            (f"output {cell.output_dir}", lambda: _check_output(cell.output_dir)),
+            (f"model {cell.model}", lambda: check_model(cell.model.name, factory=cell.model.factory)),
+            (f"data {cell.data}", lambda: _check_data(cell)),
+        ):
+            if what not in seen:  # a suite's cells share most of it
+                check()
+                seen.add(what)
+
+
+def _check_data(cell: CellConfig) -> None:
+    config = cell.data
+    check_data(
+        config.name, root=config.root, download=config.download, image_size=config.image_size,
+        train_limit=config.train_limit, test_limit=config.test_limit,
+    )  # fmt: skip
+
+
+def _check_output(output_dir: str) -> None:
+    """The folder, or the nearest that exists above it, can be written into."""
+    if not output_dir:
+        raise ConfigError("output_dir is empty: name the folder that records go to.")
+    path = Path(output_dir).absolute()
+    while not path.exists():
+        path = path.parent
+    if not path.is_dir():
+        raise RecordError(f"output_dir={output_dir} cannot be a folder, since {path} is a file: choose another output_dir.")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise RecordError(f"output_dir={output_dir} cannot be written, since {path} is not writable: choose another.")

@@ -1,0 +1,62 @@
+"""What a training leaves beside its record: every step's loss as a flat table, and scalars for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.records.schema import RunRecord
+from bench.records.store import write_atomic
+from bench.units import Absent
+
+# TensorBoard's own writer puts the host's name into the file name; a run folder is made to be shared.
+EVENTS_NAME = "events.out.tfevents.metagrad-bench"
+
+
+def write_curves(folder: Path, record: RunRecord, losses: Sequence[float]) -> None:
+    """Write ``training.csv`` (step, loss) and a TensorBoard event file into a run's folder.
+
+    Args:
+        folder: exists.
+        record: its curve gives accuracy, learning rate and mean loss by epoch.
+        losses: one per step, from the first.
+
+    Raises:
+        RecordError: if a file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("step", "loss"))
+    writer.writerows((step, loss) for step, loss in enumerate(losses, start=1))
+    write_atomic(folder / "training.csv", text.getvalue().encode(), replace=False)
+    write_atomic(folder / EVENTS_NAME, _events(record, losses), replace=False)
+
+
+def _events(record: RunRecord, losses: Sequence[float]) -> bytes:
+    # Imported here: TensorBoard's protocol buffers cost a third of a second.
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    stream = io.BytesIO()
+    writer = RecordWriter(stream)
+
+    def add(tag: str, value: float | Absent, step: int, seconds: float) -> None:
+        if not isinstance(value, Absent):
+            scalar = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+            writer.write(Event(wall_time=seconds, step=step, summary=scalar).SerializeToString())
+
+    writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
+    for step, loss in enumerate(losses, start=1):
+        add("loss/step", loss, step, 0.0)
+    for point in record.accuracy.curve if record.accuracy is not None else ():
+        add("loss/epoch", point.train_loss, point.step, point.seconds)
+        add("accuracy/test_pct", point.test_accuracy_pct, point.step, point.seconds)
+        add("learning_rate", point.learning_rate, point.step, point.seconds)
+    for repeat in record.timing.repeats if record.timing is not None else ():
+        for step, value in enumerate(repeat.step_ms, start=1):
+            add("time/step_ms", value, step, 0.0)
+    writer.flush()
+    return stream.getvalue()

@@ -1,0 +1,1 @@
+"""Training: assembling a cell's parts, one step, the loop over epochs."""

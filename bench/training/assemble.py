@@ -1,0 +1,184 @@
+"""Joins a cell's model, quantized layers, optimizer and delayed update into what a training step needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.config import CellConfig, MethodConfig, OptimizerConfig, ProtocolConfig, StrategyConfig
+from bench.config import HypernetConfig as HypernetChoice
+from bench.data import DataSet
+from bench.errors import ConfigError
+from bench.hypernets import build_hypernet
+from bench.layers.convert import Conversion, QuantSpec, quantize_model, quantized_layers
+from bench.methods import build_method
+from bench.models import build_model
+from bench.optim import OPTIMIZERS, Optimizer, build_optimizer
+from bench.quantizers.uniform import uniform_values
+from bench.seeding import global_stream, sub_seed, torch_generator
+from bench.update import DelayedUpdate, build_strategy
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts:
+    """Everything one training step touches."""
+
+    model: nn.Module
+    conversion: Conversion | None  # None: a floating-point method
+    optimizer: Optimizer  # of the parameters that step at once
+    weights: list[nn.Parameter]  # of the quantized layers, in order
+    delayed: DelayedUpdate | None  # MetaGrad's update of `weights`
+    quantize_grad: Callable[[Tensor], Tensor] | None  # Q on ∇W of each quantized layer, where no hypernetwork does it
+    lr_factors: Callable[[], list[Tensor]] | None  # one per parameter of `optimizer`
+    autocast_bf16: bool
+
+
+def build_parts(
+    cell: CellConfig,
+    data: DataSet,
+    device: torch.device,
+    *,
+    initial_state: dict[str, Tensor] | None = None,
+) -> Parts:
+    """Build a cell's parts on a device.
+
+    Args:
+        cell: the checked config.
+        data: gives the model its input shape and classes.
+        device: where to train.
+        initial_state: floating-point state dict to start from; None keeps the seeded random weights.
+
+    Raises:
+        ConfigError: a model, method, hypernetwork or strategy that does not exist or fit.
+    """
+    method = build_method(cell)
+    channels, height, width = data.image_shape
+    assert height == width, f"images are {height}×{width}, models take square ones"
+    with global_stream(cell.seed, "model_init"):
+        model = build_model(
+            cell.model.name, num_classes=data.num_classes, in_channels=channels, image_size=height,
+            shortcut=cell.model.shortcut, factory=cell.model.factory,
+        )  # fmt: skip
+    if initial_state is not None:
+        model.load_state_dict(initial_state)
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    conversion = None
+    if method.low_bit:
+        conversion = quantize_model(model, _spec(cell), generator=torch_generator(cell.seed, "stochastic_rounding", device=device))
+    layers = quantized_layers(model) if conversion is not None else {}
+    weights = [layer.weight for layer in layers.values()]
+    delayed = None
+    immediate = list(model.parameters())
+    factor_of = {id(layer.weight): layer for layer in layers.values()}
+    if cell.method.grad_quantizer == "hypernet":
+        delayed = _delayed_update(cell, device, weights, [*layers.values()])
+        immediate = [parameter for parameter in immediate if id(parameter) not in factor_of]
+    lr_factors = None
+    if cell.method.error_quantizer == "uint8" and delayed is None:
+        one = torch.ones((), device=device)
+
+        def lr_factors() -> list[Tensor]:
+            return [factor_of[id(p)].lr_factor if id(p) in factor_of else one for p in immediate]
+
+    return Parts(
+        model=model,
+        conversion=conversion,
+        optimizer=_optimizer(cell.optimizer, immediate),
+        weights=weights,
+        delayed=delayed,
+        quantize_grad=_grad_quantizer(cell.grad_bits) if cell.method.grad_quantizer == "uniform" else None,
+        lr_factors=lr_factors,
+        autocast_bf16=method.autocast_bf16,
+    )
+
+
+def check_training(cell: CellConfig) -> None:
+    """Refuse an optimizer that does not exist, without building anything large.
+
+    Raises:
+        ConfigError: one sentence.
+    """
+    if cell.optimizer.name not in OPTIMIZERS:
+        raise ConfigError(f"There is no optimizer {cell.optimizer.name!r}: choose one of {', '.join(OPTIMIZERS)}.")
+
+
+def as_fp32(cell: CellConfig) -> CellConfig:
+    """The FP32 cell of the same model, data, optimizer and protocol: the reference of every ratio."""
+    return dataclasses.replace(
+        without_hypernet(cell), variant_name="fp32", method=MethodConfig(name="fp32"), weight_bits=32,
+        activation_bits=32, error_bits=32, grad_bits=32, edge_layers="same",
+    )  # fmt: skip
+
+
+def without_hypernet(cell: CellConfig) -> CellConfig:
+    """The same cell with the plain uniform quantizer on ∇W: what the hypernetwork adds is the difference to it."""
+    if cell.method.grad_quantizer != "hypernet":
+        return cell
+    method = dataclasses.replace(cell.method, name="uniform", grad_quantizer="uniform")
+    if cell.method.error_quantizer == "uint8":
+        method = dataclasses.replace(method, name="uint8")
+    return dataclasses.replace(
+        cell, method=method, hypernet=HypernetChoice(name="none"), strategy=StrategyConfig(name="none")
+    )
+
+
+def for_pretraining(cell: CellConfig) -> CellConfig:
+    """The FP32 training that all cells of a model, data set and seed start from."""
+    protocol = cell.protocol
+    optimizer = OptimizerConfig(
+        name="sgd", lr=protocol.pretrain_lr, momentum=0.9, weight_decay=protocol.pretrain_weight_decay,
+        schedule=protocol.pretrain_schedule,
+    )  # fmt: skip
+    training = ProtocolConfig(
+        batch_size=protocol.batch_size, augment=protocol.augment, epochs=max(1, protocol.pretrain_epochs),
+        threads=protocol.threads,
+    )  # fmt: skip
+    return dataclasses.replace(as_fp32(cell), variant_name="pretrain", optimizer=optimizer, protocol=training)
+
+
+def _spec(cell: CellConfig) -> QuantSpec:
+    return QuantSpec(
+        forward=cell.quantizer.name,
+        weight_bits=cell.weight_bits,
+        activation_bits=cell.activation_bits,
+        error=cell.method.error_quantizer,
+        error_bits=cell.error_bits,
+        error_rounding=cell.method.error_rounding,
+        error_granularity=cell.method.error_granularity,
+        edge_layers=cell.edge_layers,
+        dispatch=cell.dispatch,
+    )
+
+
+def _optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> Optimizer:
+    options = {"momentum": config.momentum} if config.name == "sgd" else {}
+    return build_optimizer(config.name, parameters, lr=config.lr, weight_decay=config.weight_decay, **options)
+
+
+def _grad_quantizer(bits: int) -> Callable[[Tensor], Tensor]:
+    def quantize(grad: Tensor) -> Tensor:
+        return uniform_values(grad, grad.abs().amax(), bits)
+
+    return quantize
+
+
+def _delayed_update(
+    cell: CellConfig, device: torch.device, weights: list[nn.Parameter], layers: list[nn.Module]
+) -> DelayedUpdate:
+    with global_stream(cell.seed, "hypernet_init"):
+        hypernet = build_hypernet(cell.hypernet.name, hidden=cell.hypernet.hidden, form=cell.hypernet.form).to(device)
+    options = {"slim": {"seed": sub_seed(cell.seed, "slim_layer")}, "recompute": {"chunk": cell.strategy.chunk}}
+    uint8 = cell.method.error_quantizer == "uint8"
+    return DelayedUpdate(
+        weights,
+        optimizer=_optimizer(cell.optimizer, weights),
+        hypernet=hypernet,
+        strategy=build_strategy(cell.strategy.name, **options.get(cell.strategy.name, {})),
+        quantize=_grad_quantizer(cell.grad_bits),
+        meta_lr=cell.hypernet.meta_lr,
+        lr_factors=(lambda: [layer.lr_factor for layer in layers]) if uint8 else None,
+    )

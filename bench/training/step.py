@@ -1,0 +1,61 @@
+"""One training step, as Algorithm 1 of docs/method.md section 4 reads."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.profilers.base import Phases
+from bench.training.assemble import Parts
+
+
+# The update's own phases under the step's names.
+_PHASE_OF = {"hypernet_forward": "meta", "meta_gradient": "meta"}
+
+
+def train_step(parts: Parts, images: Tensor, labels: Tensor, lr: float, phases: Phases) -> Tensor:
+    """Preview, forward, backward, meta step, optimizer step, commit; nothing here waits for the device.
+
+    Args:
+        parts: the cell's parts; stepped in place.
+        images: (N, C, H, W) float32, channels-last.
+        labels: (N,) int64.
+        lr: learning rate of this step.
+        phases: context managers by phase name.
+
+    Returns:
+        () float32 loss, detached.
+    """
+    delayed = parts.delayed
+    if delayed is not None:
+        delayed.phases = lambda name: phases(_PHASE_OF.get(name, name))
+        delayed.preview(lr)
+    with phases("forward"):
+        autocast = torch.autocast(images.device.type, torch.bfloat16) if parts.autocast_bf16 else nullcontext()
+        with autocast:
+            loss = F.cross_entropy(parts.model(images), labels)
+    with phases("backward"):
+        for parameter in parts.model.parameters():
+            parameter.grad = None
+        loss.backward()
+    if delayed is not None:
+        delayed.meta_step()
+    with phases("optimizer"):
+        if parts.quantize_grad is not None:
+            for weight in parts.weights:
+                assert weight.grad is not None, "backward left no gradient in a quantized layer"
+                weight.grad = parts.quantize_grad(weight.grad)
+        parts.optimizer.lr = lr
+        parts.optimizer.step(lr_factors=parts.lr_factors() if parts.lr_factors is not None else None)
+        if delayed is not None:
+            delayed.commit()
+    return loss.detach()
+
+
+@torch.no_grad()
+def evaluate_batch(parts: Parts, images: Tensor, labels: Tensor) -> Tensor:
+    """Number of right answers in a batch, as a () int64 tensor on the device."""
+    return (parts.model(images).argmax(dim=1) == labels).sum()

@@ -1,0 +1,1 @@
+"""Hydra configs: one small YAML per choice; a package so that they install with the library."""

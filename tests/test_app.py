@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.app import GROUPS, compose_variants, group_files, group_options, parse_arguments, plan_cells
+from bench.config import CellConfig
+from bench.errors import ConfigError
+
+
+def plan(*argv: str) -> tuple[CellConfig, ...]:
+    return plan_cells(parse_arguments(argv)).cells
+
+
+def refusal(*argv: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        plan(*argv)
+    message = str(caught.value)
+    assert "\n" not in message, "a refusal is one sentence"
+    return message
+
+
+def test_a_command_line_without_a_suite_is_one_cell() -> None:
+    (cell,) = plan("variant=metagrad_int4_slim", "seed=3")
+    assert (cell.method.name, cell.hypernet.name, cell.strategy.name) == ("metagrad", "dual_lstm_fc", "slim")
+    assert (cell.weight_bits, cell.activation_bits, cell.error_bits, cell.grad_bits, cell.seed) == (4, 4, 4, 4, 3)
+
+
+def test_the_demo_suite_holds_the_cells_that_the_readme_promises() -> None:
+    assert [cell.variant_name for cell in plan("suite=demo")] == [
+        "fp32", "ste_int4", "uint8_int8", "uint8_int4", "metagrad_int8_recompute", "metagrad_int4_retain",
+        "metagrad_int4_slim", "metagrad_int4_recompute",
+    ]  # fmt: skip
+
+
+def test_a_suite_sweeps_over_seeds_and_a_choice_of_variants() -> None:
+    cells = plan("suite=demo", "seed=1,2", "variant=fp32,ste_int4")
+    assert [(cell.variant_name, cell.seed) for cell in cells] == [
+        ("fp32", 1), ("fp32", 2), ("ste_int4", 1), ("ste_int4", 2),
+    ]  # fmt: skip
+
+
+def test_a_variants_other_settings_stay_free() -> None:
+    (cell,) = plan("variant=metagrad_int4_slim", "hypernet.hidden=9", "hypernet.form=literal", "optimizer=adam")
+    assert (cell.hypernet.hidden, cell.hypernet.form, cell.optimizer.name) == (9, "literal", "adam")
+
+
+@pytest.mark.parametrize(
+    "override", ["weight_bits=8", "method=ste", "method.name=ste", "hypernet=lstm_fc", "method.error_rounding=nearest",
+                 "strategy=retain", "strategy.name=retain", "++weight_bits=8", "variant_name=other"]
+)  # fmt: skip
+def test_a_key_that_the_variant_fixes_cannot_be_overridden_beside_it(override: str) -> None:
+    message = refusal("variant=metagrad_int4_slim", override)
+    assert "variant=metagrad_int4_slim" in message
+    assert override.lstrip("+").split("=")[0] in message
+
+
+def test_a_swept_variant_fixes_its_keys_too() -> None:
+    assert "grad_bits" in refusal("suite=demo", "grad_bits=8")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("method=nonsense", "'nonsense'"), ("suite=dmo", "demo"), ("variant=metagrad_int4_slm", "metagrad_int4_slim"),
+        ("model=resnet21", "resnet20"), ("nonsense=1", "'nonsense'"), ("protocol.epoch=1", "epochs"),
+        ("seed=abc", "abc"), ("seed=", "seed"), ("seed=-1", "seed=-1"), ("protocol.epochs=0", "protocol.epochs=0"),
+        ("hypernet.hidden=0", "hypernet.hidden=0"), ("weight_bits=9", "weight_bits=9"),
+        ("protocol.passes=[timing,speed]", "protocol.passes"), ("optimizer.momentum=1", "optimizer.momentum=1"),
+        ("a b", "a b"), ("seed=[1", "seed=[1"), ("suite=demo,single", "one suite"), ("--nonsense", "--nonsense"),
+        ("suite_name=../x", "suite_name"), ("data.image_size=-8", "data.image_size=-8"), ("+new=1", "'new'"),
+        ("model={a:1}", "model"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_refused_by_name_in_one_sentence(override: str, named: str) -> None:
+    assert named in refusal(override)
+
+
+def test_several_values_without_multirun_are_refused() -> None:
+    assert "--multirun" in refusal("seed=1,2")
+
+
+def test_a_users_suites_and_variants_come_with_config_dir(tmp_path: Path) -> None:
+    write(tmp_path / "variant" / "mine.yaml", "# @package _global_\n# Six bits.\nvariant_name: mine\nseed: 7\n")
+    write(
+        tmp_path / "suite" / "ours.yaml",
+        "# @package _global_\nsuite_name: ours\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      variant: mine,fp32\n",
+    )
+    cells = plan("suite=ours", "--config-dir", str(tmp_path))
+    assert [(cell.suite_name, cell.variant_name, cell.seed) for cell in cells] == [("ours", "mine", 7), ("ours", "fp32", 0)]
+    assert group_files("variant", str(tmp_path))["mine"] == "Six bits."
+
+
+def test_a_users_variant_carries_the_name_of_its_file(tmp_path: Path) -> None:
+    write(tmp_path / "variant" / "mine.yaml", "# @package _global_\nvariant_name: yours\n")
+    assert "variant_name" in refusal("variant=mine", "--config-dir", str(tmp_path))
+
+
+def test_a_typo_in_a_users_variant_is_refused_by_its_key(tmp_path: Path) -> None:
+    write(tmp_path / "variant" / "mine.yaml", "# @package _global_\nvariant_name: mine\nwieght_bits: 4\n")
+    assert "wieght_bits" in refusal("variant=mine", "--config-dir", str(tmp_path))
+
+
+def test_broken_yaml_in_a_users_variant_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "variant" / "mine.yaml", "# @package _global_\nvariant_name: [mine\n")
+    assert "mine" in refusal("variant=mine", "--config-dir", str(tmp_path))
+
+
+def test_a_file_of_ours_is_not_shadowed_in_silence(tmp_path: Path) -> None:
+    write(tmp_path / "variant" / "fp32.yaml", "# @package _global_\nvariant_name: fp32\nseed: 9\n")
+    assert "fp32" in refusal("variant=fp32", "--config-dir", str(tmp_path))
+
+
+def test_a_config_dir_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "--config-dir" in refusal("seed=1", "--config-dir", str(tmp_path / "missing"))
+
+
+def test_every_group_offers_something_and_every_variant_is_labelled() -> None:
+    assert all(group_options(group) for group in GROUPS)
+    for name, cell in compose_variants().items():
+        assert cell.variant_name == name
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

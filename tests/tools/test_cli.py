@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.cli import VERBS, main
+
+PROGRAM = [sys.executable, "-m", "tools.cli"]
+ROOT = Path(__file__).parents[2]
+
+
+def call(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    return subprocess.run([*PROGRAM, *argv], capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_every_verb_explains_itself_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main([verb, "--help"])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    text = capsys.readouterr().out
+    assert code == 0
+    assert f"metagrad-bench {verb}" in text
+    assert "example" in text.lower()
+
+
+def test_the_program_lists_its_verbs_and_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {verb} " in text for verb in VERBS)
+    assert main(["--version"]) == 0
+    assert main([]) == 2
+
+
+def test_an_unknown_verb_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runn"]) == 2
+    assert "run, report, gate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        (["suite=demo", "method=nonsense"], "nonsense"),
+        (["suite=demo", "seed=abc"], "abc"),
+        (["suite=demo", "nonsense=1"], "nonsense"),
+        (["suite=demo", "data=fashion_mnist", "data.root=/nonexistent", "data.download=false"], "/nonexistent"),
+        (["suite=demo", "model=vgg16", "data.image_size=2"], "vgg16"),
+        (["model=custom"], "model.factory"),
+        (["variant=custom", "method=ste"], "weight_bits"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_is_written(
+    override: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *override]) == 2
+    captured = capsys.readouterr()
+    assert named in captured.err
+    assert len(captured.err.strip().splitlines()) <= 6
+    assert "Traceback" not in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_real_command_line_refuses_like_the_function(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("not a folder", encoding="utf-8")
+    cases = [
+        (["run", "suite=demo", "method=nonsense"], "nonsense"),
+        (["run", "suite=demo", "device=cuda:99"], "cuda:99"),
+        (["run", "suite=demo", f"output_dir={blocker}/below"], "file"),
+    ]
+    for argv, named in cases:
+        run = call(*argv, cwd=tmp_path)
+        assert run.returncode == 2, run.stderr
+        assert named in run.stderr
+        assert run.stdout == ""
+        assert len(run.stderr.strip().splitlines()) <= 6
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_truncated_data_set_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (root / f"{name}-ubyte").write_bytes(b"\x00\x00\x08\x03\x00\x00")
+    run = call("run", "suite=demo", "data=fashion_mnist", f"data.root={root}", "data.download=false", cwd=tmp_path)
+    assert run.returncode == 2, run.stderr
+    assert "ubyte" in run.stderr
+    assert len(run.stderr.strip().splitlines()) <= 6
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_list_is_machine_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "methods", "suites", "gpus", "--json"]) == 0
+    lists = json.loads(capsys.readouterr().out)
+    assert {row["name"] for row in lists["methods"]} >= {"fp32", "ste", "uint8", "metagrad"}
+    assert all(row["source"] for row in lists["methods"])
+    assert {row["name"] for row in lists["suites"]} >= {"demo", "single"}
+    assert len(lists["gpus"]) > 10
+
+
+def test_list_prints_every_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("suites", "variants", "models", "methods", "datasets", "gpus", "resnet20"))

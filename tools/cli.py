@@ -1,0 +1,70 @@
+"""``metagrad-bench`` and its verbs: the one place that turns errors into a sentence and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+
+from bench.errors import ExitCode, UserError
+
+# verb -> (module with main(argv) -> int, one line)
+VERBS = {
+    "run": ("tools.run", "measure a suite, or one cell (a Hydra application)"),
+    "report": ("reports.build", "write report.html, report.md, figures and tables from run folders"),
+    "gate": ("tools.gate", "compare run folders with a baseline and answer with an exit code"),
+    "baseline": ("tools.baseline", "write a baseline for the gate from run folders"),
+    "doctor": ("tools.doctor", "what this machine can do, and what would spoil a measurement"),
+    "list": ("tools.listing", "suites, variants, models, methods, datasets, GPUs known"),
+}
+HELP = """usage: metagrad-bench VERB [arguments]
+
+Benchmarks of complete quantized training: speed, memory and accuracy, integer GEMMs forward and backward.
+
+verbs (each has --help):
+{verbs}
+
+example:
+  metagrad-bench run suite=demo
+  metagrad-bench report out/demo -o out/demo
+
+exit codes: 0 done, 1 a cell failed or the gate found a regression, 2 wrong usage or bad input, 130 interrupted;
+the gate has more, see `metagrad-bench gate --help`.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; answers the exit code. A mistake of the user is one sentence, a programming error a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        verbs = "\n".join(f"  {verb:<9} {line}" for verb, (_, line) in VERBS.items())
+        print(HELP.format(verbs=verbs), end="")
+        return ExitCode.OK if arguments else ExitCode.USAGE
+    if arguments[0] in ("-V", "--version"):
+        print(f"metagrad-bench {importlib.metadata.version('metagrad-bench')}")
+        return ExitCode.OK
+    verb, *rest = arguments
+    if verb not in VERBS:
+        return _complain(f"There is no verb {verb!r}: use one of {', '.join(VERBS)} (see metagrad-bench --help).")
+    try:
+        return int(importlib.import_module(VERBS[verb][0]).main(rest))
+    except UserError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("Interrupted; what had been measured is kept.", ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader went away (`| head`): nothing is wrong, and Python must not complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+
+
+def _complain(sentence: str, code: int = ExitCode.USAGE) -> int:
+    text = sentence if sentence[:1] != sentence[:1].lower() or not sentence[:1].isalpha() else sentence[:1].upper() + sentence[1:]
+    print(f"metagrad-bench: {text}", file=sys.stderr)
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

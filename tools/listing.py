@@ -1,0 +1,131 @@
+"""``metagrad-bench list``: suites, variants, models, methods, datasets and GPUs known, a line and a source each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench.errors import ExitCode
+from bench.units import Absent
+
+Row = dict[str, str]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print one or all lists."""
+    parser = argparse.ArgumentParser(
+        prog="metagrad-bench list",
+        description="What can be named on the command line of `metagrad-bench run`, with a line and a source each.",
+        epilog="example: metagrad-bench list methods; exit codes: 0, or 2 for wrong usage",
+    )
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"any of {', '.join(LISTS)}; none: all")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--config-dir", metavar="DIR", help="also list the suites and variants of this folder")
+    args = parser.parse_args(list(argv))
+    unknown = [name for name in args.what if name not in LISTS]
+    if unknown:
+        parser.error(f"there is no list of {unknown[0]!r}: choose from {', '.join(LISTS)}")
+    lists = {name: LISTS[name](args.config_dir) for name in args.what or LISTS}
+    if args.json:
+        print(json.dumps(lists, indent=2, ensure_ascii=False))
+        return ExitCode.OK
+    console = Console()
+    for name, rows in lists.items():
+        console.print(_table(name, rows))
+    return ExitCode.OK
+
+
+def _table(title: str, rows: Sequence[Row]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(value) for value in row.values()))
+    return table
+
+
+def _suites(config_dir: str | None) -> list[Row]:
+    return _yaml_rows("suite", config_dir)
+
+
+def _variants(config_dir: str | None) -> list[Row]:
+    from bench.app import compose_variants
+
+    rows = []
+    for name, cell in compose_variants(config_dir).items():
+        meta = cell.method.grad_quantizer == "hypernet"
+        rows.append(
+            {
+                "name": name,
+                "method": cell.method.name,
+                "weights/activations/error signals/∇W": "/".join(
+                    "fp32" if bits == 32 else f"int{bits}"
+                    for bits in (cell.weight_bits, cell.activation_bits, cell.error_bits, cell.grad_bits)
+                ),
+                "hypernetwork": f"{cell.hypernet.name}, {cell.strategy.name}" if meta else "",
+            }
+        )
+    return rows
+
+
+def _yaml_rows(group: str, config_dir: str | None) -> list[Row]:
+    from bench.app import group_files
+
+    return [{"name": name, "what": summary} for name, summary in group_files(group, config_dir).items()]
+
+
+def _models(config_dir: str | None) -> list[Row]:
+    from bench.models import CUSTOM, CUSTOM_SUMMARY, MODELS
+
+    rows = [{"name": name, "what": entry.summary, "source": entry.source} for name, entry in MODELS.items()]
+    return [*rows, {"name": CUSTOM, "what": CUSTOM_SUMMARY, "source": "yours"}]
+
+
+def _methods(config_dir: str | None) -> list[Row]:
+    from bench.methods import METHODS
+
+    return [{"name": method.name, "what": method.summary, "source": method.source} for method in METHODS.values()]
+
+
+def _datasets(config_dir: str | None) -> list[Row]:
+    from bench.data import DATASETS
+
+    return [{"name": name, "what": entry.summary, "source": entry.source} for name, entry in DATASETS.items()]
+
+
+def _gpus(config_dir: str | None) -> list[Row]:
+    from bench.hardware.capability import has_int4_tensor_cores
+    from bench.hardware.peaks import GPUS
+
+    def show(value: float | Absent, unit: str) -> str:
+        return "n/a" if isinstance(value, Absent) else f"{value:g} {unit}"
+
+    return [
+        {
+            "name": gpu.name,
+            "sm": str(gpu.sm),
+            "INT8": show(gpu.int8_tops, "TOP/s"),
+            "INT4 units": "present, unused" if has_int4_tensor_cores(gpu.sm) is True else "no",
+            "bf16": show(gpu.bf16_tflops, "TFLOP/s"),
+            "FP32": show(gpu.fp32_tflops, "TFLOP/s"),
+            "bandwidth": show(gpu.bandwidth_gb_s, "GB/s"),
+            "memory": show(gpu.memory_gb, "GB"),
+            "source": gpu.source,
+        }
+        for gpu in GPUS
+    ]
+
+
+LISTS: dict[str, Callable[[str | None], list[Row]]] = {
+    "suites": _suites,
+    "variants": _variants,
+    "models": _models,
+    "methods": _methods,
+    "datasets": _datasets,
+    "gpus": _gpus,
+}

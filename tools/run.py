@@ -1,0 +1,126 @@
+"""``metagrad-bench run``: composes and checks every cell, lets Hydra run them, sums up with an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.errors import ConfigError, ExitCode, RecordError
+
+HELP = """usage: metagrad-bench run [suite=NAME | variant=NAME] [key=value ...] [Hydra flags]
+
+Measures the cells of a suite, or one cell. Each cell leaves a folder with record.json, samples.csv, training.csv and
+TensorBoard scalars under OUTPUT_DIR/SUITE/. Run again, it measures only what is missing.
+
+choices (key=value; `metagrad-bench list` explains them):
+{groups}
+
+settings most used:
+  device=auto|cpu|cuda|cuda:1   where to run (auto: the first GPU, else the CPU)
+  seed=0                        with --multirun several: seed=0,1,2
+  output_dir=out                where records go
+  fresh=true                    measure again what is already there (the earlier record is set aside)
+  weight_bits activation_bits error_bits grad_bits   2 to 8, or 32 for floating point (variant=custom)
+  edge_layers=same|int8|full    first convolution and last linear layer
+  data.root=DIR  data.download=false
+  protocol.epochs=N  protocol.timing_blocks=N  protocol.passes=[timing,memory,accuracy]
+  model=custom model.factory=package.module:function   your own network
+
+Hydra flags:
+  --multirun, -m                one cell for each combination of comma-separated values
+  --config-dir DIR              a folder with your own suite/ or variant/ files
+  --cfg job                     print the composed config and stop
+  hydra/launcher=joblib         other launchers, where they are installed
+  --hydra-help                  Hydra's own help
+
+examples:
+  metagrad-bench run suite=demo
+  metagrad-bench run suite=demo device=cpu seed=0,1,2
+  metagrad-bench run variant=metagrad_int4_slim model=resnet20 data=fashion_mnist hypernet.hidden=100
+
+exit codes: 0 every cell finished (diverged is a result), 1 a cell failed or ran out of memory, 2 wrong usage or bad
+input (nothing was written), 130 interrupted.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line's cells; answers the exit code.
+
+    Raises:
+        UserError: one sentence about what is wrong, before anything is written.
+    """
+    from bench import app  # Hydra and torch, only where they are needed
+
+    if any(argument in ("-h", "--help") for argument in argv):
+        groups = "\n".join(f"  {group:<10} {', '.join(app.group_options(group))}" for group in app.GROUPS)
+        print(HELP.format(groups=groups), end="")
+        return ExitCode.OK
+    args = app.parse_arguments(argv)
+    if any(getattr(args, name) for name in app.PASSTHROUGH):
+        return _call_hydra(argv)
+    plan = app.plan_cells(args)
+
+    from bench import cell as cells
+    from bench.precheck import check_cells
+    from bench.progress import SuiteProgress, set_current
+
+    check_cells(plan.cells)
+    progress = SuiteProgress(len(plan.cells), show=plan.cells[0].progress)
+    set_current(progress)
+    try:
+        code = _call_hydra(argv)
+    finally:
+        progress.close()
+        set_current(None)
+    if code != ExitCode.OK:
+        return code
+    return _sum_up([cells.locate(cell)[0] for cell in plan.cells])
+
+
+def _call_hydra(argv: Sequence[str]) -> int:
+    from bench import app
+
+    app.register()
+    with _arguments(["metagrad-bench run", *argv]):
+        try:
+            app.hydra_main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        except app.CONFIG_ERRORS as error:
+            raise ConfigError(app.explain(error)) from error
+    return ExitCode.OK
+
+
+@contextmanager
+def _arguments(argv: list[str]) -> Iterator[None]:
+    """Hydra reads sys.argv; errors reach us instead of its own printing."""
+    before, sys.argv = sys.argv, argv
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _sum_up(folders: list[Path]) -> int:
+    """One line per cell that is not ok, and where the records lie."""
+    from bench.records.store import read_record
+
+    counts: dict[str, int] = {}
+    for folder in folders:
+        try:
+            record = read_record(folder / "record.json")
+        except RecordError as error:
+            counts["failed"] = counts.get("failed", 0) + 1
+            print(f"failed   {folder.name}: {error}")
+            continue
+        counts[record.status] = counts.get(record.status, 0) + 1
+        if record.status != "ok":
+            print(f"{record.status:<8} {folder.name}: {record.reason}")
+    summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    places = sorted({str(folder.parent) for folder in folders})
+    print(f"{len(folders)} cells: {summary}. Records: {', '.join(places)}")
+    return ExitCode.FAILED if counts.get("failed") or counts.get("out_of_memory") else ExitCode.OK
