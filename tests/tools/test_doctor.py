@@ -1,0 +1,199 @@
+"""Doctor runs as a command; its advice is tested on planted machines."""
+
+from __future__ import annotations
+
+import copy
+import getpass
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tools.doctor import advise, build_parser, main, render
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def run_doctor(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tools.doctor", *arguments],
+        cwd=CHECKOUT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def json_text() -> str:
+    result = run_doctor("--json", "--no-measure")
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture
+def report(json_text: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(json_text)
+    return parsed
+
+
+def leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for part in value.values() for leaf in leaves(part)]
+    if isinstance(value, list):
+        return [leaf for part in value for leaf in leaves(part)]
+    return [value]
+
+
+def test_json_has_a_value_or_a_reason_everywhere(report: dict[str, Any]) -> None:
+    assert all(leaf is not None and leaf != "" for leaf in leaves(report))
+    cpu = report["devices"][0]
+    assert cpu["device"] == "cpu"
+    assert cpu["ceilings"] == {"reason": "not measured: --no-measure"}
+    assert set(cpu["integer_paths"]) == {"8", "6", "4"}
+    for path in cpu["integer_paths"].values():
+        assert path["label"] in {"integer", "emulated", "simulated"}
+        assert path["reason"]
+    assert set(report["nvidia"]) == {"driver", "driver_cuda", "gpus_seen"}
+    assert isinstance(report["advice"], list)
+
+
+def test_neither_user_nor_host_nor_home_is_printed(json_text: str) -> None:
+    assert str(Path.home()) not in json_text
+    assert str(CHECKOUT) not in json_text
+    words = set(re.findall(r"[\w.-]+", json_text))
+    for private in (platform.node(), getpass.getuser()):
+        assert private not in words or private in {"", "root"}
+
+
+def test_the_table_shows_measured_ceilings_and_takes_any_width() -> None:
+    result = run_doctor(COLUMNS="100")
+    assert result.returncode == 0, result.stderr
+    assert "This machine" in result.stdout
+    assert re.search(r"int8 product\s+│ [\d,]+ GOP/s measured", result.stdout)
+    assert re.search(r"copy\s+│ [\d,.]+ GB/s measured", result.stdout)
+    assert re.search(r"8-bit products\s+│ integer: ", result.stdout)
+
+
+def test_help_is_complete_and_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for words in ("--json", "--no-measure", "metagrad-bench doctor --json", "exit code"):
+        assert words in text
+    assert build_parser().prog == "metagrad-bench doctor"
+
+
+def test_an_unknown_argument_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--nonsense"])
+    assert stop.value.code == 2
+    assert "--nonsense" in capsys.readouterr().err
+
+
+@pytest.fixture
+def quiet(report: dict[str, Any]) -> dict[str, Any]:
+    """A machine on which nothing spoils a measurement."""
+    report = copy.deepcopy(report)
+    report.pop("advice")
+    report["load_average"] = 0.0
+    report["on_battery"] = False
+    report["torch"]["threads"] = 2
+    report["cpu"] |= {
+        "usable_cores": 2,
+        "physical_cores": 2,
+        "governor": "performance",
+        "cgroup_cores": {"reason": "none"},
+    }
+    report["memory"]["available_bytes"] = 2**34
+    report["nvidia"] = {key: {"reason": "no driver"} for key in ("driver", "driver_cuda", "gpus_seen")}
+    report["devices"] = report["devices"][:1]
+    report["devices"][0] |= {"self_check": "passed", "instruction_sets": ["avx512_vnni"]}
+    return report
+
+
+def gpu(**changes: Any) -> dict[str, Any]:
+    state = {
+        "mig": False, "clock_mhz": 1980, "max_clock_mhz": 1980, "clock_reasons": ["idle"], "driver": "570.86.10",
+        "power_limit_w": 700.0, "temperature_c": 40,
+    }  # fmt: skip
+    state.update(changes.pop("state", {}))
+    return {
+        "device": "cuda:0", "name": "NVIDIA A100-SXM4-80GB", "sm": 80, "instruction_sets": [], "int4_units": True,
+        "limits": {"min_rows": 17, "multiple": 8}, "self_check": "passed",
+        "integer_paths": {"4": {"label": "emulated", "reason": "sm_80 has INT4 tensor cores, present but unused"}},
+        "ceilings": {"reason": "not measured"}, "published": {"reason": "[not] in the table"}, "state": state,
+        "other_processes": 0,
+    } | changes  # fmt: skip
+
+
+def test_a_quiet_machine_gets_no_advice(quiet: dict[str, Any]) -> None:
+    assert advise(quiet) == []
+    quiet["devices"].append(gpu())
+    assert advise(quiet) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("load_average",), 3.2, "load average 3.2 on 2 cores"),
+        (("on_battery",), True, "plug it in"),
+        (("torch", "threads"), 8, "OMP_NUM_THREADS=2"),
+        (("torch", "threads"), 1, "torch uses 1 of 2 cores"),
+        (("cpu", "physical_cores"), 1, "1 physical cores"),
+        (("cpu", "cgroup_cores"), 1.5, "only 1.5 cores may be used: set OMP_NUM_THREADS=1"),
+        (("cpu", "governor"), "powersave", "governor is powersave"),
+        (("memory", "available_bytes"), 2**30, "Less than 2 GiB"),
+        (("nvidia",), {"driver": "570", "driver_cuda": "12.8", "gpus_seen": 1}, "sees a GPU that torch"),
+        (("devices", 0, "instruction_sets"), ["avx2"], "neither AVX512-VNNI nor AMX"),
+        (("devices", 0, "self_check"), {"reason": "3 sums were wrong"}, "(3 sums were wrong): use dispatch=simulate"),
+    ],
+)
+def test_each_spoiler_gets_one_sentence(quiet: dict[str, Any], path: tuple[Any, ...], value: Any, words: str) -> None:
+    part = quiet
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    advice = advise(quiet)
+    assert len(advice) == 1
+    assert words in advice[0]
+    assert advice[0].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"other_processes": 2}, "2 other process(es) use cuda:0"),
+        ({"state": {"clock_reasons": ["idle", "sw_thermal_slowdown"]}}, "throttled (sw_thermal_slowdown)"),
+        ({"state": {"mig": True, "clock_mhz": {"reason": "MIG"}}}, "is a MIG instance"),
+        ({"state": {"clock_mhz": {"reason": "no permission"}}}, "cannot be read (no permission)"),
+        ({"self_check": {"reason": "it did not run."}}, "(it did not run): use dispatch=simulate"),
+    ],
+)
+def test_each_spoiler_on_a_gpu_gets_one_sentence(quiet: dict[str, Any], changes: dict[str, Any], words: str) -> None:
+    quiet["devices"].append(gpu(**changes))
+    advice = advise(quiet)
+    assert len(advice) == 1
+    assert words in advice[0]
+
+
+def test_the_table_says_that_int4_units_stay_unused_and_prints_brackets_as_they_are(quiet: dict[str, Any]) -> None:
+    quiet["devices"].append(gpu())
+    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    with console.file:
+        render(quiet | {"advice": []}, console)
+        text = console.export_text()
+    assert "emulated: sm_80 has INT4 tensor cores, present but unused" in text
+    assert "n/a ([not] in the table)" in text
+    assert "at least 17 rows, K and N in multiples of 8" in text
+    assert "Nothing seen that would spoil a measurement." in text
