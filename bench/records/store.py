@@ -165,7 +165,7 @@ def read_record(path: Path) -> RunRecord:
         record = _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         check_header(path, data, key="key", kind="a record", newest=SCHEMA_VERSION)
-        raise RecordError(f"{show_path(path)} is damaged: {error}; run its cell again.") from error
+        raise RecordError(f"The record {show_path(path)} is damaged: {error}; run its cell again.") from error
     if record.schema_version != SCHEMA_VERSION:
         check_header(path, data, key="key", kind="a record", newest=SCHEMA_VERSION)
     return record
@@ -188,7 +188,9 @@ def find_records(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
         try:
             mode = path.stat().st_mode
         except (OSError, ValueError) as error:
-            raise RecordError(f"{show_path(path)} cannot be read: {_why(error)}; give a folder of runs.") from error
+            raise RecordError(
+                f"The path {show_path(path)} cannot be read: {_why(error)}; give a folder of runs."
+            ) from error
         if stat.S_ISDIR(mode):
             files.extend(_walk(path, visited, problems))
         else:
@@ -206,7 +208,7 @@ def find_records(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
             continue
         first, last = sorted((other, found), key=lambda item: item.record.started_at)
         newest[found.record.key] = last
-        reason = f"{show_path(first.path)} is left aside: {show_path(last.path)} holds a newer record of the same key."
+        reason = f"The record {show_path(first.path)} is left aside: {show_path(last.path)} has its key and is newer."
         problems.append(Problem(first.path, reason, unreadable=False))
     return sorted(newest.values(), key=lambda item: item.path), sorted(problems, key=lambda item: item.path)
 
@@ -219,12 +221,14 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise RecordError(f"{show_path(path)} is not a regular file; give a file that metagrad-bench wrote.")
+            raise RecordError(
+                f"The path {show_path(path)} is not a regular file; give a file that metagrad-bench wrote."
+            )
         data = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise RecordError(f"{show_path(path)} cannot be read: {_why(error)}.") from error
+        raise RecordError(f"The file {show_path(path)} cannot be read: {_why(error)}.") from error
     if not data.strip():
-        raise RecordError(f"{show_path(path)} is empty; write it again.")
+        raise RecordError(f"The file {show_path(path)} is empty; write it again.")
     return data
 
 
@@ -245,25 +249,29 @@ def check_header(path: Path, data: bytes, *, key: str, kind: str, newest: int) -
     try:
         header = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     except (msgspec.ValidationError, RecursionError):
-        raise RecordError(f"{name} is not {kind} of metagrad-bench.") from None
+        raise RecordError(f"The file {name} is not {kind} of metagrad-bench.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{name} is not valid JSON ({error}); it may have been cut off: write it again.") from None
+        raise RecordError(f"The file {name} is not valid JSON (cut off?): {error}; write it again.") from None
     try:
         version = msgspec.json.decode(header["schema_version"], type=int)
     except (KeyError, msgspec.MsgspecError):
         version = 0
     if version > newest:
         raise RecordError(
-            f"{name} has schema version {version} and this metagrad-bench reads up to {newest}; update metagrad-bench."
+            f"The file {name} has schema version {version} and up to {newest} can be read; update metagrad-bench."
         )
     if key not in header or version < 1:
-        raise RecordError(f"{name} is not {kind} of metagrad-bench.")
+        raise RecordError(f"The file {name} is not {kind} of metagrad-bench.")
 
 
 def show_path(path: Path) -> str:
-    """A path as it may be printed: odd characters are escaped."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)[1:-1]
+    """A path as it may be printed."""
+    return show_text(str(path))
+
+
+def show_text(text: str) -> str:
+    """Escape the characters that a terminal would obey or cannot encode."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _sample_rows(record: RunRecord) -> Iterator[tuple[int, int, str, str, float]]:
@@ -317,7 +325,7 @@ def _walk(folder: Path, visited: set[tuple[int, int]], problems: list[Problem]) 
                 elif is_folder and not name.startswith(".") and name != SUPERSEDED:
                     pending.append(current / name)
         except OSError as error:
-            reason = f"{show_path(current)} cannot be read: {_why(error)}."
+            reason = f"The folder {show_path(current)} cannot be read: {_why(error)}."
             problems.append(Problem(current, reason, unreadable=True))
 
 
@@ -353,11 +361,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _already_there(path: Path) -> str:
-    return f"{show_path(path)} exists already and is never overwritten; move it away or write elsewhere."
+    return f"The file {show_path(path)} exists already and is never overwritten; move it away or write elsewhere."
 
 
 def _cannot_write(path: Path, error: OSError) -> str:
-    return f"{show_path(path)} cannot be written: {_why(error)}; free space or choose another place."
+    return f"The file {show_path(path)} cannot be written: {_why(error)}; free space or choose another place."
 
 
 def _why(error: Exception) -> str:

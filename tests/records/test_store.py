@@ -238,7 +238,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, make_record: Ma
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr == "run/record.json cannot be written: File too large; free space or choose another place.\n"
+    assert done.stderr.startswith("The file run/record.json cannot be written: File too large; free space or ")
+    assert done.stderr.count("\n") == 1
     assert sorted(child.name for child in (tmp_path / "run").iterdir()) == ["config.yaml", "samples.csv"]
 
 
@@ -252,8 +253,8 @@ def test_a_run_that_was_cut_off_before_its_record_can_be_written_again(tmp_path:
     [
         (b"", "is empty"),
         (b"  \n", "is empty"),
-        (b"{", "is not valid JSON .*cut off"),
-        (b'{"schema_version": 1, "key": "x", ', "is not valid JSON .*cut off"),
+        (b"{", "is not valid JSON .cut off"),
+        (b'{"schema_version": 1, "key": "x", ', "is not valid JSON .cut off"),
         (b"\xff\xfe", "is not valid JSON"),
         (b'{"schema_version": 1, "key": "\xff"}', "is (not valid JSON|damaged)"),
         (b"[1, 2]", "is not a record of metagrad-bench"),
@@ -264,7 +265,7 @@ def test_a_run_that_was_cut_off_before_its_record_can_be_written_again(tmp_path:
         (b'{"schema_version": "1", "key": "x"}', "is not a record of metagrad-bench"),
         (b'{"schema_version": true, "key": "x"}', "is not a record of metagrad-bench"),
         (b'{"schema_version": 0, "key": "x"}', "is not a record of metagrad-bench"),
-        (b'{"schema_version": 2, "key": "x"}', r"has schema version 2 .* reads up to 1; update"),
+        (b'{"schema_version": 2, "key": "x"}', r"has schema version 2 .* up to 1 can be read; update"),
         (b'{"schema_version": 99999999999999999999999, "key": "x"}', r"has schema version 9+ "),
         (b'{"schema_version": 1, "key": "x"}', "is damaged: Object missing required field `suite`"),
         (b"[" * 100_000, "is not a record"),

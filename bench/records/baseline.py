@@ -1,0 +1,276 @@
+"""A baseline: what a candidate is compared with, as one JSON file to review and to keep in a repository.
+
+One entry per cell and machine. A cell is its configuration without the code version, so that it is found again after
+a change of code; a machine is the fingerprint of its environment. The file depends on the records alone: equal records
+give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.errors import RecordError
+from bench.records.schema import RunRecord, Status
+from bench.records.store import check_header, pretty_json, read_bytes, show_path, write_atomic
+from bench.units import Absent
+
+BASELINE_VERSION = 1
+NO_EFFECT_KEYS = (("device",), ("protocol", "pass_limit_s"))  # of the configuration; the machine is told by fingerprint
+EXCERPT = {
+    "device": ("kind", "name", "sm", "memory_bytes", "power_limit_w", "driver"),
+    "torch": ("version", "cuda_build", "cpu_capability", "threads"),
+    "cpu": ("model", "instruction_sets", "usable_cores", "governor"),
+    "kernel_variables": None,  # as a whole
+    "allocator": None,
+    "python": ("version",),
+    "os": ("system", "machine"),
+}  # of the environment block: what the fingerprint is made of, for saying in what two machines differ
+
+Samples = tuple[tuple[int | float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """Raw values: one list of numbers per repeat, in the unit that the metric's name carries."""
+
+    samples: Samples | Absent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One cell on one machine."""
+
+    suite: str
+    variant: str
+    model: str
+    data: str
+    seed: int
+    config_digest: str  # of `config`: equal digests, equal cells
+    fingerprint: str
+    status: Status
+    reason: str
+    code_version: str  # what was measured; no part of the cell's identity
+    started_at: str
+    environment: dict[str, Any]
+    config: dict[str, Any]
+    metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """A file of entries."""
+
+    schema_version: int
+    created: str  # UTC; the start of the newest run in it
+    entries: tuple[Entry, ...]
+
+
+_decoder = msgspec.json.Decoder(Baseline)
+
+
+def cell_label(entry: Entry) -> str:
+    """Name a cell for a reader (``demo/metagrad_int4_slim resnet20 digits seed 0``)."""
+    return f"{entry.suite}/{entry.variant} {entry.model} {entry.data} seed {entry.seed}"
+
+
+def is_measured(entry: Entry) -> bool:
+    """Whether an entry holds a measurement, or a divergence, which is a result."""
+    return entry.status == "diverged" or any(
+        not isinstance(metric.samples, Absent) for metric in entry.metrics.values()
+    )
+
+
+def entry_of(record: RunRecord) -> Entry:
+    """Take from a record what a comparison needs."""
+    config = _without_keys(record.cell, NO_EFFECT_KEYS)
+    return Entry(
+        suite=record.suite,
+        variant=record.variant,
+        model=record.model_name,
+        data=record.data_name,
+        seed=record.seed,
+        config_digest=config_digest(config),
+        fingerprint=record.fingerprint,
+        status=record.status,
+        reason=record.reason,
+        code_version=record.code_version,
+        started_at=record.started_at,
+        environment=_excerpt(record.environment),
+        config=config,
+        metrics={name: Metric(samples=samples) for name, samples in _metrics(record).items()},
+    )
+
+
+def newest_entries(records: Iterable[RunRecord]) -> tuple[Entry, ...]:
+    """One entry per cell and machine, of the run that started last, sorted by name.
+
+    A folder of runs keeps those of earlier code versions; they are not what is to be compared.
+    """
+    newest: dict[tuple[str, str], Entry] = {}
+    for entry in sorted(map(entry_of, records), key=lambda item: (item.started_at, item.code_version)):
+        newest[entry.config_digest, entry.fingerprint] = entry
+    return tuple(sorted(newest.values(), key=_order))
+
+
+def encode_baseline(entries: Iterable[Entry]) -> bytes:
+    """Encode a baseline as indented JSON, entries sorted, one line per repeat.
+
+    Args:
+        entries: at least one.
+    """
+    ordered = tuple(sorted(entries, key=_order))
+    assert ordered, "a baseline needs an entry"
+    created = max(entry.started_at for entry in ordered)
+    return pretty_json(msgspec.json.encode(Baseline(schema_version=BASELINE_VERSION, created=created, entries=ordered)))
+
+
+def write_baseline(path: Path, entries: Iterable[Entry]) -> None:
+    """Write a baseline atomically in place of an older one; a link is followed.
+
+    Raises:
+        RecordError: if it cannot be written; the older one stays as it was.
+    """
+    write_atomic(Path(os.path.realpath(path)), encode_baseline(entries), replace=True)
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Read a baseline.
+
+    Raises:
+        RecordError: it cannot be read, is no baseline, of a newer version, damaged or edited by hand so that it
+            contradicts itself; the message says where.
+    """
+    data, name = read_bytes(path), show_path(path)
+    try:
+        baseline = _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        check_header(path, data, key="entries", kind="a baseline", newest=BASELINE_VERSION)
+        raise RecordError(f"The baseline {name} is damaged: {error}; restore it or write it again.") from error
+    if baseline.schema_version != BASELINE_VERSION:
+        check_header(path, data, key="entries", kind="a baseline", newest=BASELINE_VERSION)
+    try:
+        json.loads(data, object_pairs_hook=_refuse_twins)
+        _check(baseline)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"The baseline {name} is damaged: {error}; restore it or write it again.") from error
+    return baseline
+
+
+def config_digest(config: dict[str, Any]) -> str:
+    """16 hex digits of a configuration's content, whatever the order of its keys."""
+    text = json.dumps(config, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _metrics(record: RunRecord) -> dict[str, Samples | Absent]:
+    """Raw values of every metric that can be compared, absent ones with their reason."""
+    values: dict[str, Samples | Absent] = {}
+    not_timed = _missing(record, "timing")
+    repeats = record.timing.repeats if record.timing else ()
+    values["step_ms"] = _series([repeat.step_ms for repeat in repeats], not_timed)
+    values["fp32_step_ms"] = _series([repeat.fp32_step_ms for repeat in repeats], not_timed)
+    phases = dict.fromkeys(name for repeat in repeats for name in repeat.phases_ms)
+    for phase in phases:
+        values[f"{phase}_ms"] = _series([repeat.phases_ms.get(phase, ()) for repeat in repeats], not_timed)
+    for name in (
+        "peak_allocated_bytes", "peak_process_bytes", "hypernet_extra_allocated_bytes", "hypernet_extra_process_bytes",
+    ):  # fmt: skip
+        values[name] = _single(getattr(record.memory, name) if record.memory else _missing(record, "memory"))
+    if record.data is not None and record.data.synthetic:
+        values["test_accuracy_pct"] = Absent(reason="synthetic data has no accuracy")
+    else:
+        accuracy = record.accuracy.test_accuracy_pct if record.accuracy else _missing(record, "accuracy")
+        values["test_accuracy_pct"] = _single(accuracy)
+    values["integer_share_pct"] = _single(record.gemms.integer_share_pct if record.gemms else _missing(record, "gemms"))
+    return values
+
+
+def _series(repeats: list[tuple[float, ...]], absent: Absent) -> Samples | Absent:
+    """Keep the repeats that hold samples."""
+    return tuple(repeat for repeat in repeats if repeat) or absent
+
+
+def _single(value: float | Absent) -> Samples | Absent:
+    return value if isinstance(value, Absent) else ((value,),)
+
+
+def _missing(record: RunRecord, part: str) -> Absent:
+    if getattr(record, part) is not None:
+        return Absent(reason="no samples were taken")
+    return Absent(reason=record.missing.get(part) or record.reason or "not measured")
+
+
+def _excerpt(environment: dict[str, Any]) -> dict[str, Any]:
+    excerpt: dict[str, Any] = {}
+    for part, names in EXCERPT.items():
+        value = environment.get(part)
+        if isinstance(value, dict) and names is not None:
+            value = {name: value[name] for name in names if name in value}
+        if value is not None:
+            excerpt[part] = value
+    return excerpt
+
+
+def _without_keys(config: dict[str, Any], paths: Iterable[tuple[str, ...]]) -> dict[str, Any]:
+    """Copy a nested configuration without the values at the given paths."""
+    copy = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items()}
+    for *parents, last in paths:
+        node: Any = copy
+        for parent in parents:
+            node = node.get(parent, {})
+        if isinstance(node, dict):
+            node.pop(last, None)
+    return copy
+
+
+def _order(entry: Entry) -> tuple[str, ...]:
+    return (
+        entry.suite, entry.variant, entry.model, entry.data, f"{entry.seed:020d}", entry.config_digest,
+        entry.fingerprint,
+    )  # fmt: skip
+
+
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that stands twice in one object, as a careless merge leaves it."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twin!a} stands twice in one object")
+    return content
+
+
+def _check(baseline: Baseline) -> None:
+    """Refuse a baseline that contradicts itself."""
+    seen = set()
+    for number, entry in enumerate(baseline.entries):
+        place = f"`$.entries[{number}]`"
+        identity = (entry.config_digest, entry.fingerprint)
+        if identity in seen:
+            raise ValueError(f"{place} is a second entry for {cell_label(entry)!a} on {entry.fingerprint!a}")
+        seen.add(identity)
+        if config_digest(entry.config) != entry.config_digest:
+            raise ValueError(f"{place} has a config that does not belong to its config_digest (edited by hand?)")
+        for name, metric in entry.metrics.items():
+            if isinstance(metric.samples, Absent):
+                continue
+            if not metric.samples or not all(metric.samples):
+                raise ValueError(f"{place} holds no samples of {name!a} in a repeat")
+            if not all(_is_finite(value) for repeat in metric.samples for value in repeat):
+                raise ValueError(f"{place} holds a sample of {name!a} that is no finite number")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
