@@ -17,7 +17,9 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.records.schema import Interval, Summary
 from bench.units import MEBIBYTE, Absent
@@ -136,7 +138,7 @@ def accuracy_vs_cost(section: Section) -> Drawing | None:
             )  # fmt: skip
         costs = [cost for _, cost in pairs]
         if min(costs) > 0 and max(costs) / min(costs) > 12:
-            ax.set_xscale("log")
+            _log_axis(ax, "x")
         ax.set_xlabel(label)
         best = ", ".join(row.label for row, _ in sorted((pairs[i] for i in front), key=lambda pair: pair[1]))
         sentences.append(f"On the Pareto front of accuracy against {label.split(',')[0]}: {best}.")
@@ -264,7 +266,7 @@ def step_times(section: Section) -> Drawing | None:
     ax.invert_yaxis()
     spread = samples["step_ms"]
     if spread.min() > 0 and spread.max() / spread.min() > 30:
-        ax.set_xscale("log")
+        _log_axis(ax, "x")
     ax.set_xlabel("step time, ms")
     ax.grid(visible=False, axis="y")
     alt = f"Step times of {len(rows)} rows, {len(samples)} measured steps, every one a point; boxes span the quartiles."
@@ -306,12 +308,14 @@ def convergence(section: Section) -> Drawing | None:
                     colour, marker = colours[row.label]
                     ax.plot(
                         points[column], points[name].astype(float), color=colour, marker=marker, markersize=3.5,
-                        linewidth=1.3, label=_tag(row) if index == 0 else None, linestyle="-" if row.is_low_bit else "--",
+                        linewidth=1.3, linestyle="-" if row.is_low_bit else "--",
+                        label=_tag(row) if index == 0 else None,
                     )  # fmt: skip
             if ax in axes[-1]:
                 ax.set_xlabel(words)
         line[0].set_ylabel(label)
-    axes[0][0].set_yscale("log" if (curves["train_loss"].dropna() > 0).all() else "linear")
+    if (curves["train_loss"].dropna() > 0).all():
+        _log_axis(axes[0][0], "y")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8)
     what = "Training loss and test accuracy" if with_accuracy else "Training loss"
@@ -361,6 +365,15 @@ def _finish(key: str, title: str, caption: str, alt: str, figure: Figure) -> Dra
     figure.savefig(png, format="png", dpi=144, facecolor="white", metadata={"Software": "metagrad-bench"})
     plt.close(figure)
     return Drawing(key=key, title=title, caption=caption, alt=alt, svg=svg.getvalue(), png=png.getvalue())
+
+
+def _log_axis(ax: Axes, name: str) -> None:
+    """Make an axis logarithmic and label it with plain numbers."""
+    ax.set(**{f"{name}scale": "log"})
+    axis = ax.xaxis if name == "x" else ax.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _row_colours(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:

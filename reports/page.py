@@ -188,6 +188,7 @@ def render_html(page: Page) -> str:
     script, style = (_template_text(name) for name in ("report.js", "report.css"))
     # The page may run this one script and load nothing: a name that slipped through as markup would stay inert.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.filters["breakable"] = _breakable
     template = environment.get_template("report.html.j2")
     return template.render(page=page, script=Markup(script), style=Markup(style), script_hash=digest)
 
@@ -401,6 +402,11 @@ def _environment(*, autoescape: bool, finalize: Any) -> jinja2.Environment:
 
 def _template_text(name: str) -> str:
     return files("reports").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may wrap after its underscores."""
+    return escape(clean_text(name)).replace("_", Markup("_<wbr>"))
 
 
 def _html_text(value: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from bench.units import Absent
 from reports.rows import Estimate, Row, Section
+from reports.text import signed
 
 Sameness = Literal["same", "same as far as stated", "differs"]
 PAPER_DATA = "cifar10"
@@ -104,7 +105,7 @@ def _paper_row(layout: _Layout, row: Mapping[str, Any], sections: Sequence[Secti
         for one in section.rows
         if layout.matches(row, one)
     )
-    return PaperRow(published=tuple(_published_text(row[key]) for key, _ in layout.headers), ours=ours)
+    return PaperRow(published=tuple(_published_text(key, row[key]) for key, _ in layout.headers), ours=ours)
 
 
 def _our_row(layout: _Layout, published: Mapping[str, Any], section: Section, row: Row) -> OurRow:
@@ -141,7 +142,9 @@ def _epochs(row: Row) -> int | None:
     return next((record.accuracy.epochs for record in row.records if record.accuracy is not None), None)
 
 
-def _published_text(value: Any) -> str:
+def _published_text(key: str, value: Any) -> str:
+    if key == "delta":
+        return signed(value)
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 

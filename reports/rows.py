@@ -177,8 +177,11 @@ def missing_reason(record: RunRecord, part: str) -> str:
 def _build_section(key: tuple[str, ...], records: Sequence[RunRecord]) -> Section:
     groups: dict[str, dict[int, RunRecord]] = {}
     superseded: list[RunRecord] = []
+    # A cell that failed early knows no data content; it belongs to its other seeds unless contents do differ.
+    contents = {record.data.fingerprint for record in records if record.data is not None}
     for record in sorted(records, key=lambda r: (r.started_at, r.key)):
-        seeds = groups.setdefault(_config_identity(record), {})
+        content = record.data.fingerprint if record.data is not None and len(contents) > 1 else ""
+        seeds = groups.setdefault(_config_identity(record) + content, {})
         if record.seed in seeds:
             superseded.append(seeds[record.seed])
         seeds[record.seed] = record
@@ -223,12 +226,9 @@ def _build_row(records: tuple[RunRecord, ...], label: str) -> Row:
 
 
 def _config_identity(record: RunRecord) -> str:
-    """Everything that makes two records the same row: the composed config without its seed, and the data's content."""
+    """Everything that makes two records the same row: the composed config without its seed."""
     cell = {name: value for name, value in record.cell.items() if name != "seed"}
-    data = record.data.fingerprint if record.data is not None else None
-    return json.dumps([record.variant, dataclasses.astuple(record.method), cell], sort_keys=True, default=str) + str(
-        data
-    )
+    return json.dumps([record.variant, dataclasses.astuple(record.method), cell], sort_keys=True, default=str)
 
 
 def _twin_identity(record: RunRecord) -> str:
@@ -260,6 +260,10 @@ def _labels(groups: Sequence[tuple[RunRecord, ...]]) -> list[str]:
         for index, config in zip(indices, configs, strict=True):
             detail = ", ".join(f"{name}={config.get(name)}" for name in differing[:4]) or groups[index][0].key[:8]
             labels[index] = f"{variant} ({detail})"
+    seen: Counter[str] = Counter()
+    for index, label in enumerate(labels):
+        seen[label] += 1
+        labels[index] = label if seen[label] == 1 else f"{label} #{seen[label]}"
     return labels
 
 
@@ -282,10 +286,12 @@ def _row_order(row: Row) -> tuple[Any, ...]:
 def _accuracy(records: Sequence[RunRecord]) -> Estimate | Absent:
     if any(is_synthetic(record) for record in records):
         return Absent(reason="synthetic data")
-    finished = [r.accuracy.test_accuracy_pct for r in records if r.accuracy is not None and r.status == "ok"]
-    if not finished:
+    present = [record.accuracy.test_accuracy_pct for record in records if record.accuracy is not None]
+    if not present:
         return Absent(reason=_why_none(records, "accuracy"))
-    return _estimate(finished)
+    known = [value for value in present if not isinstance(value, Absent)]
+    absent = [value for value in present if isinstance(value, Absent)]
+    return _estimate(known) if known else absent[0]
 
 
 def _estimate(values: Sequence[float]) -> Estimate:
@@ -315,11 +321,11 @@ def _accuracy_difference(row: Row, other: Row | None, name: str) -> Estimate | A
 
 
 def _accuracy_by_seed(row: Row) -> dict[int, tuple[float, int]]:
-    return {
-        r.seed: (r.accuracy.test_accuracy_pct, r.accuracy.epochs)
-        for r in row.records
-        if r.accuracy is not None and r.status == "ok"
-    }
+    pairs: dict[int, tuple[float, int]] = {}
+    for record in row.records:
+        if record.accuracy is not None and not isinstance(record.accuracy.test_accuracy_pct, Absent):
+            pairs[record.seed] = (record.accuracy.test_accuracy_pct, record.accuracy.epochs)
+    return pairs
 
 
 def _timed(records: Sequence[RunRecord]) -> list[Any]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.records.schema import Interval, MethodFacts, Summary
 from bench.units import Absent, format_bytes, format_ms, format_percent, format_ratio
-from reports.rows import Estimate, Row, Section
+from reports.rows import PHASES, Estimate, Row, Section
 from reports.text import signed
 
 FLOAT_BITS = 32
@@ -70,7 +70,6 @@ def main_table(section: Section) -> Table:
         Column(key="grad", header="Weight gradient ∇W", numeric=False),
         Column(key="accuracy", header="Accuracy", unit="%", best="high"),
         Column(key="accuracy_vs_fp32", header="Δ to FP32", unit="points", best="high"),
-        Column(key="ran_as", header="Ran as", numeric=False),
         Column(key="step", header="Step", unit="median [quartiles]", best="low"),
         Column(key="time_vs_fp32", header="Step vs FP32", unit="ratio [95 %]", best="low"),
         *(Column(key=f"share_{name}", header=name.capitalize(), unit="% of step") for name in _SHARES),
@@ -84,14 +83,13 @@ def main_table(section: Section) -> Table:
             row,
             (
                 label_cell(row),
-                Cell(text=forward_text(row.method)),
-                Cell(text=error_text(row.method)),
-                Cell(text=grad_text(row.method)),
+                forward_cell(row.method),
+                error_cell(row.method),
+                grad_cell(row.method),
                 estimate_cell(row.accuracy, source="accuracy.test_accuracy_pct"),
                 Cell(text="reference", detail="", value=0.0)
                 if row.is_fp32 and isinstance(row.accuracy, Estimate)
                 else difference_cell(row.accuracy_vs_fp32),
-                ran_as_cell(row),
                 summary_cell(row.step_ms, source="timing.step_ms.median", chip=_label(row)),
                 interval_cell(row.time_vs_fp32, source="timing.time_vs_fp32.value"),
                 *(share_cell(row, name) for name in _SHARES),
@@ -246,29 +244,27 @@ def section_tables(section: Section) -> tuple[Table, ...]:
     return tuple(table for table in tables if table.rows)
 
 
-def forward_text(facts: MethodFacts) -> str:
-    """Quantizer and bits of weights and activations."""
+def forward_cell(facts: MethodFacts) -> Cell:
+    """Bits of weights and activations, and their quantizer."""
     if min(facts.weight_bits, facts.activation_bits) >= FLOAT_BITS:
-        return "FP32" if facts.name != "bf16" else "bf16"
+        return Cell(text=_floating(facts))
     edges = "" if facts.edge_layers == "same" else f", edge layers {facts.edge_layers}"
-    return f"{facts.forward_quantizer} W{facts.weight_bits} A{facts.activation_bits}{edges}"
+    return Cell(text=f"W{facts.weight_bits} A{facts.activation_bits}", detail=f"{facts.forward_quantizer}{edges}")
 
 
-def error_text(facts: MethodFacts) -> str:
-    """Quantizer, bits and rounding of the error signals."""
+def error_cell(facts: MethodFacts) -> Cell:
+    """Bits, quantizer and rounding of the error signals."""
     if facts.error_bits >= FLOAT_BITS:
-        return "FP32" if facts.name != "bf16" else "bf16"
-    return f"{facts.error_quantizer} {facts.error_bits} bit, {facts.error_rounding}"
+        return Cell(text=_floating(facts))
+    return Cell(text=f"{facts.error_bits} bit", detail=f"{facts.error_quantizer}, {facts.error_rounding}")
 
 
-def grad_text(facts: MethodFacts) -> str:
-    """Method and bits of the weight gradient."""
-    bits = "FP32" if facts.grad_bits >= FLOAT_BITS else f"{facts.grad_bits} bit"
+def grad_cell(facts: MethodFacts) -> Cell:
+    """Bits of the weight gradient and what makes it: a quantizer, or a hypernetwork with its form and strategy."""
+    bits = _floating(facts) if facts.grad_bits >= FLOAT_BITS else f"{facts.grad_bits} bit"
     if facts.hypernet != "none":
-        return f"{facts.hypernet}{_hidden(facts)}, {facts.hypernet_form}, {facts.strategy} → {bits}"
-    if facts.grad_bits >= FLOAT_BITS:
-        return bits if facts.name != "bf16" else "bf16"
-    return f"{facts.grad_quantizer} {bits}"
+        return Cell(text=bits, detail=f"{facts.hypernet}{_hidden(facts)}, {facts.hypernet_form}, {facts.strategy}")
+    return Cell(text=bits, detail=facts.grad_quantizer if facts.grad_bits < FLOAT_BITS else "")
 
 
 def label_cell(row: Row) -> Cell:
@@ -406,6 +402,10 @@ def _hypernet_number(row: Row, name: str, form: str) -> Cell:
     return Cell(text=format(value, form), detail=detail, value=value, source=f"hypernet.{name}")
 
 
+def _floating(facts: MethodFacts) -> str:
+    return "bf16" if facts.name == "bf16" else "FP32"
+
+
 def _hidden(facts: MethodFacts) -> str:
     return "" if isinstance(facts.hidden, Absent) else f" H={facts.hidden}"
 
@@ -420,11 +420,8 @@ def _bare(text: str) -> str:
 
 
 def _phase_names(rows: Sequence[Row]) -> tuple[str, ...]:
-    names: dict[str, None] = {}
-    for row in rows:
-        if not isinstance(row.phases_ms, Absent):
-            names |= dict.fromkeys(row.phases_ms)
-    return tuple(names)
+    present = {name for row in rows if not isinstance(row.phases_ms, Absent) for name in row.phases_ms}
+    return (*(name for name in PHASES if name in present), *sorted(present - set(PHASES)))
 
 
 def _table(
@@ -455,8 +452,8 @@ def _flat_row(section: Section, row: Row) -> dict[str, Any]:
         "suite": section.suite, "model": section.model_name, "data": section.data_name, "device": section.device,
         "fingerprint": section.fingerprint, "code_version": section.code_version, "row": row.label,
         "seeds": " ".join(map(str, row.seeds)), "status": " ".join(record.status for record in row.records),
-        "weights_activations": forward_text(row.method), "error_signal": error_text(row.method),
-        "weight_gradient": grad_text(row.method), "ran_as": row.ran_as,
+        "weights_activations": _whole(forward_cell(row.method)), "error_signal": _whole(error_cell(row.method)),
+        "weight_gradient": _whole(grad_cell(row.method)), "ran_as": row.ran_as,
     }  # fmt: skip
     flat |= _spread("accuracy_pct", row.accuracy) | _spread("accuracy_vs_fp32_points", row.accuracy_vs_fp32)
     flat |= _spread("step_ms", row.step_ms) | _spread("time_vs_fp32", row.time_vs_fp32)
@@ -474,6 +471,10 @@ def _flat_row(section: Section, row: Row) -> dict[str, Any]:
         flat |= {"peak_vs_retain": against.peak_allocated, "added_memory_vs_retain": against.hypernet_extra}
     reasons = {f"{name}.reason": value.reason for name, value in flat.items() if isinstance(value, Absent)}
     return {name: None if isinstance(value, Absent) else value for name, value in flat.items()} | reasons
+
+
+def _whole(cell: Cell) -> str:
+    return f"{cell.text} {cell.detail}".strip()
 
 
 def _spread(name: str, value: Estimate | Summary | Interval | Absent) -> dict[str, Any]:

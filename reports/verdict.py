@@ -81,9 +81,11 @@ def _accuracy_clause(row: Row) -> str:
     delta = row.accuracy_vs_fp32
     if isinstance(delta, Absent) or isinstance(row.accuracy, Absent):
         return ""
-    points = signed(delta.value)
-    change = "with the same accuracy" if abs(delta.value) < _FINE else f"with {points} points of accuracy"
-    return f", {change} ({row.accuracy.value:.2f} %, {plural(delta.n, 'seed')})"
+    return f", with {_points(delta.value)} ({row.accuracy.value:.2f} %, {plural(delta.n, 'seed')})"
+
+
+def _points(difference: float) -> str:
+    return "the same accuracy" if abs(difference) < _FINE else f"{signed(difference)} points of accuracy"
 
 
 def _accuracy(section: Section) -> str:
@@ -121,7 +123,7 @@ def _hypernetwork(section: Section) -> str:
     kind = "allocated memory"
     if isinstance(memory, Absent):
         memory, kind = row.hypernet_extra_process_bytes, "process memory"
-    adds = "" if isinstance(memory, Absent) else f" and adds {format_bytes(memory)} to the peak {kind}"
+    adds = "" if isinstance(memory, Absent) else f", and adds {format_bytes(memory)} to the peak {kind}"
     return (
         f"The hypernetwork ({row.method.hypernet}{size}) at its fastest, {_named(row)}, takes {format_ms(meta_ms)} "
         f"a step, {format_percent(share)} of it{adds}."
@@ -148,14 +150,16 @@ def _strategy_clause(row: Row) -> str:
     against = row.against_retain
     if row.method.strategy == "retain" or against is None or isinstance(against, Absent):
         return ""
-    terms = []
+    costs = []
     if isinstance(against.time, Interval):
-        terms.append(f"{format_ratio(against.time.value)} its step time")
+        costs.append(f"{format_ratio(against.time.value)} the step time")
     if not isinstance(against.hypernet_extra, Absent):
-        terms.append(f"{format_ratio(against.hypernet_extra)} its added memory")
-    if isinstance(against.accuracy_points, Estimate):
-        terms.append(f"{signed(against.accuracy_points.value)} points of accuracy")
-    return f"{row.method.strategy} has {', '.join(terms)}" if terms else ""
+        costs.append(f"{format_ratio(against.hypernet_extra)} the added memory")
+    if not costs:
+        return ""
+    points = against.accuracy_points
+    accuracy = f", with {_points(points.value)}" if isinstance(points, Estimate) else ""
+    return f"{row.method.strategy} takes {' and '.join(costs)}{accuracy}"
 
 
 def _unfinished(section: Section) -> str:

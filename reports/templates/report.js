@@ -33,6 +33,7 @@
       button.type = "button";
       button.title = "Sort by this column";
       button.append(...header.childNodes);
+      header.classList.add("sortable");
       button.addEventListener("click", () => sortBy(table, column));
       header.append(button);
     });

@@ -12,7 +12,6 @@ import pytest
 
 from bench.records.schema import (
     GemmResult,
-    Interval,
     MethodFacts,
     RunRecord,
     TimingRepeat,
@@ -61,6 +60,7 @@ DEMO: dict[str, tuple[MethodFacts, float, float, float, float, tuple[float, ...]
         96.11, 80.0, 70.0, 8.7, (1, 19, 32, 42, 5, 1), "emulated",
     ),
 }  # fmt: skip
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "reports"
 PHASES = ("data", "forward", "backward", "meta", "optimizer", "unattributed")
 ENVIRONMENT: dict[str, Any] = {
     "package": {"version": "0.1.0", "commit": "0123abcd", "dirty": False},
@@ -174,10 +174,21 @@ def write_runs(tmp_path: Path) -> Callable[[Sequence[RunRecord]], Path]:
 
 
 @pytest.fixture
-def no_timing() -> dict[str, Any]:
+def without_results() -> dict[str, Any]:
     """Changes that leave a record without any measurement."""
-    parts = ("accuracy", "timing", "memory", "hypernet", "gemms")
-    return dict.fromkeys(parts)
+    return dict.fromkeys(("accuracy", "timing", "memory", "hypernet", "gemms"))
 
 
-__all__ = ["DEMO", "Interval"]
+@pytest.fixture
+def check_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with its golden file, or write that anew under ``--update-golden``."""
+
+    def check(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"{path.name} is missing: run pytest with --update-golden and read the file"
+        assert text == path.read_text(encoding="utf-8"), f"{name} differs: if meant, run pytest with --update-golden"
+
+    return check

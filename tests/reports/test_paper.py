@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.records.schema import RunRecord
+from reports.paper import paper_claims, paper_tables
+from reports.rows import build_sections
+
+Make = Callable[..., list[RunRecord]]
+PUBLISHED = json.loads((Path(__file__).parents[2] / "reports" / "paper_tables.json").read_text())
+
+
+def test_every_published_row_is_shown_even_without_ours() -> None:
+    tables = paper_tables(())
+    assert {table.key: len(table.rows) for table in tables} == {
+        key: len(table["rows"]) for key, table in PUBLISHED.items() if key != "claims"
+    }
+    assert all(not row.ours for table in tables for row in table.rows)
+    assert len(paper_claims()) == len(PUBLISHED["claims"])
+
+
+def test_published_rows_hold_the_published_numbers_in_the_order_of_their_headers() -> None:
+    table = paper_tables(())[0]
+    assert table.headers == ("Model", "Method", "Published FP32", "Published accuracy", "Published Δ")
+    assert table.rows[0].published == ("resnet20", "uint8", "91.36", "73.45", "−17.91")
+
+
+def test_ours_stands_only_beside_the_same_model_method_and_bits(demo_records: Make) -> None:
+    tables = {table.key: table for table in paper_tables(build_sections(demo_records()))}
+    int4 = tables["metagrad_table_1_int4_cifar10"]
+    assert [ours.label for ours in int4.rows[0].ours] == ["uint8_int4"]
+    assert [ours.label for ours in int4.rows[1].ours] == [
+        "metagrad_int4_retain", "metagrad_int4_slim", "metagrad_int4_recompute",
+    ]  # fmt: skip
+    assert not any(row.ours for row in int4.rows if row.published[0] != "resnet20")
+    int8 = tables["metagrad_table_2_int8_cifar10"]
+    assert [ours.label for row in int8.rows for ours in row.ours] == ["uint8_int8", "metagrad_int8_recompute"]
+    hypernets = tables["metagrad_table_3_hypernetworks_int4_cifar10"]
+    assert {row.published[1] for row in hypernets.rows if row.ours} == {"dual_lstm_fc"}
+    assert not any(row.ours for key, table in tables.items() if key.startswith("metaquant") for row in table.rows)
+
+
+def test_a_setting_that_differs_says_how(demo_records: Make) -> None:
+    table = paper_tables(build_sections(demo_records()))[0]
+    slim = table.rows[1].ours[1]
+    assert slim.sameness == "differs"
+    assert slim.differences == (
+        "data digits (1,437 training images), paper CIFAR-10",
+        "strategy slim, paper retain",
+        "residual form, paper literal",
+        "4 epochs, the paper states none",
+    )
+
+
+def test_the_papers_own_setting_is_called_the_same_as_far_as_stated(demo_records: Make) -> None:
+    (record,) = demo_records(["metagrad_int4_retain"], data_name="cifar10")
+    assert record.data is not None
+    record = dataclasses.replace(
+        record,
+        data=dataclasses.replace(record.data, name="cifar10", train_samples=50_000),
+        method=dataclasses.replace(record.method, hypernet_form="literal"),
+    )
+    ours = paper_tables(build_sections([record]))[0].rows[1].ours[0]
+    assert ours.sameness == "same as far as stated"
+    assert ours.differences == ("4 epochs, the paper states none",)
+
+
+def test_metaquant_rows_need_its_method_hypernetwork_and_hidden_size(make_record: Callable[..., RunRecord]) -> None:
+    base = make_record()
+    method = dataclasses.replace(
+        base.method, name="metaquant", hypernet="multi_fc", hidden=100, strategy="slim",
+        weight_bits=1, activation_bits=32,
+        error_quantizer="none", error_bits=32, grad_bits=32, optimizer="sgd",
+    )  # fmt: skip
+    tables = {t.key: t for t in paper_tables(build_sections([make_record(method=method)]))}
+    table_5 = tables["metaquant_table_5_slim_resnet20_cifar10_sgd_dorefa"]
+    assert [bool(row.ours) for row in table_5.rows] == [True, False, False]
+    assert table_5.rows[0].ours[0].differences == (
+        "data digits (1,437 training images), paper CIFAR-10", "2 epochs, paper 100",
+    )  # fmt: skip
+    table_6 = tables["metaquant_table_6_multi_fc_resnet20_cifar10_adam_dorefa"]
+    assert {row.published[0] for row in table_6.rows if row.ours} == {"100"}

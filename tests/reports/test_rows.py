@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bench.records.schema import Interval, RunRecord, Summary
+from bench.units import Absent
+from reports.rows import AgainstRetain, Estimate, build_sections, machine_name, ratio_of_ratios
+
+Make = Callable[..., list[RunRecord]]
+
+
+def test_one_seed_shows_the_records_own_figures(demo_records: Make) -> None:
+    (record,) = demo_records(["uint8_int8"])
+    (row,) = build_sections([record])[0].rows
+    assert record.timing is not None
+    assert row.step_ms == record.timing.step_ms
+    assert row.time_vs_fp32 == record.timing.time_vs_fp32
+    assert row.accuracy == Estimate(value=98.06, interval=Absent(reason="one seed"), n=1)
+
+
+def test_seeds_are_aggregated_with_mean_interval_and_all_samples(demo_records: Make) -> None:
+    records = demo_records(["fp32", "uint8_int4"], seeds=(0, 1, 2))
+    (section,) = build_sections(records)
+    row = section.rows[1]
+    accuracies = [r.accuracy.test_accuracy_pct for r in row.records if r.accuracy is not None]
+    assert isinstance(row.accuracy, Estimate)
+    assert row.accuracy.n == 3
+    assert row.accuracy.value == pytest.approx(sum(float(a) for a in accuracies if not isinstance(a, Absent)) / 3)
+    assert isinstance(row.accuracy.interval, Interval)
+    assert isinstance(row.step_ms, Summary)
+    assert row.step_ms.n == 3 * 24
+    assert isinstance(row.time_vs_fp32, Interval)
+    assert row.time_vs_fp32.low < row.time_vs_fp32.value < row.time_vs_fp32.high
+
+
+def test_differences_to_fp32_pair_equal_seeds_only(demo_records: Make) -> None:
+    records = [*demo_records(["fp32"], seeds=(0, 1)), *demo_records(["uint8_int4"], seeds=(1, 2))]
+    row = build_sections(records)[0].rows[1]
+    by_seed = {(r.variant, r.seed): r.accuracy.test_accuracy_pct for r in records if r.accuracy is not None}
+    assert isinstance(row.accuracy_vs_fp32, Estimate)
+    assert row.accuracy_vs_fp32.n == 1
+    expected = float(by_seed["uint8_int4", 1]) - float(by_seed["fp32", 1])  # type: ignore[arg-type]
+    assert row.accuracy_vs_fp32.value == pytest.approx(expected)
+
+
+def test_no_difference_is_shown_without_a_common_seed_or_after_other_epochs(demo_records: Make) -> None:
+    apart = [*demo_records(["fp32"], seeds=(0,)), *demo_records(["uint8_int4"], seeds=(1,))]
+    assert build_sections(apart)[0].rows[1].accuracy_vs_fp32 == Absent(reason="no seed in common with FP32")
+    fp32, uint8 = demo_records(["fp32", "uint8_int4"])
+    assert uint8.accuracy is not None
+    longer = dataclasses.replace(uint8, accuracy=dataclasses.replace(uint8.accuracy, epochs=9))
+    delta = build_sections([fp32, longer])[0].rows[1].accuracy_vs_fp32
+    assert delta == Absent(reason="FP32 trained for 4 epochs, this row for 9")
+
+
+def test_machines_and_code_versions_are_never_averaged(demo_records: Make) -> None:
+    records = [
+        *demo_records(["fp32"]),
+        *demo_records(["fp32"], machine="cpu-other"),
+        *demo_records(["fp32"], key="x", code_version="0.2.0"),
+    ]
+    sections = build_sections(records)
+    assert len(sections) == 3
+    assert all(len(row.records) == 1 for section in sections for row in section.rows)
+
+
+def test_the_same_cell_and_seed_measured_again_counts_once_and_is_said(demo_records: Make) -> None:
+    (old,) = demo_records(["fp32"])
+    new = dataclasses.replace(old, key="again", started_at="2026-11-22T00:00:00+00:00")
+    (section,) = build_sections([new, old])
+    assert section.rows[0].records == (new,)
+    assert section.superseded == (old,)
+
+
+def test_configurations_that_share_a_variant_are_told_apart_by_what_differs(demo_records: Make) -> None:
+    (one,) = demo_records(["metagrad_int4_slim"])
+    other = dataclasses.replace(one, key="other", cell={**one.cell, "protocol": {"epochs": 9, "batch_size": 64}})
+    labels = [row.label for row in build_sections([one, other])[0].rows]
+    assert labels == ["metagrad_int4_slim (protocol.epochs=4)", "metagrad_int4_slim (protocol.epochs=9)"]
+
+
+def test_a_seed_that_failed_before_its_data_was_read_stays_in_its_row(
+    demo_records: Make, without_results: dict[str, Any]
+) -> None:
+    good = demo_records(["uint8_int8"], seeds=(0, 1))
+    bad = demo_records(["uint8_int8"], seeds=(2,), status="failed", reason="killed", data=None, **without_results)
+    (row,) = build_sections([*good, *bad])[0].rows
+    assert row.seeds == (0, 1, 2)
+    assert [record.seed for record in row.troubles] == [2]
+    assert isinstance(row.accuracy, Estimate)
+    assert row.accuracy.n == 2
+
+
+def test_different_contents_under_one_data_name_are_not_averaged(demo_records: Make) -> None:
+    one, other = demo_records(["fp32"], seeds=(0, 1))
+    assert other.data is not None
+    other = dataclasses.replace(other, data=dataclasses.replace(other.data, fingerprint="else"))
+    assert len(build_sections([one, other])[0].rows) == 2
+
+
+def test_strategies_are_compared_with_retain_of_the_same_setting(demo_records: Make) -> None:
+    (section,) = build_sections(demo_records())
+    by_label = {row.label: row for row in section.rows}
+    slim = by_label["metagrad_int4_slim"].against_retain
+    assert isinstance(slim, AgainstRetain)
+    assert slim.hypernet_extra == pytest.approx(21 / 98)
+    assert slim.peak_allocated == pytest.approx(82 / 161)
+    assert isinstance(slim.time, Interval)
+    assert slim.time.low < slim.time.value < slim.time.high
+    assert by_label["metagrad_int8_recompute"].against_retain == Absent(reason="no retain row of the same setting")
+    assert by_label["uint8_int8"].against_retain is None
+
+
+def test_the_interval_of_a_ratio_of_ratios_adds_on_the_log_scale() -> None:
+    one, other = Interval(value=2.0, low=1.0, high=4.0), Interval(value=4.0, low=2.0, high=8.0)
+    ratio = ratio_of_ratios(one, other)
+    assert isinstance(ratio, Interval)
+    assert ratio.value == 0.5
+    assert math.log(ratio.high / ratio.value) == pytest.approx(math.hypot(math.log(2), math.log(2)))
+    assert math.log(ratio.value / ratio.low) == pytest.approx(math.hypot(math.log(2), math.log(2)))
+
+
+def test_synthetic_data_and_missing_results_give_reasons_instead_of_numbers(
+    demo_records: Make, without_results: dict[str, Any]
+) -> None:
+    (record,) = demo_records(["fp32"])
+    assert record.data is not None
+    synthetic = dataclasses.replace(record, data=dataclasses.replace(record.data, synthetic=True))
+    assert build_sections([synthetic])[0].rows[0].accuracy == Absent(reason="synthetic data")
+    failed = demo_records(["fp32"], status="out_of_memory", reason="needs 3 GiB", **without_results)
+    row = build_sections(failed)[0].rows[0]
+    assert row.accuracy == row.step_ms == row.peak_allocated_bytes == Absent(reason="needs 3 GiB")
+
+
+def test_the_machine_is_named_by_its_device_and_else_by_its_fingerprint(make_record: Callable[..., RunRecord]) -> None:
+    assert machine_name(make_record()) == "Example CPU"
+    assert machine_name(make_record(environment={"device": {"name": "Example GPU"}})) == "Example GPU"
+    assert machine_name(make_record(environment={})) == "machine cpu-89abcdef"
