@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.compare import KINDS, THRESHOLDS
+from bench.errors import ExitCode, NoBaselineError, NothingMeasuredError, RecordError, UserError
+from bench.records.baseline import entry_of, write_baseline
+from bench.records.schema import RunRecord
+from bench.records.store import write_record
+from bench.units import Absent
+from tools.gate import main
+
+MakeRecord = Callable[..., RunRecord]
+ROOT = Path(__file__).parents[2]
+
+
+class Bench:
+    """A folder with recorded runs and a baseline."""
+
+    def __init__(self, folder: Path, make_record: MakeRecord) -> None:
+        self.folder = folder
+        self.make_record = make_record
+        self.baseline = folder / "baseline.json"
+        self.runs = folder / "runs"
+        self.runs.mkdir()
+
+    def record(self, variant: str = "a", **changes: Any) -> RunRecord:
+        defaults = {"variant": variant, "key": f"key-{variant}", "cell": {"variant_name": variant, "hidden": 4}}
+        return self.make_record(**(defaults | changes))
+
+    def accept(self, *records: RunRecord) -> None:
+        write_baseline(self.baseline, map(entry_of, records))
+
+    def measure(self, *records: RunRecord) -> None:
+        for number, record in enumerate(records):
+            write_record(self.runs / f"run-{number}", record, config_yaml="")
+
+    def gate(self, *arguments: str) -> int:
+        return main([str(self.runs), "--baseline", str(self.baseline), *arguments])
+
+
+@pytest.fixture
+def bench(tmp_path: Path, make_record: MakeRecord) -> Bench:
+    return Bench(tmp_path, make_record)
+
+
+def slower(record: RunRecord, factor: float) -> RunRecord:
+    assert record.timing is not None
+    repeats = tuple(
+        dataclasses.replace(repeat, step_ms=tuple(value * factor for value in repeat.step_ms))
+        for repeat in record.timing.repeats
+    )
+    return dataclasses.replace(record, timing=dataclasses.replace(record.timing, repeats=repeats))
+
+
+def larger(record: RunRecord, **fields: Any) -> RunRecord:
+    assert record.memory is not None
+    return dataclasses.replace(record, memory=dataclasses.replace(record.memory, **fields))
+
+
+def failed(record: RunRecord, status: Any = "failed") -> RunRecord:
+    missing = dict.fromkeys(("timing", "memory", "accuracy", "gemms", "hypernet"), "the cell failed")
+    return dataclasses.replace(
+        record, status=status, reason="killed by signal 9", timing=None, memory=None, accuracy=None, gemms=None,
+        hypernet=None, missing=missing,
+    )  # fmt: skip
+
+
+def test_identical_records_pass(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.accept(bench.record("a"), bench.record("b"))
+    bench.measure(bench.record("a"), bench.record("b"))
+    assert bench.gate() == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Gate passed (28 ok; 2 cells)."
+
+
+def test_the_table_is_worst_first_and_ends_in_one_line(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.accept(bench.record("a"), bench.record("b"), bench.record("c"))
+    bench.measure(
+        larger(slower(bench.record("a"), 1.2), peak_allocated_bytes=30 * 1024**2),
+        bench.record("b", cell={"variant_name": "b", "hidden": 8}),
+        bench.record("d"),
+    )
+    assert bench.gate() == 1
+    lines = capsys.readouterr().out.splitlines()
+    kinds = [line.split("demo/")[0].strip() for line in lines if "demo/" in line]
+    assert kinds == [
+        "regressed",
+        "missing",
+        "not comparable",
+        "new",
+        "improved",
+        "ok",
+        lines[-1].split("demo/")[0][:-1],
+    ]
+    assert lines[0].split() == ["verdict", "cell", "metric", "baseline", "candidate", "change", "why"]
+    regressed = next(line for line in lines if line.startswith("regressed"))
+    for part in ("time_vs_fp32", "5.00×", "6.00×", "+20.0 %", "worse by 20 %, more than 15 %."):
+        assert part in regressed
+    assert lines[-1] == (
+        "Gate failed: time_vs_fp32 of demo/a resnet20 digits seed 0 regressed "
+        "(1 regressed, 1 missing, 1 not comparable, 1 new, 1 improved, 12 ok; 4 cells)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "kind"),
+    [
+        (lambda record: record, 0, "ok"),
+        (lambda record: larger(record, peak_allocated_bytes=1024), 0, "improved"),
+        (lambda record: slower(record, 1.3), 1, "regressed"),
+        (lambda record: larger(record, peak_allocated_bytes=41 * 1024**2), 1, "regressed"),
+        (lambda record: larger(record, peak_process_bytes=Absent(reason="no permission")), 1, "missing"),
+        (failed, 1, "failed"),
+        (lambda record: failed(record, "out_of_memory"), 1, "failed"),
+        (lambda record: dataclasses.replace(record, status="diverged", reason="nan"), 1, "failed"),
+        (lambda record: dataclasses.replace(record, fingerprint="cpu-other"), 5, "not_comparable"),
+        (lambda record: dataclasses.replace(record, cell={"variant_name": "a", "hidden": 8}), 5, "not_comparable"),
+    ],
+)
+def test_every_verdict_has_its_exit_code(
+    bench: Bench, capsys: pytest.CaptureFixture[str], change: Callable[[RunRecord], RunRecord], code: int, kind: str
+) -> None:
+    bench.accept(bench.record())
+    bench.measure(change(bench.record()))
+    assert bench.gate("--format", "json") == code
+    assert json.loads(capsys.readouterr().out)["verdicts"][0]["kind"] == kind
+
+
+def test_a_vanished_cell_fails_and_an_added_one_passes(bench: Bench) -> None:
+    bench.accept(bench.record("a"), bench.record("b"))
+    bench.measure(bench.record("a"))
+    assert bench.gate() == 1
+    bench.accept(bench.record("a"))
+    write_record(bench.runs / "more", bench.record("c"), config_yaml="")
+    assert bench.gate() == 0
+
+
+def test_a_regression_outweighs_what_is_not_comparable(bench: Bench) -> None:
+    bench.accept(bench.record("a"), bench.record("b"))
+    bench.measure(slower(bench.record("a"), 2), bench.record("b", fingerprint="cpu-other"))
+    assert bench.gate() == 1
+
+
+def test_diverged_on_both_sides_passes(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    diverged = failed(bench.record(), "diverged")
+    bench.accept(diverged)
+    bench.measure(diverged)
+    assert bench.gate() == 0
+    assert "it diverged (killed by signal 9), as in the baseline." in capsys.readouterr().out
+
+
+def test_warn_only_prints_the_findings_and_exits_0(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.accept(bench.record())
+    bench.measure(slower(bench.record(), 2))
+    assert bench.gate("--warn-only") == 0
+    out = capsys.readouterr().out
+    assert "Warning only: the exit code would be 1." in out
+    assert out.splitlines()[-1].startswith("Gate failed: ")
+
+
+def test_no_baseline_exits_4_and_says_how_to_get_one(bench: Bench) -> None:
+    bench.measure(bench.record())
+    with pytest.raises(NoBaselineError, match=r"There is no baseline .*metagrad-bench baseline CANDIDATE -o") as caught:
+        bench.gate()
+    assert caught.value.exit_code == ExitCode.NO_BASELINE == 4
+
+
+def test_nothing_measured_exits_6(bench: Bench) -> None:
+    bench.accept(bench.record())
+    with pytest.raises(NothingMeasuredError, match="holds no records") as caught:
+        bench.gate()
+    assert caught.value.exit_code == ExitCode.NOTHING_MEASURED == 6
+
+
+def test_a_baseline_without_entries_exits_6(bench: Bench) -> None:
+    bench.measure(bench.record())
+    bench.baseline.write_text('{"schema_version": 1, "created": "", "entries": []}')
+    with pytest.raises(NothingMeasuredError, match="holds no entries"):
+        bench.gate()
+
+
+def test_failures_on_both_sides_measure_nothing(bench: Bench) -> None:
+    bench.accept(failed(bench.record()))
+    bench.measure(failed(bench.record()))
+    with pytest.raises(NothingMeasuredError, match="No candidate holds a measurement"):
+        bench.gate("--warn-only")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 2, "entries": []}'])
+def test_an_unreadable_baseline_exits_2(bench: Bench, content: str) -> None:
+    bench.measure(bench.record())
+    bench.baseline.write_text(content)
+    with pytest.raises(RecordError) as caught:
+        bench.gate()
+    assert caught.value.exit_code == ExitCode.USAGE == 2
+
+
+def test_an_unreadable_record_exits_2_even_beside_good_ones_and_without_a_baseline(bench: Bench) -> None:
+    bench.measure(bench.record("a"))
+    for name in ("bad", "worse"):
+        (bench.runs / name).mkdir()
+        (bench.runs / name / "record.json").write_text("{")
+    with pytest.raises(RecordError, match=r"bad/record\.json is not valid JSON .*1 more cannot be read") as caught:
+        bench.gate()
+    assert caught.value.exit_code == 2
+
+
+def test_a_candidate_that_does_not_exist_exits_2(bench: Bench) -> None:
+    bench.accept(bench.record())
+    with pytest.raises(UserError, match="No such file") as caught:
+        main([str(bench.folder / "nowhere"), "--baseline", str(bench.baseline)])
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "the following arguments are required: CANDIDATE, --baseline"),
+        (("runs",), "the following arguments are required: --baseline"),
+        (("runs", "--baseline", "b", "--format", "html"), "invalid choice: 'html'"),
+        (("runs", "--baseline", "b", "--nonsense"), "unrecognized arguments: --nonsense"),
+        (("runs", "--baseline", "b", "--thresholds", "step=3"), "no metric 'step'; did you mean step_ms?"),
+        (("runs", "--baseline", "b", "--thresholds", "zzz=3"), "no metric 'zzz'; known are time_vs_fp32, step_ms"),
+        (("runs", "--baseline", "b", "--thresholds", "step_ms"), "takes METRIC=VALUE, not 'step_ms'"),
+        (("runs", "--baseline", "b", "--thresholds", "step_ms=fast"), "takes a number of 0 or more, not 'fast'"),
+        (("runs", "--baseline", "b", "--thresholds", "step_ms=-1"), "takes a number of 0 or more"),
+        (("runs", "--baseline", "b", "--thresholds", "step_ms=nan"), "takes a number of 0 or more"),
+    ],
+)
+def test_wrong_arguments_exit_2_by_name(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_thresholds_can_be_given(bench: Bench) -> None:
+    bench.accept(bench.record())
+    bench.measure(larger(slower(bench.record(), 1.2), peak_allocated_bytes=41 * 1024**2))
+    assert bench.gate() == 1
+    assert bench.gate("--thresholds", "time_vs_fp32=25", "--thresholds", "peak_allocated_bytes=3", "step_ms=21") == 0
+
+
+def test_json_holds_every_verdict_and_the_thresholds(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.accept(bench.record())
+    bench.measure(slower(bench.record(), 1.2))
+    assert bench.gate("--json", "--thresholds", "step_ms=50") == 1
+    content = json.loads(capsys.readouterr().out)
+    assert content["schema_version"] == 1
+    assert content["exit_code"] == 1
+    assert content["conclusion"].startswith("Gate failed: time_vs_fp32 ")
+    assert list(content["counts"]) == list(KINDS)
+    assert content["counts"]["ok"] == len(THRESHOLDS) - 1
+    assert content["thresholds"]["step_ms"]["limit"] == 50
+    assert content["verdicts"][0] == {
+        "kind": "regressed",
+        "cell": "demo/a resnet20 digits seed 0",
+        "metric": "time_vs_fp32",
+        "baseline": 5.0,
+        "candidate": 6.0,
+        "change_pct": pytest.approx(20.0),
+        "threshold_pct": 15.0,
+        "reason": "worse by 20 %, more than 15 %.",
+        "config_digest": entry_of(bench.record()).config_digest,
+        "fingerprint": "cpu-89abcdef",
+    }
+
+
+def test_markdown_is_a_table_that_names_cannot_break(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = bench.record("a|b <b>*[x]\n\x1b[31m")
+    bench.accept(odd)
+    bench.measure(slower(odd, 1.2))
+    assert bench.gate("--format", "markdown") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("**Gate failed: ")
+    table = [line.replace("\\|", "") for line in lines if line.startswith("|")]
+    assert [line.count("|") for line in table] == [8] * 4
+    assert "demo/a\\|b &lt;b&gt;\\*\\[x\\]\\\\n\\\\x1b\\[31m resnet20" in lines[4]
+
+
+def test_text_shows_odd_names_without_obeying_them(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = bench.record("[bold]x\x1b[31m")
+    bench.accept(odd)
+    bench.measure(odd)
+    assert bench.gate() == 0
+    out = capsys.readouterr().out
+    assert "demo/[bold]x\\x1b[31m" in out
+    assert "\x1b" not in out
+
+
+def test_older_runs_of_a_cell_are_left_aside_and_said(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.accept(bench.record())
+    bench.measure(
+        slower(bench.record(key="1", code_version="1", started_at="2026-11-20T00:00:00+00:00"), 3),
+        bench.record(key="2", code_version="2", started_at="2026-11-22T00:00:00+00:00"),
+    )
+    assert bench.gate() == 0
+    assert "1 older runs of the same cells on the same machine were left aside." in capsys.readouterr().out
+
+
+def test_the_help_lists_thresholds_exit_codes_and_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    for name in THRESHOLDS:
+        assert f"  {name} " in out
+    for code in (2, 4, 6, 1, 5, 3, 0):
+        assert f"\n  {code}  " in out
+    assert "metagrad-bench gate out/new/demo --baseline baseline.json" in out
+
+
+def test_the_command_answers_with_the_exit_code_though_its_reader_went_away(bench: Bench) -> None:
+    bench.accept(bench.record())
+    bench.measure(slower(bench.record(), 2))
+    command = [sys.executable, "-B", "-m", "tools.cli", "gate", str(bench.runs), "--baseline", str(bench.baseline)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    closed = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writer)
+    assert (closed.returncode, closed.stderr) == (1, b"")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert done.returncode == 2
+    assert b"cannot be written: No space left on device" in done.stderr
