@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from bench.hardware.nvml import NvmlDevice
     from bench.profilers.ceilings import Ceilings
+    from bench.units import Absent
 
 REPORT_VERSION = 1
 BIT_WIDTHS = (8, 6, 4)
@@ -100,6 +101,7 @@ def collect(*, measure: bool) -> dict[str, Any]:
         "memory": _memory(),
         "on_battery": _on_battery(),
         "nvidia": _driver(),
+        "data": _data_sets(),
         "devices": [_device(device, measure=measure) for device in devices],
     }
     plain: dict[str, Any] = to_plain(report)
@@ -118,11 +120,13 @@ def _device(device: torch.device, *, measure: bool) -> dict[str, Any]:
     from bench.units import Absent
 
     capability = probe(device)
-    error = ""
+    error, starts = "", True
     try:
         check_device(device)
-    except (HardwareError, RuntimeError) as failure:
-        error = str(failure).splitlines()[0]
+    except HardwareError as failure:
+        error = str(failure)
+    except RuntimeError as failure:  # CUDA does not start: a driver too old for this torch, a GPU in a bad state
+        error, starts = str(failure).splitlines()[0], False
     paths = {bits: integer_path(bits, capability, self_check_error=error) for bits in BIT_WIDTHS}
     peaks = find_gpu(capability.name) if device.type == "cuda" else Absent("published peaks are listed for GPUs only")
     gpu = open_nvml(device)
@@ -136,7 +140,7 @@ def _device(device: torch.device, *, measure: bool) -> dict[str, Any]:
         "limits": {"min_rows": capability.limits.min_rows, "multiple": capability.limits.multiple},
         "self_check": Absent(error) if error else "passed",
         "integer_paths": {str(bits): {"label": path.label, "reason": path.reason} for bits, path in paths.items()},
-        "ceilings": _ceilings(device, measure=measure),
+        "ceilings": _ceilings(device, measure=measure) if starts else Absent(error),
         "published": peaks
         if isinstance(peaks, Absent)
         else {
@@ -151,14 +155,14 @@ def _device(device: torch.device, *, measure: bool) -> dict[str, Any]:
         "state": environment["device"]
         if device.type == "cuda"
         else {name: environment["cpu"][name] for name in ("governor", "clock_mhz", "max_clock_mhz")},
-        "other_processes": _other_processes(gpu),
+        "other_processes": _other_processes(gpu, holds_context=starts),
     }
 
 
-def _other_processes(gpu: NvmlDevice | Any) -> Any:
+def _other_processes(gpu: NvmlDevice | Absent, *, holds_context: bool) -> Any:
     from bench.units import Absent
 
-    return gpu if isinstance(gpu, Absent) else gpu.count_other_processes(holds_context=True)
+    return gpu if isinstance(gpu, Absent) else gpu.count_other_processes(holds_context=holds_context)
 
 
 def _ceilings(device: torch.device, *, measure: bool) -> Any:
@@ -184,6 +188,26 @@ def _driver() -> dict[str, Any]:
         "driver_cuda": nvml.driver_cuda_version(),
         "gpus_seen": nvml.count_gpus(),
     }
+
+
+def _data_sets() -> dict[str, Any]:
+    """Which data sets are on this machine; no path is told."""
+    from bench.data import DATASETS, check_data
+    from bench.errors import DataError
+    from bench.units import Absent
+
+    def look(name: str) -> Any:
+        try:
+            check_data(name, download=False)
+        except DataError:
+            try:
+                check_data(name, download=True)
+            except DataError:
+                return Absent("damaged, and metagrad-bench run with it says which file")
+            return "downloaded when first used"
+        return "found"
+
+    return {name: look(name) for name in DATASETS if name != "synthetic"}
 
 
 def _load_average() -> Any:
@@ -334,6 +358,7 @@ def render(report: dict[str, Any], console: Console) -> None:
             ),
             ("allocator", _text(report["allocator"])),
             ("load average", _text(report["load_average"], "{:.2f} (one minute)")),
+            ("data", "; ".join(f"{name}: {_text(answer)}" for name, answer in report["data"].items())),
         ],
     )
     for device in report["devices"]:

@@ -64,6 +64,7 @@ def test_the_second_gpu_says_why_its_clock_is_low(under_driver: Callable[..., An
 
 def test_a_process_is_counted_once_and_others_without_it(under_driver: Callable[..., Any]) -> None:
     script = GPU_0 + (
+        "nvml._INIT_PID_NAMESPACE = os.readlink('/proc/self/ns/pid')\n"
         "print(json.dumps([gpu.process_bytes(), gpu.count_other_processes(holds_context=True), "
         "nvml.open_device(1).count_other_processes(holds_context=False)]))"
     )
@@ -172,3 +173,11 @@ def test_without_a_driver_library_there_is_a_reason() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert answer.stdout.strip() == "no NVIDIA driver library on this machine"
+
+
+def test_an_empty_list_in_a_container_means_hidden_and_not_nobody(under_driver: Callable[..., Any]) -> None:
+    script = PRELUDE + (
+        "nvml._INIT_PID_NAMESPACE = 'another'\n"
+        "print(json.dumps(plain(nvml.open_device(1).count_other_processes(holds_context=False))))"
+    )
+    assert under_driver(script) == {"reason": "NVML shows no process list to this container"}

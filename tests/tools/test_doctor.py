@@ -8,8 +8,10 @@ import json
 import os
 import platform
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from rich.console import Console
 from tools.doctor import advise, build_parser, main, render
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+FAKE = runpy.run_path(str(CHECKOUT / "tests" / "fakes" / "nvml" / "build.py"))
 
 
 def run_doctor(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -197,3 +200,36 @@ def test_the_table_says_that_int4_units_stay_unused_and_prints_brackets_as_they_
     assert "n/a ([not] in the table)" in text
     assert "at least 17 rows, K and N in multiples of 8" in text
     assert "Nothing seen that would spoil a measurement." in text
+
+
+GPU_WITHOUT_CUDA = """
+import json, os, torch
+import bench.kernels.selfcheck
+from bench.hardware import nvml
+from bench.hardware.environment import to_plain
+from tools import doctor
+
+def fail(device):
+    raise RuntimeError("The NVIDIA driver on your system is too old.\\nPlease update it.")
+
+bench.kernels.selfcheck.check_device = fail
+nvml._INIT_PID_NAMESPACE = os.readlink("/proc/self/ns/pid")  # as on a host, also where the tests run in a container
+print(json.dumps(to_plain(doctor._device(torch.device("cuda", 1), measure=True))))
+"""
+
+
+def test_a_gpu_that_cuda_cannot_start_is_described_and_not_measured(tmp_path_factory: pytest.TempPathFactory) -> None:
+    under_driver: Callable[..., Any] = FAKE["make_runner"](tmp_path_factory)
+    device = under_driver(GPU_WITHOUT_CUDA)
+    too_old = {"reason": "The NVIDIA driver on your system is too old."}
+    assert device["self_check"] == device["ceilings"] == too_old
+    assert {path["label"] for path in device["integer_paths"].values()} == {"simulated"}
+    assert device["name"] == "NVIDIA H100 80GB HBM3"
+    assert device["published"]["int8_tops"] == 1979
+    assert device["state"]["clock_reasons"] == ["sw_power_cap", "sw_thermal_slowdown"]
+    assert device["other_processes"] == 0
+
+
+def test_data_sets_are_found_or_said_to_be_fetched(report: dict[str, Any]) -> None:
+    assert report["data"]["digits"] == "found"
+    assert all(answer in ("found", "downloaded when first used") for answer in report["data"].values())

@@ -1,13 +1,17 @@
-"""Compile the fake driver and run Python scripts under it; loaded by the rooms' conftest files."""
+"""Compile the fake driver and run Python scripts under it; loaded with runpy where a room's tests need it."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 SOURCE = Path(__file__).with_name("fake_nvml.c")
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -39,3 +43,17 @@ def run_python(arguments: Sequence[str], library_folder: Path, mode: str, **vari
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def make_runner(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """`run(script, mode)` runs a script under the driver and returns the JSON that it printed."""
+    compiler = find_compiler()
+    if compiler is None:
+        pytest.skip("needs a C compiler to build the fake NVIDIA driver library")
+    folder = tmp_path_factory.mktemp("nvml")
+    new, old = compile_fake(compiler, folder / "new"), compile_fake(compiler, folder / "old", "OLD_DRIVER")
+
+    def run(script: str, mode: str = "", *, old_driver: bool = False, **variables: str) -> Any:
+        return json.loads(run_python(["-c", script], old if old_driver else new, mode, **variables))
+
+    return run
