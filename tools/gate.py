@@ -184,8 +184,9 @@ def emit(text: str) -> None:
     Raises:
         RecordError: if the output cannot be written.
     """
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -225,7 +226,7 @@ def findings(verdicts: Iterable[Verdict]) -> list[tuple[str, ...]]:
             values = ["", ""]
         rows.append((verdict.kind, verdict.cell, verdict.metric, *values, format_change(verdict), verdict.reason))
     for (cell, _, _), verdicts_of_cell in sorted(fine.items()):
-        widest = max(verdicts_of_cell, key=lambda item: abs(item.change_pct or 0.0) / (item.threshold_pct or math.inf))
+        widest = max(verdicts_of_cell, key=_share_of_threshold)
         values = [format_value(widest.metric, value) for value in (widest.baseline, widest.candidate)]
         count = f"{len(verdicts_of_cell)} metrics within their thresholds; this one is closest."
         rows.append(("ok", cell, widest.metric, *values, format_change(widest), count))
@@ -282,6 +283,12 @@ def _conclude(verdicts: Sequence[Verdict], counts: collections.Counter[Kind]) ->
     }
     listed = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in KINDS if counts[kind])
     return f"{heads[exit_code(verdicts)]} ({listed}; {cells} {'cell' if cells == 1 else 'cells'})."
+
+
+def _share_of_threshold(verdict: Verdict) -> float:
+    """How much of its threshold a passing change uses up; one that passed below a noise floor counts as none."""
+    share = abs(verdict.change_pct or 0.0) / (verdict.threshold_pct or math.inf)
+    return share if share <= 1 else 0.0
 
 
 def _read_thresholds(pairs: Iterable[str], complain: Callable[[str], NoReturn]) -> dict[str, Threshold]:

@@ -321,6 +321,28 @@ def test_the_help_lists_thresholds_exit_codes_and_an_example(capsys: pytest.Capt
     assert "metagrad-bench gate out/new/demo --baseline baseline.json" in out
 
 
+def test_a_log_that_knows_only_ascii_gets_its_verdicts(bench: Bench) -> None:
+    bench.accept(bench.record())
+    bench.measure(slower(bench.record(), 1.2))
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "tools.cli", "gate", str(bench.runs), "--baseline", str(bench.baseline)],
+        cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert b"5.00\\xd7" in done.stdout
+
+
+def test_a_change_below_the_noise_floor_is_not_shown_as_the_closest(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.accept(bench.record())
+    bench.measure(larger(slower(bench.record(), 1.1), hypernet_extra_process_bytes=10 * 1024**2))
+    assert bench.gate() == 0
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("ok "))
+    assert "time_vs_fp32" in row
+    assert "+10.0 %" in row
+
+
 def test_the_command_answers_with_the_exit_code_though_its_reader_went_away(bench: Bench) -> None:
     bench.accept(bench.record())
     bench.measure(slower(bench.record(), 2))
