@@ -211,7 +211,7 @@ def _torch_build() -> dict[str, Any]:
     onednn = re.search(r"MKL-DNN (v[\d.]+)", config)
     mkl = re.search(r"Math Kernel Library Version (\S+)", config)
     return {
-        "version": torch.__version__,
+        "version": str(torch.__version__),
         "cuda_build": torch.version.cuda or Absent("this torch is built without CUDA"),
         "cudnn_build": _cudnn_build(),
         "mkldnn": onednn.group(1) if onednn else Absent("this torch is built without oneDNN"),

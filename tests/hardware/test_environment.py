@@ -44,7 +44,7 @@ def leaves(value: Any) -> list[Any]:
 def test_the_block_is_plain_json_with_a_value_or_a_reason_everywhere(environment: dict[str, Any]) -> None:
     assert json.loads(json.dumps(environment)) == environment
     for leaf in leaves(environment):
-        assert leaf is not None
+        assert type(leaf) in (str, int, float, bool, list, dict), "torch's version, for one, is a class of its own"
         assert leaf != ""
 
 
