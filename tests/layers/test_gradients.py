@@ -1,0 +1,177 @@
+"""Outputs and all gradients of integer layers agree with a plain float64 reference of the same quantizers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bench.layers import IntegerConv2d, IntegerLinear
+from bench.layers.base import LayerQuantizers
+from bench.quantizers import build_activation_quantizer, build_error_quantizer, build_weight_quantizer
+from bench.quantizers.base import dequantize
+
+BITS = st.integers(2, 8)
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[nn.Conv2d, tuple[int, ...]]:
+    """A float convolution and the shape of its input."""
+    groups = draw(st.sampled_from([1, 1, 2, 6]))
+    channels, outputs = groups * draw(st.sampled_from([1, 3, 8])), groups * draw(st.sampled_from([1, 2, 8]))
+    kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    stride = (draw(st.integers(1, 2)), draw(st.integers(1, 3)))
+    dilation = (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
+    padding: str | tuple[int, int] = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
+    if stride == (1, 1) and draw(st.booleans()):
+        padding = "same"
+    size = (draw(st.integers(1, 8)), draw(st.integers(1, 8)))
+    if padding != "same":
+        for length, pad, step, taps in zip(size, padding, dilation, kernel, strict=True):
+            assume(length + 2 * pad >= step * (taps - 1) + 1)
+    bias = draw(st.booleans())
+    layer = nn.Conv2d(
+        channels, outputs, kernel, stride, padding, dilation, groups, bias, padding_mode="zeros", device="cpu"
+    )
+    return layer, (draw(st.integers(1, 3)), channels, *size)
+
+
+def quantizers(weight: int, activation: int, error: int | None, signed: bool, dispatch: str) -> LayerQuantizers:
+    return LayerQuantizers(
+        weight=build_weight_quantizer("dorefa", weight),
+        activation=build_activation_quantizer("uniform" if signed else "dorefa", activation),
+        error=None if error is None else build_error_quantizer("uniform", error),
+        dispatch=dispatch,
+    )
+
+
+def straight_through(values: Tensor, quantized: Tensor) -> Tensor:
+    return values + (quantized.double() - values).detach()
+
+
+def reference(layer: nn.Conv2d | nn.Linear, used: LayerQuantizers, x: Tensor, upstream: Tensor) -> list[Tensor]:
+    """Output, ∇x, ∇W and, if there is one, ∇b, by autograd in float64."""
+    x64, w64 = x.double().requires_grad_(), layer.weight.detach().double().requires_grad_()
+    b64 = None if layer.bias is None else layer.bias.detach().double().requires_grad_()
+    a, outside = used.activation.quantize(x)
+    through = x64 if outside is None else x64.clamp(0, 1)
+    a_hat = straight_through(through, dequantize(a))
+    squashed = torch.tanh(w64)
+    w_hat = straight_through(
+        squashed / squashed.abs().max().detach(), dequantize(used.weight.quantize(layer.weight.detach())[0])
+    )
+    if isinstance(layer, nn.Conv2d):
+        padded = F.pad(a_hat, layer._reversed_padding_repeated_twice)
+        y = F.conv2d(padded, w_hat, b64, layer.stride, 0, layer.dilation, layer.groups)
+    else:
+        y = F.linear(a_hat, w_hat, b64)
+    error = upstream if used.error is None else dequantize(used.error.quantize(upstream))
+    y.backward(error.double())
+    leaves = [x64, w64] if b64 is None else [x64, w64, b64]
+    return [y.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def check_layer(layer: nn.Conv2d | nn.Linear, shape: tuple[int, ...], used: LayerQuantizers, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    nn.init.normal_(layer.weight, generator=generator)
+    x = torch.rand(shape, generator=generator) * 1.6 - 0.3
+    swap = IntegerConv2d if isinstance(layer, nn.Conv2d) else IntegerLinear
+    integer = swap(layer, "probe", used)
+    x32 = x.clone().requires_grad_()
+    y = integer(x32)
+    upstream = torch.randn(y.shape, generator=generator)
+    expected = reference(layer, used, x, upstream)
+    layer.zero_grad()
+    y.backward(upstream)
+    found = [y.detach(), x32.grad, layer.weight.grad]
+    if layer.bias is not None:
+        found.append(layer.bias.grad)
+    # The reference adds values that were rounded to float32; ours adds integers, and is exact where sums cancel.
+    tolerance = 5e-6 if used.dispatch == "integer" else 2e-5
+    for name, ours, theirs in zip(("y", "dx", "dw", "db")[: len(found)], found, expected, strict=True):
+        assert (ours.double() - theirs).abs().max() < tolerance * theirs.abs().max().clamp_min(1), name
+
+
+CASES = {
+    "weight": BITS,
+    "activation": BITS,
+    "error": st.one_of(st.none(), BITS),
+    "signed": st.booleans(),
+    "dispatch": st.sampled_from(["integer", "integer", "simulate"]),
+    "seed": st.integers(0, 2**31),
+}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(case=convolutions(), **CASES)
+def test_a_convolution_agrees_with_float64(case, weight, activation, error, signed, dispatch, seed):
+    check_layer(*case, quantizers(weight, activation, error, signed, dispatch), seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=250, deadline=None)
+@given(case=convolutions(), **CASES)
+def test_a_convolution_agrees_with_float64_on_many_more_geometries(
+    case, weight, activation, error, signed, dispatch, seed
+):
+    check_layer(*case, quantizers(weight, activation, error, signed, dispatch), seed)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(m=st.integers(1, 30), k=st.integers(1, 60), n=st.integers(1, 20), bias=st.booleans(), **CASES)
+def test_a_linear_layer_agrees_with_float64(m, k, n, bias, weight, activation, error, signed, dispatch, seed):
+    check_layer(nn.Linear(k, n, bias), (m, k), quantizers(weight, activation, error, signed, dispatch), seed)
+
+
+def test_a_sum_beyond_int32_in_wgrad_is_still_right():
+    # 132·1024 positions of code 127 · 255 reach 4.4e9; a zero-point sum in int32 would wrap
+    layer = nn.Conv2d(1, 1, 1, bias=False)
+    used = quantizers(8, 8, 8, False, "integer")
+    x = torch.ones(132, 1, 32, 32)
+    IntegerConv2d(layer, "probe", used)(x).sum().backward()
+    assert layer.weight.grad is not None
+    # ∇Ŵ = 135,168; its factor is (1 − tanh²W)/|tanh W|
+    squashed = torch.tanh(layer.weight.detach().double())
+    factor = (1 - squashed.square()) / squashed.abs()
+    assert torch.allclose(layer.weight.grad.double(), 135_168 * factor, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 12), (12,), (2, 3, 4, 12)])
+def test_a_linear_layer_takes_inputs_of_any_number_of_dimensions(shape):
+    layer = nn.Linear(12, 4)
+    x = torch.rand(shape, requires_grad=True)
+    y = IntegerLinear(layer, "probe", quantizers(8, 8, 8, False, "integer"))(x)
+    assert y.shape == (*shape[:-1], 4)
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == shape
+
+
+def test_memory_formats_change_no_bit():
+    layer = nn.Conv2d(8, 8, 3, padding=1)
+    integer = IntegerConv2d(layer, "probe", quantizers(8, 8, 8, False, "integer"))
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = torch.rand(2, 8, 6, 6, generator=torch.Generator().manual_seed(0)).to(memory_format=memory_format)
+        x.requires_grad_()
+        layer.zero_grad()
+        y = integer(x)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        y.square().sum().backward()
+        results.append((y.detach(), x.grad, layer.weight.grad))
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_a_half_precision_input_gets_a_gradient_of_its_own_type():
+    layer = nn.Conv2d(4, 4, 3)
+    integer = IntegerConv2d(layer, "probe", quantizers(8, 8, 8, False, "integer"))
+    x = torch.rand(1, 4, 5, 5, dtype=torch.bfloat16, requires_grad=True)
+    y = integer(x)
+    assert y.dtype == torch.float32
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.bfloat16
