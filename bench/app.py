@@ -213,7 +213,7 @@ def _refuse_suite_sweep(overrides: Sequence[Override]) -> None:
     for override in overrides:
         if override.key_or_group == "suite" and override.is_sweep_override():
             raise ConfigError(
-                "suite= takes one suite at a time, since a suite brings its own sweep: run the suites one after another."
+                "suite= takes one suite at a time, since each brings its own sweep: run them one after another."
             )
 
 
@@ -247,7 +247,7 @@ def _fixed_keys(variant: str) -> list[str]:
             continue
         name = str(group).lstrip("/")
         fixed.append(name)
-        part = repository.load_config(f"{name}/{default.value}")
+        part = repository.load_config(f"{name}/{getattr(default, 'value', None)}")
         if part is not None:
             part_body = OmegaConf.to_container(cast(DictConfig, part.config), resolve=False)
             fixed.extend(f"{name}.{key}" for key in _flat_keys(cast(Mapping[str, Any], part_body)))
@@ -298,7 +298,9 @@ def _hydra_loader(config_dir: str | None) -> Iterator[None]:
     if config_dir is not None:
         folder = Path(config_dir).absolute()
         if not folder.is_dir():
-            raise ConfigError(f"--config-dir {config_dir} is not a folder: name the one that holds your suite/ or variant/.")
+            raise ConfigError(
+                f"--config-dir {config_dir} is not a folder: name the one that holds your suite/ or variant/."
+            )
         _refuse_shadows(folder)
         search_path.prepend(provider="command-line", path=f"file://{folder}", anchor="schema")
     GlobalHydra.instance().clear()

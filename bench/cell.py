@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import shutil
 import time
 from collections.abc import Callable
@@ -116,7 +116,7 @@ class _CellRun:
 
     def measure(self, key: str) -> RunRecord:
         cell = self.cell
-        started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         start = time.monotonic()
         environment = _environment(cell, torch.device(self.device))
         self.progress.start_cell(f"{cell.variant_name} {cell.model.name} {cell.data.name}", count_passes(cell))
@@ -176,7 +176,9 @@ class _CellRun:
         return outcome.value
 
     def _note(self, part: str, outcome: PassOutcome) -> None:
-        reason = f"the {part} pass {outcome.reason}" if outcome.reason.startswith(("took", "ran", "was")) else outcome.reason
+        reason = (
+            f"the {part} pass {outcome.reason}" if outcome.reason.startswith(("took", "ran", "was")) else outcome.reason
+        )
         self.statuses.append((outcome.status, reason))
         self.missing.setdefault(part, reason)
         if outcome.traceback:
@@ -349,7 +351,7 @@ def _set_aside(folder: Path) -> None:
         return
     superseded = folder.parent / "superseded"
     superseded.mkdir(exist_ok=True)
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
+    stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S%f")
     shutil.move(folder, superseded / f"{folder.name}-{stamp}")
 
 

@@ -1,7 +1,7 @@
 """What a user may choose: one typed dataclass per config group, ranges checked on construction.
 
 Hydra composes these from ``suites/``; ``CellConfig`` is the root. A value out of range raises ``ConfigError`` with one
-sentence. Whether names and combinations exist is checked where the parts are known (``methods/``, ``models/``, ``data/``).
+sentence. Whether names and combinations exist is checked where the parts are known (``methods/``, ``models/``).
 """
 
 from __future__ import annotations

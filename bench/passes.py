@@ -13,13 +13,14 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bench.config import CellConfig
-from bench.data import DataSet, build_data
+from bench.data import build_data
+from bench.data.base import DataSet
 from bench.data.loader import EvalBatches, TrainBatches
 from bench.errors import DataError, DivergedError
 from bench.kernels.int_mm import GemmCall, record_gemms
@@ -29,8 +30,7 @@ from bench.profilers.base import NO_PHASES
 from bench.profilers.gemm_count import FloatProductCounter, combine_counts
 from bench.profilers.memory import MemoryMeter, MemoryPeaks
 from bench.profilers.phase_timer import PhaseTimer
-from bench.records.schema import DataFacts, GemmResult, LayerFacts, ModelFacts, TimingRepeat
-from bench.seeding import Seeds
+from bench.records.schema import DataFacts, GemmResult, Label, LayerFacts, ModelFacts, TimingRepeat
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.loop import FitResult, evaluate, fit
 from bench.training.step import train_step
@@ -93,7 +93,7 @@ def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
             integer_calls=counts.integer_calls,
             float_calls=counts.float_calls,
             integer_share_pct=counts.integer_share_pct,
-            label=label,
+            label=cast(Label, label),
         ),
         hypernet_parameters=sum(p.numel() for p in parts.delayed.hypernet.parameters()) if parts.delayed else 0,
     )
@@ -148,7 +148,9 @@ def timing_pass(*, report: Report, cell: CellConfig, device: str, weights: str |
                 _timed_step(sides[name], streams[name], cell.optimizer.lr, timers[name])
             blocks[name].append(timers[name].read())
         mean_ms = sum(blocks["cell"][-1].step_ms) / protocol.steps_per_block
-        report({"phase": f"timing {repeat + 1}", "done": block + 1, "total": protocol.timing_blocks, "step_ms": mean_ms})
+        report(
+            {"phase": f"timing {repeat + 1}", "done": block + 1, "total": protocol.timing_blocks, "step_ms": mean_ms}
+        )
     names = list(dict.fromkeys(phase for block in blocks["cell"] for phase in block.phases_ms))
     return TimingRepeat(
         step_ms=tuple(step for block in blocks["cell"] for step in block.step_ms),
@@ -221,9 +223,7 @@ def _accuracy_answer(result: FitResult, pretrained: float | Absent) -> AccuracyA
 
 
 def _without_tensors(result: FitResult) -> FitResult:
-    return FitResult(
-        losses=result.losses, curve=result.curve, observation=None, losses_digest=result.losses_digest
-    )
+    return FitResult(losses=result.losses, curve=result.curve, observation=None, losses_digest=result.losses_digest)
 
 
 def _prepare(cell: CellConfig, device: str) -> tuple[torch.device, DataSet]:
@@ -242,7 +242,7 @@ def _prepare(cell: CellConfig, device: str) -> tuple[torch.device, DataSet]:
 
 def _batches(cell: CellConfig, data: DataSet, device: torch.device) -> TrainBatches:
     return TrainBatches(
-        data, batch_size=cell.protocol.batch_size, device=device, seeds=Seeds(cell.seed), augment=cell.protocol.augment
+        data, batch_size=cell.protocol.batch_size, seed=cell.seed, device=device, augment=cell.protocol.augment
     )
 
 
@@ -286,7 +286,7 @@ def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
     swapped = {facts.name: facts for facts in parts.conversion.swapped} if parts.conversion else {}
     kept = {layer.name: layer.reason for layer in parts.conversion.kept} if parts.conversion else {}
     with_dgrad = {call.layer for call in calls if call.gemm == "dgrad"}
-    table = []
+    table: list[LayerFacts] = []
     for name, module in parts.model.named_modules():
         if name in swapped:
             facts = swapped[name]
@@ -294,19 +294,34 @@ def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
             first = facts.dgrad in ("float", "simulated") and not table
             table.append(
                 LayerFacts(
-                    name=name, kind=facts.kind, quantized=True, reason="", weight_shape=tuple(module.weight.shape),
-                    weight_bits=facts.weight_bits, activation_bits=facts.activation_bits, error_bits=facts.error_bits,
-                    fprop=facts.fprop, dgrad=without_dgrad if skipped or first else facts.dgrad, wgrad=facts.wgrad,
-                )  # fmt: skip
+                    name=name,
+                    kind=facts.kind,
+                    quantized=True,
+                    reason="",
+                    weight_shape=tuple(module.weight.shape),
+                    weight_bits=facts.weight_bits,
+                    activation_bits=facts.activation_bits,
+                    error_bits=facts.error_bits,
+                    fprop=cast(Label, facts.fprop),
+                    dgrad=without_dgrad if skipped or first else cast(Label, facts.dgrad),
+                    wgrad=cast(Label, facts.wgrad),
+                )
             )
         elif isinstance(module, nn.Conv2d | nn.Linear):
             table.append(
                 LayerFacts(
-                    name=name, kind=type(module).__name__.lower(), quantized=False,
-                    reason=kept.get(name, "a floating-point method"), weight_shape=tuple(module.weight.shape),
-                    weight_bits=32, activation_bits=32, error_bits=32, fprop="float",
-                    dgrad="float" if table else without_dgrad, wgrad="float",
-                )  # fmt: skip
+                    name=name,
+                    kind=type(module).__name__.lower(),
+                    quantized=False,
+                    reason=kept.get(name, "a floating-point method"),
+                    weight_shape=tuple(module.weight.shape),
+                    weight_bits=32,
+                    activation_bits=32,
+                    error_bits=32,
+                    fprop="float",
+                    dgrad="float" if table else without_dgrad,
+                    wgrad="float",
+                )
             )
     return tuple(table)
 
@@ -317,7 +332,7 @@ def _data_facts(data: DataSet) -> DataFacts:
         synthetic=data.synthetic,
         train_samples=len(data.train_labels),
         test_samples=len(data.test_labels),
-        image_shape=tuple(data.image_shape),
+        image_shape=tuple(data.train_images.shape[1:]),
         num_classes=data.num_classes,
         source=data.source,
         fingerprint=data.fingerprint,
@@ -332,4 +347,6 @@ def _read_weights(path: str) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise DataError(f"the pretrained weights in {path} cannot be read ({error}): delete the file and run again.") from error
+        raise DataError(
+            f"the pretrained weights in {path} cannot be read ({error}): delete the file and run again."
+        ) from error

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.config import CellConfig
-from bench.data import check_data
+from bench.data import DATASETS, check_data
 from bench.errors import ConfigError, RecordError
 from bench.hardware.probe import resolve_device
 from bench.methods import build_method
@@ -25,33 +25,41 @@ def check_cells(cells: Sequence[CellConfig]) -> None:
     for cell in cells:
         build_method(cell)
         check_training(cell)
-        for what, check in (
-            (f"device {cell.device}", lambda: resolve_device(cell.device)),
-            (f"output {cell.output_dir}", lambda: _check_output(cell.output_dir)),
-            (f"model {cell.model}", lambda: check_model(cell.model.name, factory=cell.model.factory)),
-            (f"data {cell.data}", lambda: _check_data(cell)),
-        ):
+        for check in (_check_device, _check_output, _check_model, _check_data):
+            what = f"{check.__name__} {cell.device} {cell.output_dir} {cell.model} {cell.data}"
             if what not in seen:  # a suite's cells share most of it
-                check()
+                check(cell)
                 seen.add(what)
+
+
+def _check_device(cell: CellConfig) -> None:
+    resolve_device(cell.device)
+
+
+def _check_model(cell: CellConfig) -> None:
+    image_size = cell.data.image_size
+    if image_size is None and cell.data.name in DATASETS:
+        image_size = DATASETS[cell.data.name].image_size
+    model = cell.model
+    check_model(model.name, image_size=image_size, shortcut=model.shortcut, factory=model.factory)
 
 
 def _check_data(cell: CellConfig) -> None:
     config = cell.data
-    check_data(
-        config.name, root=config.root, download=config.download, image_size=config.image_size,
-        train_limit=config.train_limit, test_limit=config.test_limit,
-    )  # fmt: skip
+    check_data(config.name, root=config.root, download=config.download)
 
 
-def _check_output(output_dir: str) -> None:
+def _check_output(cell: CellConfig) -> None:
     """The folder, or the nearest that exists above it, can be written into."""
+    output_dir = cell.output_dir
     if not output_dir:
         raise ConfigError("output_dir is empty: name the folder that records go to.")
     path = Path(output_dir).absolute()
     while not path.exists():
         path = path.parent
     if not path.is_dir():
-        raise RecordError(f"output_dir={output_dir} cannot be a folder, since {path} is a file: choose another output_dir.")
+        raise RecordError(
+            f"output_dir={output_dir} cannot be a folder, since {path} is a file: choose another output_dir."
+        )
     if not os.access(path, os.W_OK | os.X_OK):
         raise RecordError(f"output_dir={output_dir} cannot be written, since {path} is not writable: choose another.")

@@ -1,4 +1,4 @@
-"""Progress of a suite: one bar with cell, phase, step time and remaining time; plain lines where there is no terminal."""
+"""Progress of a suite: one bar with cell, phase, step time and remaining time; plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class SuiteProgress:
             return
         share = self.share(pass_share)
         left = self.remaining_s(share)
-        fields = {
+        fields: dict[str, Any] = {
             "cell": f"[{min(self.finished_cells + 1, self.num_cells)}/{self.num_cells}] {self.cell}",
             "phase": phase,
             "step": f"{format_ms(step_ms)}/step" if step_ms is not None else "",

@@ -32,7 +32,9 @@ NO_GPU = "needs an NVIDIA GPU that torch can use"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let golden files be written anew: ``pytest --update-golden``, then read the difference."""
-    parser.addoption("--update-golden", action="store_true", help="write the golden files anew from what the code gives")
+    parser.addoption(
+        "--update-golden", action="store_true", help="write the golden files anew from what the code gives"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -85,10 +85,14 @@ def test_a_users_suites_and_variants_come_with_config_dir(tmp_path: Path) -> Non
     write(tmp_path / "variant" / "mine.yaml", "# @package _global_\n# Six bits.\nvariant_name: mine\nseed: 7\n")
     write(
         tmp_path / "suite" / "ours.yaml",
-        "# @package _global_\nsuite_name: ours\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      variant: mine,fp32\n",
+        "# @package _global_\nsuite_name: ours\n"
+        "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      variant: mine,fp32\n",
     )
     cells = plan("suite=ours", "--config-dir", str(tmp_path))
-    assert [(cell.suite_name, cell.variant_name, cell.seed) for cell in cells] == [("ours", "mine", 7), ("ours", "fp32", 0)]
+    assert [(cell.suite_name, cell.variant_name, cell.seed) for cell in cells] == [
+        ("ours", "mine", 7),
+        ("ours", "fp32", 0),
+    ]
     assert group_files("variant", str(tmp_path))["mine"] == "Six bits."
 
 

@@ -15,7 +15,7 @@ from bench.errors import DataError, DivergedError
 from bench.process import PassOutcome, run_pass
 
 # The functions below run in fresh processes, which import them by name from a module of their own.
-SOURCE = '''
+SOURCE = """
 import os, signal, time
 from bench.errors import DataError, DivergedError
 
@@ -54,7 +54,7 @@ def hang(*, report, marker=None):
     if marker:
         open(marker, "w").write(str(os.getpid()))
     time.sleep(600)
-'''
+"""
 
 
 @pytest.fixture

@@ -61,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(sentence: str, code: int = ExitCode.USAGE) -> int:
-    text = sentence if sentence[:1] != sentence[:1].lower() or not sentence[:1].isalpha() else sentence[:1].upper() + sentence[1:]
-    print(f"metagrad-bench: {text}", file=sys.stderr)
+    print(f"metagrad-bench: {sentence}", file=sys.stderr)
     return int(code)
 
 

@@ -47,7 +47,9 @@ def check_method(method: Method, cell: CellConfig) -> None:
     _member(cell, "method.grad_quantizer", cell.method.grad_quantizer, method.grad_quantizers)
     _bits_match(cell, "error_bits", cell.error_bits, cell.method.error_quantizer)
     _bits_match(cell, "grad_bits", cell.grad_bits, cell.method.grad_quantizer)
-    _require(cell.method.error_granularity == "tensor", cell, "takes one error scale per tensor: error_granularity=tensor")
+    _require(
+        cell.method.error_granularity == "tensor", cell, "takes one error scale per tensor: error_granularity=tensor"
+    )
     if cell.method.grad_quantizer == "hypernet":
         _member(cell, "hypernet", cell.hypernet.name, tuple(HYPERNETS))
         _member(cell, "strategy", cell.strategy.name, tuple(STRATEGIES))

@@ -117,7 +117,7 @@ class EpochPoint:
 class AccuracyResult:
     """Accuracy of the trained model, in percent of the whole test set."""
 
-    test_accuracy_pct: float  # after the last epoch, never the best one
+    test_accuracy_pct: float | Absent  # after the last epoch, never the best one; absent where training diverged
     pretrained_accuracy_pct: float | Absent  # of the FP32 model that fine-tuning started from
     final_train_loss: float | Absent
     epochs: int

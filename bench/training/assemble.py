@@ -5,15 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from bench.config import CellConfig, MethodConfig, OptimizerConfig, ProtocolConfig, StrategyConfig
-from bench.config import HypernetConfig as HypernetChoice
-from bench.data import DataSet
+from bench.config import (
+    CellConfig,
+    HypernetConfig,
+    MethodConfig,
+    OptimizerConfig,
+    ProtocolConfig,
+    StrategyConfig,
+)
+from bench.data.base import DataSet
+from bench.data.loader import normalise
 from bench.errors import ConfigError
 from bench.hypernets import build_hypernet
+from bench.layers.base import IntegerLayer
 from bench.layers.convert import Conversion, QuantSpec, quantize_model, quantized_layers
 from bench.methods import build_method
 from bench.models import build_model
@@ -21,6 +30,8 @@ from bench.optim import OPTIMIZERS, Optimizer, build_optimizer
 from bench.quantizers.uniform import uniform_values
 from bench.seeding import global_stream, sub_seed, torch_generator
 from bench.update import DelayedUpdate, build_strategy
+
+_SAMPLE_IMAGES = 16
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,11 +67,9 @@ def build_parts(
         ConfigError: a model, method, hypernetwork or strategy that does not exist or fit.
     """
     method = build_method(cell)
-    channels, height, width = data.image_shape
-    assert height == width, f"images are {height}×{width}, models take square ones"
     with global_stream(cell.seed, "model_init"):
         model = build_model(
-            cell.model.name, num_classes=data.num_classes, in_channels=channels, image_size=height,
+            cell.model.name, num_classes=data.num_classes, in_channels=data.in_channels, image_size=data.image_size,
             shortcut=cell.model.shortcut, factory=cell.model.factory,
         )  # fmt: skip
     if initial_state is not None:
@@ -68,14 +77,17 @@ def build_parts(
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     conversion = None
     if method.low_bit:
-        conversion = quantize_model(model, _spec(cell), generator=torch_generator(cell.seed, "stochastic_rounding", device=device))
+        # A few images show the converter which layers see negative inputs.
+        sample = normalise(data.train_images[:_SAMPLE_IMAGES], data, device).permute(0, 3, 1, 2)
+        generator = torch_generator(cell.seed, "stochastic_rounding", device=device)
+        conversion = quantize_model(model, _spec(cell), sample_input=sample, generator=generator)
     layers = quantized_layers(model) if conversion is not None else {}
-    weights = [layer.weight for layer in layers.values()]
+    weights = [cast(nn.Parameter, layer.weight) for layer in layers.values()]
     delayed = None
     immediate = list(model.parameters())
     factor_of = {id(layer.weight): layer for layer in layers.values()}
     if cell.method.grad_quantizer == "hypernet":
-        delayed = _delayed_update(cell, device, weights, [*layers.values()])
+        delayed = _delayed_update(cell, device, weights, list(layers.values()))
         immediate = [parameter for parameter in immediate if id(parameter) not in factor_of]
     lr_factors = None
     if cell.method.error_quantizer == "uint8" and delayed is None:
@@ -122,7 +134,7 @@ def without_hypernet(cell: CellConfig) -> CellConfig:
     if cell.method.error_quantizer == "uint8":
         method = dataclasses.replace(method, name="uint8")
     return dataclasses.replace(
-        cell, method=method, hypernet=HypernetChoice(name="none"), strategy=StrategyConfig(name="none")
+        cell, method=method, hypernet=HypernetConfig(name="none"), strategy=StrategyConfig(name="none")
     )
 
 
@@ -167,7 +179,7 @@ def _grad_quantizer(bits: int) -> Callable[[Tensor], Tensor]:
 
 
 def _delayed_update(
-    cell: CellConfig, device: torch.device, weights: list[nn.Parameter], layers: list[nn.Module]
+    cell: CellConfig, device: torch.device, weights: list[nn.Parameter], layers: list[IntegerLayer]
 ) -> DelayedUpdate:
     with global_stream(cell.seed, "hypernet_init"):
         hypernet = build_hypernet(cell.hypernet.name, hidden=cell.hypernet.hidden, form=cell.hypernet.form).to(device)

@@ -62,7 +62,7 @@ def fit(
         DivergedError: a loss that is not finite; its ``partial`` holds the FitResult up to there.
     """
     schedule = build_schedule(config.schedule, milestones=config.milestones if config.schedule == "step" else ())
-    steps_per_epoch = len(batches)
+    steps_per_epoch = batches.steps_per_epoch
     total = epochs * steps_per_epoch
     losses: list[float] = []
     curve: list[EpochPoint] = []
@@ -113,7 +113,7 @@ def evaluate(parts: Parts, test: EvalBatches) -> float:
     """Accuracy on a whole test set, in percent, with the committed weights."""
     parts.model.eval()
     right = [evaluate_batch(parts, images, labels) for images, labels in test]
-    return 100.0 * float(torch.stack(right).sum()) / test.num_samples
+    return 100.0 * float(torch.stack(right).sum()) / test.num_images
 
 
 def _no_accuracy(finite: bool) -> str:

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from bench.profilers.base import Phases
 from bench.training.assemble import Parts
 
-
 # The update's own phases under the step's names.
 _PHASE_OF = {"hypernet_forward": "meta", "meta_gradient": "meta"}
 
