@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.hypernets.base import Scales, scaled
+from bench.hypernets.base import Scales, safe_width, scaled
 from bench.hypernets.lstm_fc import LSTMHypernet
 
 
@@ -20,8 +20,13 @@ class DualLSTMFC(LSTMHypernet):
     inputs = 2
     multiplicative = False
 
-    def features(self, grad: Tensor, weight: Tensor, scales: Scales) -> Tensor:
-        """W'/max|W'| over ∇W'/max|∇W'| in the `residual` form, both raw in the `literal` one; (2, n)."""
+    def rows(self, grad: Tensor, weight: Tensor, scales: Scales) -> list[Tensor]:
+        """W'/max|W'| and ∇W'/max|∇W'| in the `residual` form, both raw in the `literal` one."""
         if self.form == "residual":
-            return torch.stack([scaled(weight, scales.weight), scaled(grad, scales.gradient)])
-        return torch.stack([weight, grad])
+            return [scaled(weight, scales.weight), scaled(grad, scales.gradient)]
+        return [weight, grad]
+
+    def half_widths(self, scales: Scales) -> Tensor:
+        """1 and 1 for scaled inputs, max|W| and max|∇W| for raw ones."""
+        widths = safe_width(torch.stack([scales.weight, scales.gradient]))
+        return torch.ones_like(widths) if self.form == "residual" else widths

@@ -7,9 +7,10 @@ Source: docs/method.md section 3.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from bench.hypernets.base import Scales, scaled
+from bench.hypernets.base import Scales, safe_width, scaled
 from bench.hypernets.multi_fc import FCHypernet
 
 
@@ -18,6 +19,11 @@ class FCGrad(FCHypernet):
 
     multiplicative = False
 
-    def features(self, grad: Tensor, weight: Tensor, scales: Scales) -> Tensor:
-        """∇W/max|∇W| in the `residual` form, ∇W in the `literal` one; (1, n)."""
-        return (scaled(grad, scales.gradient) if self.form == "residual" else grad).view(1, -1)
+    def rows(self, grad: Tensor, weight: Tensor, scales: Scales) -> list[Tensor]:
+        """∇W/max|∇W| in the `residual` form, ∇W in the `literal` one."""
+        return [scaled(grad, scales.gradient) if self.form == "residual" else grad]
+
+    def half_widths(self, scales: Scales) -> Tensor:
+        """1 for the scaled input, max|∇W| for the raw one."""
+        width = safe_width(scales.gradient).view(1)
+        return torch.ones_like(width) if self.form == "residual" else width

@@ -6,9 +6,10 @@ Source: docs/method.md section 3.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from bench.hypernets.base import Evaluation, Hypernet, Scales, unit_weight
+from bench.hypernets.base import Evaluation, Hypernet, Scales, safe_width, unit_weight
 from bench.hypernets.lstm_cell import ReducedCell
 
 
@@ -45,9 +46,17 @@ class LSTMFC(LSTMHypernet):
 
     inputs = 1
     multiplicative = True
-    bounds = (0.0, 1.0)
 
-    def features(self, grad: Tensor, weight: Tensor, scales: Scales) -> Tensor:
-        """W̃ in the `residual` form, W in the `literal` one; (1, n)."""
-        # a copy: a kept graph must not see the weights move
-        return (unit_weight(weight, scales) if self.form == "residual" else weight.clone()).view(1, -1)
+    def __init__(self, *, hidden: int, form: str = "residual") -> None:
+        """See `LSTMHypernet`."""
+        super().__init__(hidden=hidden, form=form)
+        self.centre = 0.5 if form == "residual" else 0.0
+
+    def rows(self, grad: Tensor, weight: Tensor, scales: Scales) -> list[Tensor]:
+        """W̃ in the `residual` form, W in the `literal` one."""
+        return [unit_weight(weight, scales) if self.form == "residual" else weight]
+
+    def half_widths(self, scales: Scales) -> Tensor:
+        """½ for W̃ in [0, 1], max|W| for the raw weight."""
+        width = safe_width(scales.weight).view(1)
+        return torch.full_like(width, 0.5) if self.form == "residual" else width

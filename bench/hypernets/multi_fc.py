@@ -97,8 +97,12 @@ class MultiFC(FCHypernet):
     """A factor of ∇W from the weight alone."""
 
     multiplicative = True
-    bounds = (0.0, 1.0)
+    centre = 0.5
 
-    def features(self, grad: Tensor, weight: Tensor, scales: Scales) -> Tensor:
-        """W̃ in both forms; (1, n)."""
-        return unit_weight(weight, scales).view(1, -1)
+    def rows(self, grad: Tensor, weight: Tensor, scales: Scales) -> list[Tensor]:
+        """W̃ in both forms."""
+        return [unit_weight(weight, scales)]
+
+    def half_widths(self, scales: Scales) -> Tensor:
+        """½: W̃ lies in [0, 1]."""
+        return torch.full_like(scales.weight, 0.5).view(1)

@@ -11,11 +11,13 @@ from bench.update.delayed import DelayedUpdate, Observation, no_phases, read_obs
 from bench.update.recompute import Recompute
 from bench.update.retain import Retain
 from bench.update.slim import Slim
+from bench.update.tabulate import Tabulate, TabulationSample
 
-STRATEGIES: dict[str, type[Retain] | type[Slim] | type[Recompute]] = {
+STRATEGIES: dict[str, type[Retain] | type[Slim] | type[Recompute] | type[Tabulate]] = {
     "retain": Retain,
     "slim": Slim,
     "recompute": Recompute,
+    "tabulate": Tabulate,
 }
 
 
@@ -23,8 +25,9 @@ def build_strategy(name: str, **options: Any) -> Strategy:
     """The strategy of that name.
 
     Args:
-        name: retain, slim or recompute.
-        options: seed for slim; chunk, the number of weights evaluated at a time, for recompute.
+        name: retain, slim, recompute or tabulate.
+        options: seed for slim; chunk, the number of weights evaluated at a time (None chooses), for recompute;
+            bound, max_nodes, check_every, sample_every and sample_bits for tabulate.
 
     Raises:
         ConfigError: for an unknown name, or an option that the strategy does not have.
@@ -46,6 +49,8 @@ __all__ = [
     "Retain",
     "Slim",
     "Strategy",
+    "Tabulate",
+    "TabulationSample",
     "build_strategy",
     "no_phases",
     "read_observation",

@@ -22,13 +22,13 @@ class Recompute:
 
     keeps_weight = True
 
-    def __init__(self, *, chunk: int = 8192) -> None:
-        """Evaluate `chunk` weights at a time.
+    def __init__(self, *, chunk: int | None = None) -> None:
+        """Evaluate `chunk` weights at a time; None takes what suits the hidden size and the device.
 
         Raises:
             ConfigError: if `chunk` is below 1.
         """
-        if chunk < 1:
+        if chunk is not None and chunk < 1:
             raise ConfigError(f"recompute needs a chunk of at least 1 weight, got {chunk}.")
         self.chunk = chunk
         self.scales: list[Scales] = []
@@ -37,11 +37,12 @@ class Recompute:
     def outputs(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
         """See `Strategy.outputs`."""
         evaluation = hypernet.evaluation()
+        chunk = self.chunk or suitable_chunk(hypernet.hidden, grads[0].device)
         self.scales, results = [], []
         for grad, weight in zip(grads, weights, strict=True):
             scales = layer_scales(grad, weight)
             flat_grad, flat_weight, output = grad.reshape(-1), weight.reshape(-1), grad.new_empty(grad.numel())
-            for part in parts(output.numel(), self.chunk):
+            for part in parts(output.numel(), chunk):
                 core = evaluation.values(hypernet.features(flat_grad[part], flat_weight[part], scales))
                 output[part] = hypernet.combine(flat_grad[part], core, scales)
             self.scales.append(scales)
@@ -58,9 +59,10 @@ class Recompute:
     ) -> None:
         """See `Strategy.meta_gradient`."""
         evaluation = hypernet.evaluation()
+        chunk = self.chunk or suitable_chunk(hypernet.hidden, grads[0].device)
         for index, scales in enumerate(self.scales):
             grad, weight, cotangent = (x.reshape(-1) for x in (grads[index], weights[index], cotangents(index)))
-            for part in parts(grad.numel(), self.chunk):
+            for part in parts(grad.numel(), chunk):
                 features = hypernet.features(grad[part], weight[part], scales)
                 evaluation.accumulate(features, cotangent[part] * hypernet.gain(grad[part], scales))
         evaluation.finish()
@@ -72,6 +74,17 @@ class Recompute:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing."""
+
+
+def suitable_chunk(hidden: int, device: torch.device) -> int:
+    """Weights evaluated at a time.
+
+    On the CPU (chunk, H) arrays that stay in the second-level cache: with H = 100, 2,048 weights took 142 ms for
+    268,336, 16,384 took 172 ms; with H = 4 16,384 were best, and fewer cost calls. On a GPU few launches count.
+    """
+    if device.type == "cpu":
+        return min(max(2**17 // hidden, 2048), 16_384)
+    return max(2**23 // hidden, 16_384)
 
 
 def parts(count: int, chunk: int) -> Iterator[slice]:

@@ -23,6 +23,8 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adam_one": ("adam", {"weight_decay": 0.02, "eps": 1e-3, "pi_prime": "one"}),
 }
 STRATEGIES: dict[str, dict[str, Any]] = {"retain": {}, "slim": {"seed": 5}, "recompute": {"chunk": 7}}
+# `tabulate` is exact for another function, the interpolated one (test_tabulate.py); the rest holds for it too
+ALL_STRATEGIES: dict[str, dict[str, Any]] = {**STRATEGIES, "tabulate": {"check_every": 2}}
 RATES = [0.05, 0.08, 0.03, 0.06, 0.05]
 
 
@@ -50,7 +52,7 @@ def build(
         params,
         optimizer=build_optimizer(name, params, lr=0.0, **arguments),
         hypernet=hypernet,
-        strategy=build_strategy(strategy, **STRATEGIES[strategy]),
+        strategy=build_strategy(strategy, **ALL_STRATEGIES[strategy]),
         quantize=lambda g: plain.uniform(g, bits),
         **options,
     )
@@ -165,7 +167,7 @@ def test_learning_rate_factors_belong_to_the_gradient_they_were_measured_with(
         assert_close([p.detach() for p in update.params], other.weights, 1e-10)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ALL_STRATEGIES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_first_iteration_changes_nothing(plain: SimpleNamespace, optimizer: str, strategy: str) -> None:
     problem = plain.make_problem(torch.float32)
@@ -184,7 +186,7 @@ def test_first_iteration_changes_nothing(plain: SimpleNamespace, optimizer: str,
 def test_residual_form_starts_at_the_plain_quantizer(plain: SimpleNamespace, name: str) -> None:
     problem = plain.make_problem(torch.float32)
     torch.manual_seed(0)
-    for strategy in STRATEGIES:
+    for strategy in ALL_STRATEGIES:
         hypernet = build_hypernet(name, hidden=5)
         update = build(plain, problem, hypernet, strategy, "sgd")
         iterate(update, problem, 0, 0.1)
@@ -197,7 +199,7 @@ def test_residual_form_starts_at_the_plain_quantizer(plain: SimpleNamespace, nam
         torch.testing.assert_close([p.detach() for p in update.params], expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ALL_STRATEGIES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", HYPERNETS)
 def test_zero_gradients_and_zero_weights_give_no_nan(
@@ -213,7 +215,7 @@ def test_zero_gradients_and_zero_weights_give_no_nan(
 
 
 def test_a_gradient_that_is_not_finite_reaches_weights_and_loss(plain: SimpleNamespace) -> None:
-    for strategy in STRATEGIES:
+    for strategy in ALL_STRATEGIES:
         problem = plain.make_problem(torch.float32)
         update = build(plain, problem, randomised("dual_lstm_fc", "residual", torch.float32), strategy)
         iterate(update, problem, 0, 0.1)
@@ -222,7 +224,7 @@ def test_a_gradient_that_is_not_finite_reaches_weights_and_loss(plain: SimpleNam
         assert torch.isnan(iterate(update, problem, 1, 0.1))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ALL_STRATEGIES)
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 @pytest.mark.parametrize("cut", [0, 1, 3])
 def test_resume_is_bitwise(plain: SimpleNamespace, optimizer: str, strategy: str, cut: int) -> None:

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.errors import ConfigError
+from bench.hypernets import FORMS, HYPERNETS, Hypernet, build_hypernet, layer_scales
+from bench.update import Tabulate, build_strategy
+from bench.update.tabulate import grid_nodes, interpolate, scatter_, widest
+
+
+def make_layers(dtype: torch.dtype = torch.float64) -> SimpleNamespace:
+    generator = torch.Generator().manual_seed(4)
+
+    def normal(*sizes: float) -> list[Tensor]:
+        shapes = [(16, 8, 3, 3), (30, 5), (40_000,)]
+        tensors = [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
+        return [(tensor * size).to(dtype) for tensor, size in zip(tensors, sizes, strict=True)]
+
+    return SimpleNamespace(
+        grads=normal(1e-2, 1e-3, 5e-3), weights=normal(0.2, 0.4, 0.1), cotangents=normal(1.0, 1.0, 1.0)
+    )
+
+
+def make_hypernet(name: str, form: str = "residual", dtype: torch.dtype = torch.float64) -> Hypernet:
+    torch.manual_seed(6)
+    hypernet = build_hypernet(name, hidden=8, form=form).to(dtype)
+    for param in hypernet.parameters():
+        nn.init.normal_(param, std=0.3)
+    return hypernet
+
+
+def meta_gradient(strategy: object, hypernet: Hypernet, layers: SimpleNamespace) -> list[Tensor]:
+    for param in hypernet.parameters():
+        param.grad = None
+    cotangents: Callable[[int], Tensor] = lambda index: layers.cotangents[index].clone()  # noqa: E731
+    strategy.meta_gradient(hypernet, layers.grads, layers.weights, cotangents)  # type: ignore[attr-defined]
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in hypernet.parameters()]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", HYPERNETS)
+def test_outputs_keep_the_bound_and_the_meta_gradient_follows(name: str, form: str) -> None:
+    hypernet, layers = make_hypernet(name, form), make_layers()
+    tabulate, exact = Tabulate(bound=1e-5), build_strategy("recompute")
+    ours = tabulate.outputs(hypernet, layers.grads, layers.weights)
+    theirs = exact.outputs(hypernet, layers.grads, layers.weights)
+    assert tabulate.bound_met
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.shape == other.shape
+        assert (one - other).abs().max() <= 3e-5 * max(float(x.abs().max()) for x in theirs)
+    pairs = zip(meta_gradient(tabulate, hypernet, layers), meta_gradient(exact, hypernet, layers), strict=True)
+    for one, other in pairs:
+        assert (one - other).abs().max() <= 1e-3 * other.abs().max()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", HYPERNETS)
+def test_meta_gradient_is_exactly_that_of_the_interpolated_function(name: str, form: str) -> None:
+    hypernet, layers = make_hypernet(name, form), make_layers()
+    tabulate = Tabulate(check_every=1, max_nodes=2)  # stays at its first, coarse grid
+    tabulate.outputs(hypernet, layers.grads, layers.weights)
+    scales = [layer_scales(grad, weight) for grad, weight in zip(layers.grads, layers.weights, strict=True)]
+    half = hypernet.half_widths(widest(scales))
+    nodes = grid_nodes(hypernet, half, tabulate.points)
+    table = hypernet.core(nodes).view(-1, tabulate.points)  # with a graph, as published
+    total = torch.zeros((), dtype=torch.float64)
+    for grad, weight, cotangent, scale in zip(layers.grads, layers.weights, layers.cotangents, scales, strict=True):
+        features = (hypernet.features(grad.view(-1), weight.view(-1), scale) - hypernet.centre) / half[:, None]
+        rows = list(features) if len(features) == 2 else [features[0], torch.zeros_like(features[0])]
+        core = bilinear(table, rows[0], rows[1])
+        total = total + (cotangent.view(-1) * hypernet.combine(grad.view(-1), core, scale)).sum()
+    params = list(hypernet.parameters())
+    expected = torch.autograd.grad(total, params, allow_unused=True)
+    for one, other in zip(meta_gradient(tabulate, hypernet, layers), expected, strict=True):
+        assert (one - other).abs().max() <= 1e-9 * other.abs().max() + 1e-18
+
+
+def bilinear(table: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Bilinear interpolation written out, x along columns, both in -1..1."""
+    rows, columns = table.shape
+    i = ((x + 1) / 2 * (columns - 1)).clamp(0, columns - 1)
+    j = ((y + 1) / 2 * (rows - 1)).clamp(0, rows - 1)
+    i0, j0 = i.floor().long().clamp(max=columns - 2), j.floor().long().clamp(max=max(rows - 2, 0))
+    j1 = (j0 + 1).clamp(max=rows - 1)
+    p, q = i - i0, j - j0
+    low = table[j0, i0] * (1 - p) + table[j0, i0 + 1] * p
+    high = table[j1, i0] * (1 - p) + table[j1, i0 + 1] * p
+    return low * (1 - q) + high * q
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+@pytest.mark.parametrize("shape", [(1, 9), (9, 9)])
+def test_scatter_is_the_adjoint_of_interpolate(shape: tuple[int, int], copies: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(shape, generator=generator, dtype=torch.float64)
+    places = torch.rand(copies, 1, 25, 2, generator=generator, dtype=torch.float64) * 2 - 1
+    values = torch.randn(copies * 25, generator=generator, dtype=torch.float64)
+    adjoint = torch.zeros_like(table)
+    scatter_(adjoint, places, values)
+    assert float((adjoint * table).sum()) == pytest.approx(float((values * interpolate(table, places)).sum()))
+
+
+def test_the_grid_is_refined_when_the_function_outgrows_it() -> None:
+    hypernet, layers = make_hypernet("dual_lstm_fc"), make_layers()
+    tabulate = Tabulate(bound=2e-5, check_every=2)
+    tabulate.outputs(hypernet, layers.grads, layers.weights)
+    assert tabulate.points == 129
+    assert tabulate.bound_met
+    with torch.no_grad():
+        for param in hypernet.parameters():
+            param *= 6
+    tabulate.outputs(hypernet, layers.grads, layers.weights)
+    assert tabulate.points == 129  # not measured in this iteration
+    tabulate.outputs(hypernet, layers.grads, layers.weights)
+    assert tabulate.points > 129
+    assert tabulate.bound_met
+
+
+def test_a_bound_out_of_reach_is_said() -> None:
+    hypernet, layers = make_hypernet("dual_lstm_fc"), make_layers()
+    tabulate = Tabulate(bound=1e-12, max_nodes=20_000)
+    assert not tabulate.bound_met  # nothing measured yet
+    tabulate.outputs(hypernet, layers.grads, layers.weights)
+    assert tabulate.points == 129
+    assert not tabulate.bound_met
+    assert 1e-12 < tabulate.error < 1e-3
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_not_a_number_reaches_the_outputs(form: str) -> None:
+    for name in HYPERNETS:
+        hypernet, layers = make_hypernet(name, form, torch.float32), make_layers(torch.float32)
+        layers.grads[0].view(-1)[7] = math.nan
+        outputs = Tabulate().outputs(hypernet, layers.grads, layers.weights)
+        assert torch.isnan(outputs[0].view(-1)[7])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_zero_layers_give_finite_outputs_and_gradients(form: str) -> None:
+    for name in HYPERNETS:
+        hypernet, layers = make_hypernet(name, form, torch.float32), make_layers(torch.float32)
+        layers.grads = [torch.zeros_like(grad) for grad in layers.grads]
+        layers.weights = [torch.zeros_like(weight) for weight in layers.weights]
+        tabulate = Tabulate()
+        outputs = tabulate.outputs(hypernet, layers.grads, layers.weights)
+        for tensor in [*outputs, *meta_gradient(tabulate, hypernet, layers)]:
+            assert torch.isfinite(tensor).all()
+
+
+def test_float32_codes_and_gradient_are_those_of_the_exact_strategy() -> None:
+    hypernet, layers = make_hypernet("dual_lstm_fc", dtype=torch.float32), make_layers(torch.float32)
+    for bits, share in ((4, 0.9999), (8, 0.998)):
+        tabulate = Tabulate(sample_every=2, sample_bits=bits)
+        for iteration in range(4):
+            tabulate.outputs(hypernet, layers.grads, layers.weights)
+            before = [grad.clone() for grad in meta_gradient(tabulate, hypernet, layers)]
+            assert (tabulate.sample is not None) == (iteration % 2 == 0)
+            if tabulate.sample is not None:
+                assert tabulate.sample.bits == bits
+                assert float(tabulate.sample.same_codes) >= share
+                assert float(tabulate.sample.meta_cosine) == pytest.approx(1.0, abs=1e-6)
+                assert 0 < float(tabulate.sample.meta_error) < 1e-3
+    tabulate = Tabulate()
+    tabulate.outputs(hypernet, layers.grads, layers.weights)
+    for one, other in zip(before, meta_gradient(tabulate, hypernet, layers), strict=True):
+        assert torch.equal(one, other)  # sampling changes nothing
+
+
+def test_mistakes_are_named() -> None:
+    for options in ({"bound": 0.0}, {"max_nodes": 1}, {"check_every": 0}, {"sample_every": -1}, {"sample_bits": 1}):
+        with pytest.raises(ConfigError, match="tabulate needs bound > 0"):
+            build_strategy("tabulate", **options)
