@@ -19,8 +19,8 @@ from bench.records.schema import RunRecord
 from bench.units import Absent, format_absent, format_duration
 from reports.load import Loaded, UnreadFile, is_synthetic, leaves
 from reports.paper import PaperTable, paper_claims, paper_tables
-from reports.rows import Row, Section, build_sections, machine_name
-from reports.tables import Column, Table, difference_cell, estimate_cell, section_tables
+from reports.rows import Row, Section, build_sections, machine_name, status_text
+from reports.tables import Column, Table, difference_cell, estimate_cell, section_tables, trouble_reasons
 from reports.text import MarkdownText, clean_text, code_span, escape_markdown, plural, slug
 from reports.verdict import Verdict, headlines, section_title, section_verdicts
 
@@ -285,7 +285,7 @@ def _section_view(
         figures=figures,
         figures_left_out=note,
         troubles=tuple(
-            (row.label, record.seed, record.status.replace("_", " "), record.reason)
+            (row.label, record.seed, status_text(record), record.reason)
             for row in section.rows
             for record in row.troubles
         ),
@@ -393,6 +393,7 @@ def _environment(*, autoescape: bool, finalize: Any) -> jinja2.Environment:
     )
     environment.globals |= {
         "row_anchor": row_anchor,
+        "trouble_reasons": trouble_reasons,
         "ours_column": Column(key="ours", header=""),
         "ours_accuracy": lambda ours: estimate_cell(ours.accuracy, source="accuracy.test_accuracy_pct"),
         "ours_difference": lambda ours: difference_cell(ours.accuracy_vs_fp32),

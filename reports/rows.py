@@ -169,9 +169,17 @@ def machine_name(record: RunRecord) -> str:
     return f"machine {record.fingerprint}"
 
 
+def status_text(record: RunRecord) -> str:
+    """The status in words (``out of memory``)."""
+    return record.status.replace("_", " ")
+
+
 def missing_reason(record: RunRecord, part: str) -> str:
-    """Why a part of the record is not there."""
-    return record.missing.get(part) or record.reason or "not measured"
+    """Why a part of the record is not there; only the status where the cell's own trouble, told in its row, is why."""
+    reason = record.missing.get(part)
+    if reason and reason != record.reason:
+        return reason
+    return "not measured" if record.status == "ok" else status_text(record)
 
 
 def _build_section(key: tuple[str, ...], records: Sequence[RunRecord]) -> Section:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.records.schema import Interval, MethodFacts, Summary
 from bench.units import Absent, format_bytes, format_ms, format_percent, format_ratio
-from reports.rows import PHASES, Estimate, Row, Section
+from reports.rows import PHASES, Estimate, Row, Section, status_text
 from reports.text import signed
 
 FLOAT_BITS = 32
@@ -269,12 +269,17 @@ def grad_cell(facts: MethodFacts) -> Cell:
 
 def label_cell(row: Row) -> Cell:
     """Name of the row, its seeds, and its status where it is not ok."""
-    troubles = sorted({record.status.replace("_", " ") for record in row.troubles})
+    troubles = sorted({status_text(record) for record in row.troubles})
     if len(row.troubles) < len(row.records) and troubles:
         troubles = [f"{len(row.troubles)} of {len(row.records)} {' or '.join(troubles)}"]
     seeds = row.seeds if len(row.seeds) <= 5 else (*row.seeds[:4], "…")
     detail = f"{'seed' if len(row.seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
     return Cell(text=row.label, detail=detail, chip=", ".join(troubles))
+
+
+def trouble_reasons(row: Row) -> tuple[str, ...]:
+    """Why cells of the row did not finish, each reason once."""
+    return tuple(dict.fromkeys(record.reason for record in row.troubles if record.reason))
 
 
 def ran_as_cell(row: Row) -> Cell:

@@ -169,7 +169,7 @@ def _unfinished(section: Section) -> str:
         return ""
     words = {"failed": "failed", "diverged": "diverged", "out_of_memory": "ran out of memory"}
     parts = [f"{count} {words[status]}" for status, count in sorted(counts.items())]
-    return f"Of {plural(len(records), 'cell')}, {' and '.join(parts)}: their rows give the reason."
+    return f"Of {plural(len(records), 'cell')}, {', '.join(parts)}: their rows give the reason."
 
 
 def _scope(section: Section) -> str:

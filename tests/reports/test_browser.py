@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.records.schema import RunRecord
+from reports.build import build_report
+
+CHROMIUM = Path("/usr/bin/chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs Chromium at {CHROMIUM} (Debian's package chromium)"),
+]
+MAIN = 'table[data-table="main"]'
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def report(
+    demo_records: Callable[..., list[RunRecord]],
+    write_runs: Callable[[Sequence[RunRecord]], Path],
+    without_results: dict[str, Any],
+    tmp_path: Path,
+) -> Path:
+    records = demo_records()
+    records += demo_records(["uint8_int4"], seeds=(1,), status="failed", reason="killed " * 30, **without_results)
+    records += demo_records(["fp32", "uint8_int8"], seeds=(0, 1), machine="cpu-other")
+    return build_report([write_runs(records)], tmp_path / "out").html
+
+
+def _open(browser: Any, report: Path, **options: Any) -> tuple[Any, list[str], list[str]]:
+    context = browser.new_context(offline=True, **options)
+    page = context.new_page()
+    messages: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(report.as_uri())
+    return page, messages, requests
+
+
+def _column(page: Any, index: int) -> list[str]:
+    texts: list[str] = page.eval_on_selector_all(
+        f"{MAIN} >> nth=0 >> tbody tr", f"rows => rows.filter(r => !r.hidden).map(r => r.cells[{index}].innerText)"
+    )
+    return texts
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_report_opens_offline_without_errors_requests_or_overflow(
+    browser: Any, report: Path, scheme: str, width: int
+) -> None:
+    page, messages, requests = _open(browser, report, color_scheme=scheme, viewport={"width": width, "height": 844})
+    assert messages == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    assert len([url for url in requests if url.startswith("file:")]) == 1
+    page.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    inside = page.evaluate(
+        "[...document.querySelectorAll('main p, main li, h1, h2, h3, dd, figcaption')]"
+        ".filter(e => e.getBoundingClientRect().right > innerWidth && !e.closest('.scroll, .plot, pre')).length"
+    )
+    assert inside == 0
+    ink, paper = page.evaluate(
+        "(() => { const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]; })()"
+    )
+    assert ink != paper
+    drawn = page.evaluate("getComputedStyle(document.querySelector('figure svg text')).fill")
+    assert drawn == ink
+
+
+def test_tables_sort_by_number_both_ways_with_missing_values_last(browser: Any, report: Path) -> None:
+    page, messages, _ = _open(browser, report)
+    headers = page.eval_on_selector_all(f"{MAIN} >> nth=0 >> thead th", "all => all.map(h => h.innerText)")
+    step = next(index for index, text in enumerate(headers) if text.split("\n")[0] == "Step")
+    button = page.locator(f"{MAIN} >> nth=0").locator("thead th").nth(step).locator("button")
+    button.click()
+    ascending = [float(text.split()[0]) for text in _column(page, step)]
+    assert ascending == sorted(ascending)
+    button.focus()
+    page.keyboard.press("Enter")
+    descending = [float(text.split()[0]) for text in _column(page, step)]
+    assert descending == sorted(descending, reverse=True)
+    sorted_by = page.eval_on_selector_all(f"{MAIN} >> nth=0 >> th[aria-sort]", "all => all.map(h => h.ariaSort)")
+    assert sorted_by == ["descending"]
+    retain = len(headers) - 1
+    page.locator(f"{MAIN} >> nth=0").locator("thead th").nth(retain).locator("button").click()
+    texts = _column(page, retain)
+    empty = [text.startswith(("–", "n/a")) for text in texts]
+    assert empty == sorted(empty)
+    assert messages == []
+
+
+def test_filtering_keeps_the_rows_that_hold_every_word(browser: Any, report: Path) -> None:
+    page, _, _ = _open(browser, report)
+    field = page.get_by_label("Filter rows").first
+    field.fill("metagrad emulated")
+    assert {name.split("\n")[0] for name in _column(page, 0)} == {
+        "metagrad_int4_retain", "metagrad_int4_slim", "metagrad_int4_recompute",
+    }  # fmt: skip
+    field.fill("")
+    assert len(_column(page, 0)) == 8
+
+
+def test_every_link_leads_to_a_place_in_the_file_and_opens_its_cell(browser: Any, report: Path) -> None:
+    page, _, _ = _open(browser, report)
+    dead = page.evaluate(
+        "[...document.querySelectorAll('a')].map(a => a.getAttribute('href'))"
+        ".filter(h => !h.startsWith('#') || !document.getElementById(h.slice(1)))"
+    )
+    assert dead == []
+    page.locator(f"{MAIN} >> nth=0 >> tbody th a >> nth=0").click()
+    assert page.evaluate("document.querySelector('details:target').open")
+
+
+def test_a_script_in_a_name_does_not_run(
+    browser: Any, demo_records: Callable[..., list[RunRecord]], write_runs: Callable[..., Path], tmp_path: Path
+) -> None:
+    hostile = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">"
+    records = demo_records(["fp32", "uint8_int8"], notices=(hostile,))
+    records[1] = dataclasses.replace(records[1], variant=hostile)
+    page, messages, requests = _open(browser, build_report([write_runs(records)], tmp_path / "out").html)
+    assert page.title() == "metagrad-bench: demo"
+    assert messages == []
+    assert [url for url in requests if not url.startswith("data:")] == [page.url]
+    assert hostile in page.locator("body").inner_text().replace("\n", "")

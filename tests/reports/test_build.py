@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from bench.errors import ExitCode, NothingMeasuredError, RecordError
+from bench.records.schema import RunRecord
+from reports.build import build_report, main
+
+Make = Callable[..., list[RunRecord]]
+Write = Callable[[Sequence[RunRecord]], Path]
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing: what a test does not look at costs seconds."""
+    monkeypatch.setattr("reports.build.MAX_FIGURE_SECTIONS", 0)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_report_is_html_markdown_figures_and_tables_and_the_same_twice(
+    demo_records: Make, write_runs: Write, tmp_path: Path
+) -> None:
+    runs = write_runs(demo_records(["fp32", "uint8_int8", "metagrad_int4_slim"]))
+    result = build_report([runs], tmp_path / "one")
+    build_report([runs], tmp_path / "two")
+    files = _digests(tmp_path / "one")
+    names = ("accuracy", "phases", "memory", "steps", "convergence")
+    assert {f"figures/{name}.{ending}" for name in names for ending in ("svg", "png")} <= set(files)
+    assert {f"tables/{name}.csv" for name in ("rows", "cells", "samples", "curves", "layers")} <= set(files)
+    assert files == _digests(tmp_path / "two")
+    assert len(result.headlines) == 3
+    assert result.html.read_text(encoding="utf-8").count("<svg") == len(names)
+    assert result.problems == ()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_tables_carry_the_records_numbers_and_quote_formulas(
+    demo_records: Make, write_runs: Write, tmp_path: Path
+) -> None:
+    (record,) = demo_records(["uint8_int8"], variant="=HYPERLINK(1)")
+    build_report([write_runs([record])], tmp_path / "out")
+    with (tmp_path / "out" / "tables" / "cells.csv").open(encoding="utf-8", newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["variant"] == "'=HYPERLINK(1)"
+    assert record.timing is not None
+    assert float(row["timing.step_ms.median"]) == record.timing.step_ms.median
+    assert row["memory.peak_reserved_bytes"] == ""
+    assert row["memory.peak_reserved_bytes.reason"] == "only CUDA's allocator reserves"
+    with (tmp_path / "out" / "tables" / "samples.csv").open(encoding="utf-8", newline="") as stream:
+        samples = [float(line["step_ms"]) for line in csv.DictReader(stream) if line["of"] == "cell"]
+    assert samples == [step for repeat in record.timing.repeats for step in repeat.step_ms]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_corrupt_and_foreign_files_are_named_and_the_rest_is_shown(
+    demo_records: Make, write_runs: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = write_runs(demo_records(["fp32"]))
+    for name, text in (("cut", '{"schema_version": 1, "key'), ("foreign", json.dumps({"name": "something else"}))):
+        (runs / name).mkdir()
+        (runs / name / "record.json").write_text(text)
+    assert main([str(runs), "-o", str(tmp_path / "out")]) == ExitCode.OK
+    said = capsys.readouterr()
+    for text in (
+        (tmp_path / "out" / "report.html").read_text(),
+        (tmp_path / "out" / "report.md").read_text(),
+        said.err,
+    ):
+        assert "cut/record.json" in text
+        assert "foreign/record.json" in text
+        assert str(tmp_path) not in text
+    assert "report.html" in said.out
+
+
+def test_an_empty_folder_is_one_sentence_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(NothingMeasuredError, match="no run record was found"):
+        build_report([tmp_path / "runs"], tmp_path / "out")
+    assert main([str(tmp_path / "runs"), "-o", str(tmp_path / "out")]) == ExitCode.NOTHING_MEASURED
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_an_output_folder_that_cannot_be_is_one_sentence(
+    demo_records: Make, write_runs: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = write_runs(demo_records(["fp32"]))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RecordError, match="name another folder"):
+        build_report([runs], tmp_path / "file" / "out")
+    assert main([str(runs), "-o", str(tmp_path / "file" / "out")]) == ExitCode.USAGE
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_path_that_is_not_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere"), "-o", str(tmp_path / "out")]) == ExitCode.USAGE
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_records_without_any_measurement_still_give_a_report(
+    demo_records: Make, write_runs: Write, tmp_path: Path
+) -> None:
+    nothing = dict.fromkeys(("accuracy", "timing", "memory", "hypernet", "gemms", "data", "model"))
+    records = demo_records(["fp32", "uint8_int8"], status="failed", reason="the self-check failed", **nothing)
+    result = build_report([write_runs(records)], tmp_path / "out")
+    assert "the self-check failed" in result.html.read_text(encoding="utf-8")
+    assert result.headlines[-1] == "Of 2 cells, 2 failed: their rows give the reason."
+
+
+def test_many_sections_have_figures_for_the_largest_only_and_say_so(
+    demo_records: Make, write_runs: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reports.build.MAX_FIGURE_SECTIONS", 1)
+    records = [*demo_records(["fp32", "uint8_int8"]), *demo_records(["fp32"], machine="cpu-other")]
+    result = build_report([write_runs(records)], tmp_path / "out")
+    assert (tmp_path / "out" / "figures" / "1-steps.svg").exists()
+    assert not (tmp_path / "out" / "figures" / "2-steps.svg").exists()
+    assert "Figures are drawn for the" in result.html.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_newer_record_of_one_key_is_the_one_shown(demo_records: Make, write_runs: Write, tmp_path: Path) -> None:
+    (old,) = demo_records(["fp32"])
+    new = dataclasses.replace(old, started_at="2026-11-30T00:00:00+00:00")
+    result = build_report([write_runs([old, new])], tmp_path / "out")
+    assert "2026-11-30" in result.markdown.read_text(encoding="utf-8")
+    assert [problem.name for problem in result.problems] == ["run-0/record.json"]
+
+
+def test_the_help_is_complete_and_importing_the_verb_draws_nothing() -> None:
+    code = (
+        "import sys, reports.build as b; "
+        "heavy = {'matplotlib', 'seaborn', 'pandas', 'torch', 'jinja2'} & set(sys.modules); "
+        "print(sorted(heavy)); b.main(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("[]\n")
+    assert "example: metagrad-bench report out/demo -o out/demo" in done.stdout

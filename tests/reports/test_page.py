@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import socket
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.config import CellConfig, as_plain
+from bench.records.schema import RunRecord
+from reports.load import Loaded, UnreadFile, leaves
+from reports.page import (
+    DEFINITIONS,
+    MARKDOWN_LIMIT,
+    MAX_DETAILS,
+    Page,
+    build_page,
+    render_html,
+    render_markdown,
+    reproduce_command,
+)
+
+Make = Callable[..., list[RunRecord]]
+HOSTILE = '<script>alert(1)</script>|"\n`x` [a](http://evil.example) @all =1+1 \u202e rtl عربى'
+
+
+class _Elements(HTMLParser):
+    """Every start tag with its attributes, and the text of the elements that carry a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def _page(records: list[RunRecord], problems: tuple[UnreadFile, ...] = ()) -> Page:
+    return build_page(Loaded(records=tuple(records), problems=problems), {}, {})
+
+
+def _tags(html: str) -> list[tuple[str, dict[str, str | None]]]:
+    parser = _Elements()
+    parser.feed(html)
+    return parser.tags
+
+
+def _values(html: str) -> Iterator[tuple[str, str, str]]:
+    """(anchor of the record, path, value) of every element that shows a record's own number."""
+    row_record = ""
+    for tag, attributes in _tags(html):
+        if tag == "tr":
+            row_record = attributes.get("data-record") or ""
+        if attributes.get("data-source"):
+            yield (
+                attributes.get("data-record") or row_record,
+                str(attributes["data-source"]),
+                str(attributes["data-value"]),
+            )
+
+
+def test_every_number_in_the_html_equals_the_records_and_every_records_number_is_there(demo_records: Make) -> None:
+    records = demo_records()
+    page = _page(records)
+    by_anchor = {detail.anchor: dict(leaves(detail.record)) for detail in page.details}
+    shown: dict[str, set[str]] = {anchor: set() for anchor in by_anchor}
+    checked = 0
+    for anchor, path, value in _values(render_html(page)):
+        assert float(value) == by_anchor[anchor][path], f"{path} of {anchor}"
+        shown[anchor].add(path)
+        checked += 1
+    assert checked > 8 * 60
+    for anchor, values in by_anchor.items():
+        numbers = {p for p, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        elsewhere = {p for p in numbers if p.startswith(("timing.repeats", "model.layers", "environment."))}
+        assert numbers - elsewhere == shown[anchor] - elsewhere
+
+
+def test_the_main_table_shows_the_records_numbers_with_their_units(demo_records: Make) -> None:
+    (record,) = demo_records(["uint8_int8"])
+    html = render_html(_page([record]))
+    assert 'data-value="98.06" data-source="accuracy.test_accuracy_pct">98.06' in html
+    assert record.timing is not None
+    median = record.timing.step_ms.median
+    assert f'data-value="{median}" data-source="timing.step_ms.median">{median:.1f} ms' in html
+    assert f'data-value="{58 * 1024**2}" data-source="memory.peak_allocated_bytes">58.0 MiB' in html
+
+
+def test_html_and_markdown_print_the_same_main_table(demo_records: Make) -> None:
+    page = _page(demo_records())
+    html, markdown = render_html(page), render_markdown(page)
+    for row in page.sections[0].tables[0].rows:
+        for cell in row.cells:
+            for text in (cell.text, cell.detail):
+                assert text.replace("[", "\\[").replace("]", "\\]") in markdown
+    for row in page.sections[0].tables[0].rows:
+        for cell in row.cells[1:]:
+            assert cell.text in html
+            assert cell.detail in html
+
+
+def test_the_page_is_one_file_that_may_load_nothing(demo_records: Make) -> None:
+    html = render_html(_page(demo_records()))
+    tags = _tags(html)
+    policy = next(attributes["content"] for tag, attributes in tags if attributes.get("http-equiv"))
+    assert str(policy).startswith("default-src 'none'")
+    assert [tag for tag, _ in tags].count("script") == 1
+    assert not {tag for tag, _ in tags} & {"iframe", "object", "embed", "form", "img", "video", "audio", "base"}
+    ids = {attributes["id"] for _, attributes in tags if "id" in attributes}
+    links = [str(attributes["href"]) for tag, attributes in tags if tag == "a"]
+    assert len(links) > 20
+    assert all(link.startswith("#") and link[1:] in ids for link in links)
+    assert len([1 for _, attributes in tags if "id" in attributes]) == len(ids)
+
+
+def test_hostile_text_is_inert_in_html(demo_records: Make) -> None:
+    records = demo_records(
+        ["metagrad_int4_slim"], variant=HOSTILE, suite=HOSTILE, model_name=HOSTILE, data_name=HOSTILE, reason=HOSTILE,
+        status="failed", notices=(HOSTILE,), cell={HOSTILE: HOSTILE}, environment={"device": {"name": HOSTILE}},
+    )  # fmt: skip
+    problems = (UnreadFile(name=HOSTILE, reason=HOSTILE),)
+    html = render_html(_page(records, problems))
+    tags = _tags(html)
+    assert [tag for tag, _ in tags].count("script") == 1
+    assert not any(name.startswith("on") for _, attributes in tags for name in attributes)
+    assert "\u202e" not in html
+    assert all(str(a.get("href", "#")).startswith("#") for tag, a in tags if tag == "a")
+
+
+def test_diverged_failed_and_out_of_memory_cells_are_rows_with_their_reason(
+    demo_records: Make, without_results: dict[str, Any]
+) -> None:
+    records = demo_records(["fp32"])
+    for variant, status, reason in (
+        ("uint8_int4", "diverged", "the loss is not finite from step 7"),
+        ("metagrad_int4_retain", "out_of_memory", "the memory pass needs 9 GiB"),
+        ("metagrad_int4_slim", "failed", "the timing pass ended with signal 11"),
+    ):
+        records += demo_records([variant], status=status, reason=reason, **without_results)
+    html = render_html(_page(records))
+    for text in ("diverged", "out of memory", "failed", "from step 7", "needs 9 GiB", "signal 11"):
+        assert text in html
+
+
+def test_synthetic_data_is_named_and_its_accuracy_never_shown(demo_records: Make) -> None:
+    (record,) = demo_records(["uint8_int8"], data_name="synthetic")
+    assert record.data is not None
+    record = dataclasses.replace(record, data=dataclasses.replace(record.data, name="synthetic", synthetic=True))
+    for text in (render_html(_page([record])), render_markdown(_page([record]))):
+        assert "98.06" not in text
+        assert "(synthetic data)" in text
+
+
+def test_markdown_stays_below_its_limit_however_much_there_is(demo_records: Make) -> None:
+    records = [
+        dataclasses.replace(record, key=f"{record.key}-{n}", suite=f"suite{n}", notices=("n" * 400,))
+        for n in range(60)
+        for record in demo_records()
+    ]
+    text = render_markdown(_page(records))
+    assert len(text.encode()) < MARKDOWN_LIMIT
+    assert "report.html" in text
+
+
+def test_one_suite_of_ninety_rows_still_fits_in_markdown(demo_records: Make) -> None:
+    records = [
+        dataclasses.replace(record, key=f"{record.key}-{n}", variant=f"{record.variant}_{n}")
+        for n in range(90)
+        for record in demo_records()
+    ]
+    text = render_markdown(_page(records))
+    assert len(text.encode()) < MARKDOWN_LIMIT
+    assert "more rows are in report.html" in text
+
+
+def test_details_are_left_out_beyond_a_limit_and_the_page_says_so(demo_records: Make) -> None:
+    records = demo_records(["fp32"], seeds=range(MAX_DETAILS + 5))
+    page = _page(records)
+    assert len(page.details) == MAX_DETAILS
+    assert page.details_left_out == "5 more records in tables/cells.csv"
+    html = render_html(page)
+    ids = {attributes["id"] for _, attributes in _tags(html) if "id" in attributes}
+    assert all(str(a["href"])[1:] in ids for tag, a in _tags(html) if tag == "a")
+
+
+def test_a_report_names_no_user_host_or_home_folder(demo_records: Make) -> None:
+    page = _page(demo_records())
+    text = render_html(page) + render_markdown(page)
+    names = [socket.gethostname(), str(Path.home()), str(Path.cwd())]
+    names += [user for user in (getpass.getuser(),) if user != "root"]  # "root" is also a config key
+    assert not [name for name in names if len(name) > 3 and name in text]
+
+
+def test_commands_name_the_suite_the_variant_and_the_seeds(demo_records: Make) -> None:
+    commands = _page(demo_records(["fp32", "uint8_int8"], seeds=(0, 1))).sections[0].commands
+    assert commands == (
+        "metagrad-bench run suite=demo device=cpu seed=0,1",
+        "metagrad-bench run suite=demo variant=fp32 device=cpu seed=0,1",
+        "metagrad-bench run suite=demo variant=uint8_int8 device=cpu seed=0,1",
+    )
+
+
+def test_a_suite_with_several_models_names_the_model(demo_records: Make) -> None:
+    records = [*demo_records(["fp32"]), *demo_records(["fp32"], model_name="vgg16", key="v")]
+    commands = [command for view in _page(records).sections for command in view.commands]
+    assert "metagrad-bench run suite=demo variant=fp32 model=vgg16 device=cpu seed=0" in commands
+
+
+def test_a_cell_without_a_variant_is_repeated_by_what_it_changes(make_record: Callable[..., RunRecord]) -> None:
+    cell = CellConfig(error_bits=8)
+    cell.method.name = "uint8"
+    cell.protocol.epochs = 3
+    record = make_record(variant="custom", suite="single", cell=as_plain(cell))
+    command = reproduce_command(record, with_model=False, with_data=False, seeds=[0])
+    assert command == "metagrad-bench run error_bits=8 method=uint8 protocol.epochs=3 device=cpu seed=0"
+
+
+def test_a_hostile_name_is_quoted_in_a_command(make_record: Callable[..., RunRecord]) -> None:
+    record = make_record(variant="x; rm -rf ~")
+    command = reproduce_command(record, with_model=False, with_data=False, seeds=[0])
+    assert "'variant=x; rm -rf ~'" in command
+
+
+def test_every_numeric_column_of_the_main_table_is_explained(demo_records: Make) -> None:
+    terms = " ".join(term for term, _ in DEFINITIONS).lower()
+    for column in _page(demo_records()).sections[0].tables[0].columns[1:]:
+        header = column.header.lower().replace("peak memory", "peak allocated").replace("step vs retain", "vs retain")
+        header = header.replace("added memory vs retain", "vs retain")
+        assert header in terms
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["one_cell", "demo", "several_seeds", "two_machines", "troubles", "no_accuracy", "hostile_names"],
+)
+def test_markdown_is_as_in_its_golden_file(
+    case: str, demo_records: Make, without_results: dict[str, Any], check_golden: Callable[[str, str], None]
+) -> None:
+    problems: tuple[UnreadFile, ...] = ()
+    if case == "one_cell":
+        records = demo_records(["metagrad_int4_slim"])
+    elif case == "demo":
+        records = demo_records()
+    elif case == "several_seeds":
+        records = demo_records(["fp32", "uint8_int4", "metagrad_int4_slim"], seeds=(0, 1, 2))
+    elif case == "two_machines":
+        records = [*demo_records(["fp32", "uint8_int8"]), *demo_records(["fp32", "uint8_int8"], machine="cpu-other")]
+    elif case == "troubles":
+        records = demo_records(["fp32", "uint8_int8"], seeds=(0, 1))
+        records += demo_records(["uint8_int8"], seeds=(2,), status="failed", reason="killed", **without_results)
+        records += demo_records(
+            ["uint8_int4"], status="diverged", reason="loss not finite at step 7", **without_results
+        )
+        records += demo_records(
+            ["metagrad_int4_retain"], status="out_of_memory", reason="needs 9 GiB", **without_results
+        )
+        problems = (UnreadFile(name="old/record.json", reason="record.json is not valid JSON; write it again."),)
+    elif case == "no_accuracy":
+        missing = {"accuracy": "the accuracy pass was not asked for"}
+        records = [
+            dataclasses.replace(record, accuracy=None, missing=record.missing | missing)
+            for record in demo_records(["fp32", "uint8_int8", "metagrad_int4_slim"])
+        ]
+    else:
+        records = demo_records(
+            ["fp32", "uint8_int8"], suite=HOSTILE, notices=(HOSTILE,), environment={"device": {"name": HOSTILE}}
+        )
+        records[1] = dataclasses.replace(records[1], variant=HOSTILE, status="failed", reason=HOSTILE)
+        problems = (UnreadFile(name=HOSTILE, reason=HOSTILE),)
+    check_golden(f"{case}.md", render_markdown(_page(records, problems)))
