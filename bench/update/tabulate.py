@@ -85,7 +85,7 @@ class Tabulate:
         self.sample_bits = sample_bits
         self.points = 0  # per axis; 0 before the first iteration
         self.iterations = 0
-        self.error = math.nan  # at the last measurement; NaN before it
+        self.error: float | None = None  # at the last measurement
         self.sample: TabulationSample | None = None
         self.same_codes: Tensor | None = None
         self.exact: Recompute | None = None
@@ -94,7 +94,7 @@ class Tabulate:
     @property
     def bound_met(self) -> bool:
         """Whether the last measured error kept the bound."""
-        return self.error <= self.bound
+        return self.error is not None and self.error <= self.bound
 
     @torch.no_grad()
     def outputs(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
@@ -111,8 +111,9 @@ class Tabulate:
         for index, scales in enumerate(self.scales):
             output = torch.empty_like(grads[index], memory_format=torch.contiguous_format)
             flat = output.view(-1)
+            layer_table = table + 0.0 * (scales.gradient + scales.weight)  # NaN where the layer is not finite
             for part, grad, places in self._places(hypernet, grads[index], weights[index], scales, half):
-                flat[part] = hypernet.combine(grad, interpolate(table, places), scales)
+                flat[part] = hypernet.combine(grad, interpolate(layer_table, places), scales)
             results.append(output)
         self.sample = self.exact = None
         if self.sample_every and self.iterations % self.sample_every == 0:
@@ -164,18 +165,17 @@ class Tabulate:
             count = rows[0].numel()
             # torch shares this work among threads by batch, and the scatter's collisions among copies of the table
             copies = 4 if count % 4 == 0 and count >= 16_384 else 1
-            yield part, flat_grad[part], torch.stack(rows, dim=1).view(copies, 1, count // copies, 2)
+            places = torch.stack(rows, dim=1).nan_to_num_(nan=0.0)  # grid_sample reads anywhere at a NaN
+            yield part, flat_grad[part], places.view(copies, 1, count // copies, 2)
 
     def _refine(self, hypernet: Hypernet, evaluation: Evaluation, half: Tensor) -> None:
         """Measure the error, and halve the grid until it keeps the bound or would have too many nodes."""
-        self.error = float(interpolation_error(hypernet, evaluation, half, self.points))
+        error = float(interpolation_error(hypernet, evaluation, half, self.points))
         # a function that is not finite cannot be refined; it reaches the weights and the loss
-        while self.error > self.bound and math.isfinite(self.error):
-            finer = 2 * self.points - 1
-            if finer**hypernet.inputs > self.max_nodes:
-                return
-            self.points = finer
-            self.error = float(interpolation_error(hypernet, evaluation, half, self.points))
+        while self.bound < error < math.inf and (2 * self.points - 1) ** hypernet.inputs <= self.max_nodes:
+            self.points = 2 * self.points - 1
+            error = float(interpolation_error(hypernet, evaluation, half, self.points))
+        self.error = error
 
     def _sample_gradient(
         self,
@@ -212,7 +212,7 @@ class Tabulate:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the grid's size, error and count."""
-        self.points, self.iterations, self.error = int(state["points"]), int(state["iterations"]), float(state["error"])
+        self.points, self.iterations, self.error = int(state["points"]), int(state["iterations"]), state["error"]
 
 
 def widest(scales: Sequence[Scales]) -> Scales:
