@@ -5,7 +5,7 @@ Nothing here comes from bench: hypernetworks, optimizers, quantizer and update a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -177,3 +177,12 @@ def plain() -> SimpleNamespace:
     return SimpleNamespace(
         PlainUpdate=PlainUpdate, uniform=uniform, plain_hypernet=plain_hypernet, make_problem=make_problem
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """A few numbers are not worth sharing: on a busy machine threads that wait for each other cost the most time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -177,6 +177,19 @@ def test_float32_codes_and_gradient_are_those_of_the_exact_strategy() -> None:
         assert torch.equal(one, other)  # sampling changes nothing
 
 
+def test_threads_change_nothing() -> None:
+    hypernet, layers = make_hypernet("dual_lstm_fc", dtype=torch.float32), make_layers(torch.float32)
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        tabulate = Tabulate()
+        outputs = tabulate.outputs(hypernet, layers.grads, layers.weights)
+        found.append([*outputs, *(grad.clone() for grad in meta_gradient(tabulate, hypernet, layers))])
+    torch.set_num_threads(1)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * float(other.abs().max()))
+
+
 def test_mistakes_are_named() -> None:
     for options in ({"bound": 0.0}, {"max_nodes": 1}, {"check_every": 0}, {"sample_every": -1}, {"sample_bits": 1}):
         with pytest.raises(ConfigError, match="tabulate needs bound > 0"):
