@@ -21,10 +21,12 @@ class Direction:
         pi: one tensor per parameter, its shape and dtype; may alias the optimizer's buffers, so it is read-only
             and valid until the next step.
         pi_prime: a number where the derivative is the same everywhere (SGD), else one tensor per parameter.
+        lasting: whether `pi` are buffers that the optimizer keeps anyway, so that W = W⁺ + μ·π can be had back later.
     """
 
     pi: list[Tensor]
     pi_prime: float | list[Tensor]
+    lasting: bool = False
 
 
 class Optimizer(Protocol):

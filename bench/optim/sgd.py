@@ -90,7 +90,8 @@ class SGD:
     def direction(self, grads: Sequence[Tensor]) -> Direction:
         """Advance the momentum and answer π and π'; see `Optimizer.direction`."""
         pi = self._advance(gather_grads(self.params, grads))
-        return Direction(pi, sgd_derivative(momentum=self.momentum, nesterov=self.nesterov))
+        prime = sgd_derivative(momentum=self.momentum, nesterov=self.nesterov)
+        return Direction(pi, prime, lasting=bool(self.buffers) and not self.nesterov)
 
     def _advance(self, grads: list[Tensor]) -> list[Tensor]:
         return sgd_direction(

@@ -34,7 +34,7 @@ class Strategy(Protocol):
         self,
         hypernet: Hypernet,
         grads: Sequence[Tensor],
-        weights: Sequence[Tensor],
+        weights: Callable[[int], Tensor],
         cotangents: Callable[[int], Tensor],
     ) -> None:
         """Add ∇ψ to the ``.grad`` of the hypernetwork's parameters, which are still those of `outputs`.
@@ -42,7 +42,7 @@ class Strategy(Protocol):
         Args:
             hypernet: f_ψ.
             grads: as given to `outputs`.
-            weights: as given to `outputs`; empty unless the strategy keeps them.
+            weights: layer index to the W given to `outputs`; only for strategies with `keeps_weight`.
             cotangents: layer index to −μ·π'·∇W⁺ of the layer's shape, made anew by each call.
         """
 

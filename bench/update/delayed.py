@@ -148,7 +148,8 @@ class DelayedUpdate:
         self.pending_lr = 0.0  # μ
         self.pending_factors: list[Tensor] | None = None
         self.lr = 0.0  # of this iteration, belongs to the gradient that its backward will leave
-        self.old_weights: list[Tensor] = []
+        self.old_weights: list[Tensor] = []  # W, where it cannot be had back
+        self.moved: list[Tensor] = []  # π, where the optimizer keeps it
         self.pi_prime: float | list[Tensor] = 1.0
         self.observed: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -172,7 +173,9 @@ class DelayedUpdate:
             self.observed = observe_gradients(self.pending, replaced)
         with self.phases("optimizer"):
             direction = self.optimizer.direction(replaced)
-            if self.strategy.keeps_weight:
+            if direction.lasting:
+                self.moved = direction.pi
+            elif self.strategy.keeps_weight:
                 self.old_weights = [weight.clone() for weight in weights]
             move_(weights, direction.pi, self.pending_lr, self.pending_factors)
             self.pi_prime = direction.pi_prime
@@ -189,7 +192,7 @@ class DelayedUpdate:
             for param in self.meta_optimizer.params:
                 param.grad = None
             self.strategy.meta_gradient(
-                self.hypernet, self.pending, self.old_weights, lambda index: self._cotangent(index, grads[index])
+                self.hypernet, self.pending, self._old_weight, lambda index: self._cotangent(index, grads[index])
             )
             meta_grads = [
                 torch.zeros_like(param) if param.grad is None else param.grad for param in self.meta_optimizer.params
@@ -198,8 +201,7 @@ class DelayedUpdate:
                 norm = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(meta_grads))))
                 self.observation = Observation(*self.observed, meta_gradient_norm=norm)
             self.meta_optimizer.step(meta_grads)
-        self.old_weights = []
-        self.pi_prime = 1.0
+        self.old_weights, self.moved, self.pi_prime = [], [], 1.0
 
     @torch.no_grad()
     def commit(self) -> None:
@@ -211,6 +213,15 @@ class DelayedUpdate:
         self.pending_factors = None if self.lr_factors is None else [factor.clone() for factor in self.lr_factors()]
         for param in self.params:
             param.grad = None
+
+    def _old_weight(self, index: int) -> Tensor:
+        """W of one layer: a copy, or to rounding W⁺ + μ·π, which costs no memory while the network runs."""
+        if self.old_weights:
+            return self.old_weights[index]
+        move = self.moved[index]
+        if self.pending_factors is not None:
+            move = move * self.pending_factors[index]
+        return torch.add(self.params[index].detach(), move, alpha=self.pending_lr)
 
     def _cotangent(self, index: int, grad: Tensor) -> Tensor:
         """−μ·π'·∇W⁺ of one layer, the layer's learning-rate factor in it."""

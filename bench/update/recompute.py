@@ -1,7 +1,7 @@
 """`recompute` (ours): W⁺ is made without a graph, and f_ψ is evaluated again, part by part, for its gradient.
 
 Exact and equal to `retain`, since G, the old W, ψ and the layer-wide maxima are those of the first evaluation. Keeps
-O(part·H) + O(N): the old weights.
+O(part·H), and where momentum's buffer does not give the old weights back (to rounding) O(N): a copy of them.
 Source: docs/method.md section 4.
 """
 
@@ -54,14 +54,14 @@ class Recompute:
         self,
         hypernet: Hypernet,
         grads: Sequence[Tensor],
-        weights: Sequence[Tensor],
+        weights: Callable[[int], Tensor],
         cotangents: Callable[[int], Tensor],
     ) -> None:
         """See `Strategy.meta_gradient`."""
         evaluation = hypernet.evaluation()
         chunk = self.chunk or suitable_chunk(hypernet.hidden, grads[0].device)
         for index, scales in enumerate(self.scales):
-            grad, weight, cotangent = (x.reshape(-1) for x in (grads[index], weights[index], cotangents(index)))
+            grad, weight, cotangent = (x.reshape(-1) for x in (grads[index], weights(index), cotangents(index)))
             for part in parts(grad.numel(), chunk):
                 features = hypernet.features(grad[part], weight[part], scales)
                 evaluation.accumulate(features, cotangent[part] * hypernet.gain(grad[part], scales))

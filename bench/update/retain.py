@@ -37,7 +37,7 @@ class Retain:
         self,
         hypernet: Hypernet,
         grads: Sequence[Tensor],
-        weights: Sequence[Tensor],
+        weights: Callable[[int], Tensor],
         cotangents: Callable[[int], Tensor],
     ) -> None:
         """See `Strategy.meta_gradient`; layer by layer, so that each graph is freed as soon as it was used."""

@@ -43,7 +43,7 @@ class Slim:
         self,
         hypernet: Hypernet,
         grads: Sequence[Tensor],
-        weights: Sequence[Tensor],
+        weights: Callable[[int], Tensor],
         cotangents: Callable[[int], Tensor],
     ) -> None:
         """See `Strategy.meta_gradient`."""

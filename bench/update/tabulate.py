@@ -3,7 +3,7 @@
 With zero state the core is a smooth function of one or two numbers, shared by all weights. It is evaluated on a grid
 over the layers' range and interpolated (bi)linearly; for ∇ψ, −μ·π'·∇W⁺ is scattered onto the grid with the same
 weights, followed by one backward through f_ψ on the grid. Cost: a gather and a scatter per weight, whatever H is.
-Keeps O(grid·H) + O(N): the old weights.
+Keeps O(grid), and O(N) as `recompute` does.
 
 The gradient is exact for the interpolated function. How far that is from f_ψ is measured at the middle of every cell,
 in units of the function's own maximum, every few iterations; while it exceeds the bound the grid is halved.
@@ -128,7 +128,7 @@ class Tabulate:
         self,
         hypernet: Hypernet,
         grads: Sequence[Tensor],
-        weights: Sequence[Tensor],
+        weights: Callable[[int], Tensor],
         cotangents: Callable[[int], Tensor],
     ) -> None:
         """See `Strategy.meta_gradient`."""
@@ -136,7 +136,7 @@ class Tabulate:
         scattered = grads[0].new_zeros(table_shape(hypernet, self.points))
         for index, scales in enumerate(self.scales):
             cotangent = cotangents(index).reshape(-1)
-            for part, grad, places in self._places(hypernet, grads[index], weights[index], scales, half):
+            for part, grad, places in self._places(hypernet, grads[index], weights(index), scales, half):
                 scatter_(scattered, places, cotangent[part] * hypernet.gain(grad, scales))
         evaluation = hypernet.evaluation()
         nodes = grid_nodes(hypernet, half, self.points)
@@ -181,7 +181,7 @@ class Tabulate:
         self,
         hypernet: Hypernet,
         grads: Sequence[Tensor],
-        weights: Sequence[Tensor],
+        weights: Callable[[int], Tensor],
         cotangents: Callable[[int], Tensor],
     ) -> None:
         """Compare ∇ψ, which is in the parameters' ``.grad``, with the exact one, and leave it there."""

@@ -257,6 +257,20 @@ def test_weights_keep_their_storage_and_gradients_are_handed_over(plain: SimpleN
         assert all(param.grad is None for param in update.params)
 
 
+def test_momentum_needs_no_copy_of_the_old_weights(plain: SimpleNamespace) -> None:
+    copies = {"sgd": 2, "momentum": 0, "nesterov": 2, "adam": 2}
+    for optimizer, count in copies.items():
+        problem = plain.make_problem(torch.float64)
+        update = build(plain, problem, randomised("dual_lstm_fc", "residual", torch.float64), "recompute", optimizer)
+        iterate(update, problem, 0, 0.1)
+        before = [param.detach().clone() for param in update.params]
+        update.preview(0.2)
+        assert len(update.old_weights) == count
+        for index, weight in enumerate(before):
+            assert not torch.equal(update.params[index], weight)
+            torch.testing.assert_close(update._old_weight(index), weight, rtol=1e-14, atol=1e-16)
+
+
 def test_observation_tells_amplification_cosine_zeros_and_meta_gradient(plain: SimpleNamespace) -> None:
     problem = plain.make_problem(torch.float64)
     hypernet = randomised("dual_lstm_fc", "residual", torch.float64)

@@ -36,7 +36,8 @@ def run(strategy: Strategy, hypernet: Hypernet, layers: SimpleNamespace) -> tupl
     for param in hypernet.parameters():
         param.grad = None
     outputs = strategy.outputs(hypernet, layers.grads, layers.weights)
-    strategy.meta_gradient(hypernet, layers.grads, layers.weights, lambda index: layers.cotangents[index].clone())
+    weights, cotangents = layers.weights.__getitem__, layers.cotangents.__getitem__
+    strategy.meta_gradient(hypernet, layers.grads, weights, lambda index: cotangents(index).clone())
     return outputs, [torch.zeros_like(p) if p.grad is None else p.grad for p in hypernet.parameters()]
 
 

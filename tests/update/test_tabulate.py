@@ -39,7 +39,7 @@ def meta_gradient(strategy: object, hypernet: Hypernet, layers: SimpleNamespace)
     for param in hypernet.parameters():
         param.grad = None
     cotangents: Callable[[int], Tensor] = lambda index: layers.cotangents[index].clone()  # noqa: E731
-    strategy.meta_gradient(hypernet, layers.grads, layers.weights, cotangents)  # type: ignore[attr-defined]
+    strategy.meta_gradient(hypernet, layers.grads, layers.weights.__getitem__, cotangents)  # type: ignore[attr-defined]
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in hypernet.parameters()]
 
 
