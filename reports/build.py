@@ -58,7 +58,7 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
         sections = build_sections(loaded.records)
         figures, notes = _write_figures(sections, out_dir)
         _write_tables(sections, loaded.records, out_dir / "tables")
-        page = build_page(loaded, figures, notes)
+        page = build_page(loaded, sections, figures, notes)
         html, markdown = out_dir / "report.html", out_dir / "report.md"
         html.write_text(render_html(page), encoding="utf-8")
         markdown.write_text(render_markdown(page), encoding="utf-8")
@@ -156,5 +156,8 @@ def _safe(frame: pd.DataFrame) -> pd.DataFrame:
     from reports.text import csv_text
 
     texts = frame.select_dtypes(exclude="number").columns
-    quoted = frame.assign(**{str(name): frame[name].map(csv_text) for name in texts})
+    quoted = frame.copy()
+    for name in texts:
+        # Few texts repeat many times: each is looked at once.
+        quoted[name] = frame[name].map({text: csv_text(text) for text in frame[name].unique()})
     return quoted.rename(columns=lambda name: str(csv_text(str(name))))

@@ -15,9 +15,6 @@ from bench.records.schema import RunRecord
 from bench.records.store import find_records, show_path
 from bench.units import Absent
 
-#: Parts with one value per step, layer or epoch: they have tables of their own.
-_LISTS = frozenset({"timing.repeats", "model.layers", "accuracy.curve", "cell", "environment", "notices"})
-
 
 @dataclass(frozen=True, slots=True)
 class UnreadFile:
@@ -83,22 +80,22 @@ def cells_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame([_flat_row(record) for record in records])
 
 
-def samples_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+def samples_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     """One row per measured step: its time, phases (ms), whether it was the cell's or the FP32 reference's step."""
-    rows: list[dict[str, Any]] = []
+    phases = sorted({n for r in records if r.timing for repeat in r.timing.repeats for n in repeat.phases_ms})
+    columns: dict[str, list[Any]] = {}
     for record in records:
-        if record.timing is None:
-            continue
-        head = _identity(record)
-        for index, repeat in enumerate(record.timing.repeats):
-            for step, step_ms in enumerate(repeat.step_ms):
-                phases = {f"{name}_ms": values[step] for name, values in repeat.phases_ms.items() if step < len(values)}
-                rows.append({**head, "repeat": index, "of": "cell", "sample": step, "step_ms": step_ms, **phases})
-            rows.extend(
-                {**head, "repeat": index, "of": "fp32", "sample": step, "step_ms": step_ms}
-                for step, step_ms in enumerate(repeat.fp32_step_ms)
-            )
-    return pd.DataFrame(rows)
+        for index, repeat in enumerate(record.timing.repeats if record.timing is not None else ()):
+            for of, steps, parts in (("cell", repeat.step_ms, repeat.phases_ms), ("fp32", repeat.fp32_step_ms, {})):
+                count = len(steps)
+                for name, value in (*_identity(record).items(), ("repeat", index), ("of", of)):
+                    columns.setdefault(name, []).extend([value] * count)
+                columns.setdefault("sample", []).extend(range(count))
+                columns.setdefault("step_ms", []).extend(steps)
+                for name in phases:
+                    values = parts.get(name, ())
+                    columns.setdefault(f"{name}_ms", []).extend((*values, *[None] * (count - len(values))))
+    return pd.DataFrame(columns)
 
 
 def curves_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
@@ -142,14 +139,27 @@ def _identity(record: RunRecord) -> dict[str, Any]:
 
 def _flat_row(record: RunRecord) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for path, value in leaves(record):
-        top = path.split("[", 1)[0]
-        if top in _LISTS or top.split(".", 1)[0] in {"cell", "environment"} or "[" in path:
+    for path, value in leaves(_without_lists(record)):
+        if "[" in path:
             continue
         if path.endswith("_accuracy_pct") and is_synthetic(record):
             value = Absent(reason="synthetic data")
         row |= _with_reasons({path: value})
     return row
+
+
+def _without_lists(record: RunRecord) -> RunRecord:
+    """The record without what has one value per step, layer or epoch, and without its nested config."""
+    model, accuracy, timing = record.model, record.accuracy, record.timing
+    return dataclasses.replace(
+        record,
+        model=None if model is None else dataclasses.replace(model, layers=()),
+        accuracy=None if accuracy is None else dataclasses.replace(accuracy, curve=()),
+        timing=None if timing is None else dataclasses.replace(timing, repeats=()),
+        cell={},
+        environment={},
+        notices=(),
+    )
 
 
 def _with_reasons(values: dict[str, Any]) -> dict[str, Any]:

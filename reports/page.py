@@ -19,13 +19,15 @@ from bench.records.schema import RunRecord
 from bench.units import Absent, format_absent, format_duration
 from reports.load import Loaded, UnreadFile, is_synthetic, leaves
 from reports.paper import PaperTable, paper_claims, paper_tables
-from reports.rows import Row, Section, build_sections, machine_name, status_text
+from reports.rows import Row, Section, machine_name, status_text
 from reports.tables import Column, Table, difference_cell, estimate_cell, section_tables, trouble_reasons
 from reports.text import MarkdownText, clean_text, code_span, escape_markdown, plural, slug
 from reports.verdict import Verdict, headlines, section_title, section_verdicts
 
 MAX_DETAILS = 120  # records shown in full; the CSV tables hold all
 MARKDOWN_LIMIT = 60_000  # bytes; GitHub's comments end at 65,536 characters
+
+MARKDOWN_SECTIONS = 20  # more do not fit
 
 #: How each number is to be read; the same words in HTML and markdown.
 DEFINITIONS: tuple[tuple[str, str], ...] = (
@@ -136,15 +138,17 @@ class Page:
     definitions: tuple[tuple[str, str], ...] = DEFINITIONS
 
 
-def build_page(loaded: Loaded, figures: Mapping[int, Sequence[Figure]], notes: Mapping[int, str]) -> Page:
+def build_page(
+    loaded: Loaded, sections: Sequence[Section], figures: Mapping[int, Sequence[Figure]], notes: Mapping[int, str]
+) -> Page:
     """Build the page model.
 
     Args:
         loaded: records and unread files.
-        figures: by the section's position in ``build_sections``.
+        sections: of its records, as ``build_sections`` gives them.
+        figures: by the section's position.
         notes: why a section has no figures, by its position.
     """
-    sections = build_sections(loaded.records)
     shown = [record for section in sections for record in section.records][:MAX_DETAILS]
     anchors = {record.key: f"cell-{index}" for index, record in enumerate(shown, start=1)}
     left_out = len(loaded.records) - len(shown) - sum(len(section.superseded) for section in sections)
@@ -198,15 +202,18 @@ def render_markdown(page: Page) -> str:
     environment = _environment(autoescape=False, finalize=escape_markdown)
     environment.filters["code"] = code_span
     template = environment.get_template("report.md.j2")
-    for level in range(5):
+    page, first_level = _fewer_sections(page) if len(page.sections) > MARKDOWN_SECTIONS else (page, 0)
+    for level in range(first_level, 5):
         text = template.render(page=page, level=level, raw=MarkdownText, max_rows=(10**9, 10**9, 10**9, 60, 12)[level])
         if len(text.encode()) < MARKDOWN_LIMIT:
             return text
-    sections = page.sections[: max(1, len(page.sections) // 2)]
-    if len(sections) == len(page.sections):
-        note = "\n\nCut here: the rest is in report.html.\n"
-        return text.encode()[: MARKDOWN_LIMIT - len(note) - 8].decode(errors="ignore").rsplit("\n", 1)[0] + note
-    return render_markdown(dataclasses.replace(page, sections=sections, details_left_out="sections"))
+    note = "\n\nCut here: the rest is in report.html.\n"
+    return text.encode()[: MARKDOWN_LIMIT - len(note) - 8].decode(errors="ignore").rsplit("\n", 1)[0] + note
+
+
+def _fewer_sections(page: Page) -> tuple[Page, int]:
+    """The largest sections, to be shown without their side tables."""
+    return dataclasses.replace(page, sections=page.sections[:MARKDOWN_SECTIONS], details_left_out="sections"), 2
 
 
 def reproduce_command(record: RunRecord, *, with_model: bool, with_data: bool, seeds: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ import unicodedata
 from bench.units import Absent
 
 # Bidirectional overrides and isolates can make a reader see other digits than the file holds.
-_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 _EDGE_UNDERSCORE = re.compile(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -22,8 +22,7 @@ class MarkdownText(str):
 
 def clean_text(value: object) -> str:
     """Put a value on one line, with control and bidirectional control characters replaced by U+FFFD."""
-    text = " ".join(str(value).split())
-    return "".join("\ufffd" if c in _BIDI_CONTROLS or unicodedata.category(c) in {"Cc", "Cs"} else c for c in text)
+    return _UNSEEN.sub("\ufffd", " ".join(str(value).split()))
 
 
 def escape_markdown(value: object) -> str:

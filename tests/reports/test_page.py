@@ -23,6 +23,7 @@ from reports.page import (
     render_markdown,
     reproduce_command,
 )
+from reports.rows import build_sections
 
 Make = Callable[..., list[RunRecord]]
 HOSTILE = '<script>alert(1)</script>|"\n`x` [a](http://evil.example) @all =1+1 \u202e rtl عربى'
@@ -40,7 +41,7 @@ class _Elements(HTMLParser):
 
 
 def _page(records: list[RunRecord], problems: tuple[UnreadFile, ...] = ()) -> Page:
-    return build_page(Loaded(records=tuple(records), problems=problems), {}, {})
+    return build_page(Loaded(records=tuple(records), problems=problems), build_sections(records), {}, {})
 
 
 def _tags(html: str) -> list[tuple[str, dict[str, str | None]]]:
