@@ -20,7 +20,7 @@ def combine(
     """Add zero-point sums to a product's sums, exactly.
 
     Args:
-        acc: integer sums Σab; an int32 one is overwritten where the total fits.
+        acc: integer sums Σab, int32 or int64; left as they are.
         factor: m_a·m_b.
         rows: integers broadcastable to ``acc``, o_b·Σ(m_a·a + o_a); int32 or int64.
         columns: integers broadcastable to ``acc``, o_a·m_b·Σb; int32 or int64.
@@ -30,12 +30,15 @@ def combine(
         Integers shaped as ``acc``: int32 if ``bound`` ≤ 2³¹ − 1 (then wrapped intermediate sums still end exact), int64
         otherwise.
     """
-    total = acc if acc.dtype == torch.int64 or bound <= INT32_MAX else acc.to(torch.int64)
-    if factor != 1:
-        total.mul_(factor)
-    for part in (rows, columns):
-        if part is not None:
-            total.add_(part.to(total.dtype))
+    wide = acc.dtype == torch.int64 or bound > INT32_MAX
+    if wide:
+        acc = acc.to(torch.int64)
+    if rows is not None:
+        total = torch.add(rows.to(acc.dtype), acc, alpha=factor)
+    else:
+        total = acc * factor
+    if columns is not None:
+        total.add_(columns.to(total.dtype))
     return total
 
 

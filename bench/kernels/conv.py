@@ -11,7 +11,6 @@ part is a dense product over just the taps that reach it, so no zeros are insert
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,10 +24,8 @@ from bench.kernels.im2col import (
     channel_multiple,
     gather_patches,
     pad_images,
-    shift_rows,
-    sum_patches,
 )
-from bench.kernels.int_mm import int_mm, round_up
+from bench.kernels.int_mm import CUDA_RULES, int_mm, round_up
 
 _BLOCK_CHANNELS = 16
 
@@ -118,8 +115,8 @@ def fprop(
     a_max: int = 128,
     w_max: int = 128,
     layer: str = "",
-) -> Tensor:
-    """Sums Σ a·w of a convolution.
+) -> tuple[Tensor, Tensor]:
+    """Sums Σ a·w of a convolution, and Σ a beside them.
 
     Args:
         a_NHWC: (N, H, W, C) int8 codes of the input.
@@ -131,27 +128,29 @@ def fprop(
         layer: name for the GEMM log.
 
     Returns:
-        (N·P·Q, O) int32, valid until the next kernel call (int64 and fresh where the reduction had to be split).
+        (N·P·Q, O) and (N·P·Q, groups), int32 views of one buffer that is valid until the next kernel call (int64 where
+        the reduction had to be split). The second sums each patch's codes, padding included: what an offset in the
+        weight's grid multiplies. It comes from rows of ones below the weight, at 8 more columns of the product.
     """
     row = Axis(0, plan.dilation[0], plan.r, plan.stride[0], plan.p)
     column = Axis(0, plan.dilation[1], plan.s, plan.stride[1], plan.q)
-    blocks = list(_blocks(plan))
+    blocks = _blocks(plan)
     total: Tensor | None = None
     for block in blocks:
         source = _framed_input(a_NHWC, block, plan, row, column, pad_value)
         patches = gather_patches(source, row, column, "patches")
-        w_dense = block.dense_weight(w_ORSC)
-        w_rows = _rows_of_taps(w_dense, source.shape[3], patches.shape[1])
-        whole = len(blocks) == 1
-        out = workspace.scratch("acc", (plan.rows, plan.o), torch.int32, a_NHWC.device) if whole else None
+        w_rows = _rows_of_taps(block.dense_weight(w_ORSC), source.shape[3], patches.shape[1], block.groups)
+        out = _product_buffer(patches, w_rows)
         acc = int_mm(patches, w_rows.t(), a_max=a_max, b_max=w_max, out=out, gemm="fprop", layer=layer)
-        if whole:
-            return acc
+        if len(blocks) == 1:
+            return acc[:, : plan.o], acc[:, plan.o :]
         if total is None:
-            total = torch.empty(plan.rows, plan.o, dtype=acc.dtype, device=acc.device)
-        total[:, block.o0 : block.o1] = acc
+            total = torch.empty(plan.rows, plan.o + plan.groups, dtype=acc.dtype, device=acc.device)
+        outputs = block.o1 - block.o0
+        total[:, block.o0 : block.o1] = acc[:, :outputs]
+        total[:, plan.o + block.g0 : plan.o + block.g0 + block.groups] = acc[:, outputs:]
     assert total is not None, "a convolution has at least one group"
-    return total
+    return total[:, : plan.o], total[:, plan.o :]
 
 
 def dgrad(
@@ -162,8 +161,8 @@ def dgrad(
     err_max: int = 128,
     w_max: int = 128,
     layer: str = "",
-) -> Tensor:
-    """Sums Σ err·w over the output positions and channels that each input position reached.
+) -> tuple[Tensor, Tensor]:
+    """Sums Σ err·w over the output positions and channels that each input position reached, and Σ err beside them.
 
     Args:
         err_NPQO: (N, P, Q, O) int8 codes of the output's error signal; code 0 stands for zero.
@@ -174,48 +173,39 @@ def dgrad(
         layer: name for the GEMM log.
 
     Returns:
-        (N, H, W, C) int32, valid until the next kernel call (int64 where a reduction had to be split).
+        (N, H, W, C) and (N, H, W, groups), int32 views of one buffer that is valid until the next kernel call (int64
+        where a reduction had to be split); the second is what an offset in the weight's grid multiplies.
     """
     phases = _phases(plan)
     frame = _error_frame(phases, plan)
-    blocks = list(_blocks(plan))
+    blocks = _blocks(plan)
     single = len(blocks) == 1 and len(phases) == 1
     total: Tensor | None = None
     for block in blocks:
-        errors = err_NPQO[..., block.o0 : block.o1]
         channels = channel_multiple(block.o1 - block.o0)
-        source = _framed_error(errors, frame, channels)
+        source = _framed_error(err_NPQO[..., block.o0 : block.o1], frame, channels)
         w_dense = block.dense_weight(w_ORSC)
         for phase in phases:
-            shape = (plan.n, phase.row.length, phase.column.length, block.c1 - block.c0)
             if phase.empty:
-                acc = torch.zeros(shape, dtype=torch.int32, device=err_NPQO.device)
-            else:
-                row, column = frame.shifted(phase)
-                patches = gather_patches(source, row, column, "patches")
-                taps = w_dense[:, phase.row_taps, phase.column_taps].flip(1, 2).permute(3, 1, 2, 0)
-                w_rows = _rows_of_taps(taps, channels, patches.shape[1])
-                out = (
-                    workspace.scratch("acc", (patches.shape[0], plan.c), torch.int32, patches.device)
-                    if single
-                    else None
-                )
-                product = int_mm(patches, w_rows.t(), a_max=err_max, b_max=w_max, out=out, gemm="dgrad", layer=layer)
-                acc = product.view(shape) if product.is_contiguous() else product.reshape(shape)
+                continue
+            row, column = frame.shifted(phase)
+            patches = gather_patches(source, row, column, "patches")
+            taps = w_dense[:, phase.row_taps, phase.column_taps].flip(1, 2).permute(3, 1, 2, 0)
+            w_rows = _rows_of_taps(taps, channels, patches.shape[1], block.groups)
+            out = _product_buffer(patches, w_rows)
+            acc = int_mm(patches, w_rows.t(), a_max=err_max, b_max=w_max, out=out, gemm="dgrad", layer=layer)
+            acc = acc.unflatten(0, (plan.n, phase.row.length, phase.column.length))
             if single:
-                return acc
-            if total is None:
-                total = torch.zeros(plan.n, plan.h, plan.w, plan.c, dtype=acc.dtype, device=acc.device)
-            elif acc.dtype == torch.int64:
-                total = total.to(torch.int64)
-            total[
-                :,
-                phase.row_phase :: plan.stride[0],
-                phase.column_phase :: plan.stride[1],
-                block.c0 : block.c1,
-            ] = acc
-    assert total is not None, "a convolution has at least one group"
-    return total
+                return acc[..., : plan.c], acc[..., plan.c :]
+            if total is None or total.dtype != acc.dtype:
+                total = _widened(total, (plan.n, plan.h, plan.w, plan.c + plan.groups), acc)
+            part = total[:, phase.row_phase :: plan.stride[0], phase.column_phase :: plan.stride[1]]
+            inputs = block.c1 - block.c0
+            part[..., block.c0 : block.c1] = acc[..., :inputs]
+            part[..., plan.c + block.g0 : plan.c + block.g0 + block.groups] = acc[..., inputs:]
+    if total is None:  # a stride past the image: no tap reaches it
+        total = torch.zeros(plan.n, plan.h, plan.w, plan.c + plan.groups, dtype=torch.int32, device=err_NPQO.device)
+    return total[..., : plan.c], total[..., plan.c :]
 
 
 def wgrad(
@@ -227,16 +217,16 @@ def wgrad(
     a_max: int = 128,
     err_max: int = 128,
     layer: str = "",
-) -> Tensor:
-    """Sums Σ err·a over all images and positions.
+) -> tuple[Tensor, Tensor]:
+    """Sums Σ err·a over all images and positions, and Σ err beside them.
 
-    Both operands are laid out with positions innermost (docs/method.md section 2). On a flat frame of the padded images
-    each tap is the same rows moved by a constant, so patches are T long copies instead of N·P·Q short ones; positions
-    between the images hold error code 0.
+    Both operands are laid out with the reduced axis innermost (docs/method.md section 2), images innermost of all: then a
+    tap's patches are P runs of Q·N bytes, and none is shorter for a small image (512 channels of 4×4: the product takes
+    half the time of one over padded images).
 
     Args:
         a_NHWC: (N, H, W, C) int8 codes of the input.
-        err_NPQO: (N, P, Q, O) int8 codes of the output's error signal; code 0 stands for zero.
+        err_NPQO: (N, P, Q, O) int8 codes of the output's error signal.
         plan: the sizes.
         pad_value: the input code that stands for zero.
         a_max: declared largest |code| of the input.
@@ -244,108 +234,37 @@ def wgrad(
         layer: name for the GEMM log.
 
     Returns:
-        (O, R, S, C/groups) int32, or int64 where N·P·Q·a_max·err_max > 2³¹ − 1 made the reduction split.
+        (O, R, S, C/groups) and (O,), int32, or int64 where N·P·Q·a_max·err_max > 2³¹ − 1 made the reduction split. The
+        second sums each channel's error codes, from a row of ones below the patches: what an offset in the input's grid
+        multiplies, and the bias's gradient.
     """
     (sh, sw), (dh, dw) = plan.stride, plan.dilation
-    device = a_NHWC.device
-    # Frame of one image in units of the stride: rows_needed × columns_needed positions per phase.
-    rows = plan.p + (plan.r - 1) * dh // sh
-    columns = plan.q + (plan.s - 1) * dw // sw
-    length = plan.n * rows * columns
-    depth = round_up(length, 8)
     taps = [(r * dh, s * dw) for r in range(plan.r) for s in range(plan.s)]
-    phases = sorted({(r % sh, s % sw) for r, s in taps})
-    shifts = [(r // sh) * columns + s // sw for r, s in taps]
-    result: Tensor | None = None
-    for block in _blocks(plan):
+    depth = round_up(plan.rows, 8)
+    blocks = _blocks(plan)
+    result = sums = None
+    for block in blocks:
         cb, ob = block.c1 - block.c0, block.o1 - block.o0
-        flat = {
-            phase: _transposed_phase(a_NHWC[..., block.c0 : block.c1], plan, phase, (rows, columns), pad_value)
-            for phase in phases
-        }
-        err_rows = _transposed_error(err_NPQO[..., block.o0 : block.o1], (rows, columns), depth)
-        if len(taps) == 1 and depth == length:
-            patches = flat[phases[0]].view(1, cb, length)
-        else:
-            patches = workspace.scratch("patches", (len(taps), cb, depth), torch.int8, device)
-            for phase, source in flat.items():
-                chosen = [i for i, (r, s) in enumerate(taps) if (r % sh, s % sw) == phase]
-                for i in chosen:
-                    shift_rows(source, [shifts[i]], patches[i : i + 1])
-        acc = int_mm(
-            patches.view(len(taps) * cb, depth),
-            err_rows.t(),
-            a_max=a_max,
-            b_max=err_max,
-            terms=plan.rows,
-            gemm="wgrad",
-            layer=layer,
-        )
-        dense = acc[:, :ob].view(plan.r, plan.s, cb, ob).permute(3, 0, 1, 2)
-        if block.groups == plan.groups == 1:
-            return dense
-        if result is None:
-            result = torch.empty(plan.o, plan.r, plan.s, plan.c // plan.groups, dtype=acc.dtype, device=device)
+        frames = _turned_frames(a_NHWC[..., block.c0 : block.c1], plan, pad_value)
+        patches = workspace.scratch("patches", (len(taps) * cb + 1, depth), torch.int8, a_NHWC.device)
+        for i, (r, s) in enumerate(taps):
+            rows, columns = slice(r // sh, r // sh + plan.p), slice(s // sw, s // sw + plan.q)
+            target = patches[i * cb : (i + 1) * cb, : plan.rows].unflatten(1, (plan.p, plan.q, plan.n))
+            target.copy_(frames[r % sh, s % sw][:, rows, columns])
+        patches[-1] = 1
+        err_rows = _turned_error(err_NPQO[..., block.o0 : block.o1], depth)
+        acc = int_mm(patches, err_rows.t(), a_max=a_max, b_max=err_max, terms=plan.rows, gemm="wgrad", layer=layer)
+        dense = acc[:-1, :ob].unflatten(0, (plan.r, plan.s, cb)).permute(3, 0, 1, 2)
+        if len(blocks) == block.groups == 1:
+            return dense, acc[-1, :ob]
+        if result is None or sums is None:
+            result = acc.new_empty(plan.o, plan.r, plan.s, plan.c // plan.groups)
+            sums = acc.new_empty(plan.o)
         block.take_diagonal(dense, result)
+        sums[block.o0 : block.o1] = acc[-1, :ob]
     assert result is not None, "a convolution has at least one group"
-    return result
-
-
-def sum_inputs(a_NHWC: Tensor, plan: ConvPlan, *, offset: int) -> Tensor:
-    """Σ (code + offset) over each patch and group: what the weight's offset multiplies in fprop.
-
-    Args:
-        a_NHWC: (N, H, W, C) int8 codes.
-        plan: the sizes.
-        offset: added to every code; the padding's code plus offset is zero.
-
-    Returns:
-        (N·P·Q, groups) int32.
-
-    Raises:
-        ShapeError: if the sums could leave int32.
-    """
-    if plan.reduction * (128 + abs(offset)) >= 2**31:
-        raise ShapeError(f"convolution: {plan.reduction} terms per sum overflow int32; split the channels")
-    row = Axis(0, plan.dilation[0], plan.r, plan.stride[0], plan.p)
-    column = Axis(0, plan.dilation[1], plan.s, plan.stride[1], plan.q)
-    sums = _channel_sums(a_NHWC, plan.groups)
-    if offset:
-        sums.add_(offset * (plan.c // plan.groups))
-    (top, left) = (plan.padding[0][0], plan.padding[1][0])
-    framed = sums
-    if (top, left) != (0, 0) or row.reach > plan.h or column.reach > plan.w:
-        height, width = max(row.reach, plan.h + top), max(column.reach, plan.w + left)
-        framed = torch.zeros(plan.n, height, width, plan.groups, dtype=torch.int32, device=sums.device)
-        framed[:, top : top + plan.h, left : left + plan.w] = sums
-    return sum_patches(framed, row, column).reshape(plan.rows, plan.groups)
-
-
-def sum_errors(err_NPQO: Tensor, plan: ConvPlan) -> Tensor:
-    """Σ err over the output positions and channels that each input position reached, per group.
-
-    Args:
-        err_NPQO: (N, P, Q, O) int8 codes; code 0 stands for zero.
-        plan: the sizes.
-
-    Returns:
-        (N, H, W, groups) int32: what the weight's offset multiplies in dgrad.
-    """
-    phases = _phases(plan)
-    frame = _error_frame(phases, plan)
-    sums = _channel_sums(err_NPQO, plan.groups)
-    framed = sums
-    if frame.shape != (plan.p, plan.q):
-        framed = torch.zeros(plan.n, *frame.shape, plan.groups, dtype=torch.int32, device=sums.device)
-        framed[:, frame.top : frame.top + plan.p, frame.left : frame.left + plan.q] = sums
-    if len(phases) == 1 and not phases[0].empty:
-        return sum_patches(framed, *frame.shifted(phases[0]))
-    total = torch.zeros(plan.n, plan.h, plan.w, plan.groups, dtype=torch.int32, device=sums.device)
-    for phase in phases:
-        if not phase.empty:
-            part = sum_patches(framed, *frame.shifted(phase))
-            total[:, phase.row_phase :: plan.stride[0], phase.column_phase :: plan.stride[1]] = part
-    return total
+    assert sums is not None, "a convolution has at least one group"
+    return result, sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +275,7 @@ class _Block:
     c1: int
     o0: int
     o1: int
+    g0: int
     groups: int
 
     def dense_weight(self, w_ORSC: Tensor) -> Tensor:
@@ -378,12 +298,15 @@ class _Block:
         out_ORSC[self.o0 : self.o1] = diagonal.reshape(o, r, s, c // self.groups)
 
 
-def _blocks(plan: ConvPlan) -> Iterator[_Block]:
+@lru_cache(maxsize=1024)
+def _blocks(plan: ConvPlan) -> tuple[_Block, ...]:
     c, o = plan.c // plan.groups, plan.o // plan.groups
     packed = max(1, min(plan.groups, _BLOCK_CHANNELS // min(c, o)))
-    for first in range(0, plan.groups, packed):
-        last = min(first + packed, plan.groups)
-        yield _Block(first * c, last * c, first * o, last * o, last - first)
+    return tuple(
+        _Block(first * c, last * c, first * o, last * o, first, last - first)
+        for first in range(0, plan.groups, packed)
+        for last in [min(first + packed, plan.groups)]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,47 +406,86 @@ def _output_size(size: int, taps: int, stride: int, padding: Pair, dilation: int
     return (size + sum(padding) - dilation * (taps - 1) - 1) // stride + 1
 
 
-def _rows_of_taps(w_ORSC: Tensor, channels: int, depth: int) -> Tensor:
-    """(rows, depth) weights in the order of the patches; channels and tail beyond the weight's own are zero."""
+def _rows_of_taps(w_ORSC: Tensor, channels: int, depth: int, groups: int) -> Tensor:
+    """(O + groups, depth) weights in the order of the patches, below them a row of ones per group of input channels.
+
+    Channels and tail beyond the weight's own are zero.
+    """
     o, r, s, c = w_ORSC.shape
-    if channels == c and depth == r * s * c:
-        return w_ORSC.reshape(o, depth).contiguous()
-    rows = w_ORSC.new_zeros(o, depth)
-    rows[:, : r * s * channels].view(o, r, s, channels)[..., :c] = w_ORSC
+    per_group = c // groups
+    rows = w_ORSC.new_zeros(o + groups, depth)
+    taps = rows[:, : r * s * channels].view(o + groups, r, s, channels)
+    taps[:o, ..., :c] = w_ORSC
+    for group in range(groups):
+        taps[o + group, ..., group * per_group : (group + 1) * per_group] = 1
     return rows
 
 
-def _transposed_phase(a_NHWC: Tensor, plan: ConvPlan, phase: Pair, frame: Pair, pad_value: int) -> Tensor:
-    """(Cb, N·rows·columns) codes at padded positions ≡ phase modulo the stride, positions innermost."""
-    n, _, _, c = a_NHWC.shape
+def _product_buffer(patches: Tensor, w_rows: Tensor) -> Tensor:
+    """Room for a padded product."""
+    shape = (max(patches.shape[0], CUDA_RULES.min_rows), round_up(w_rows.shape[0], CUDA_RULES.multiple))
+    return workspace.scratch("acc", shape, torch.int32, patches.device)
+
+
+def _widened(total: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros of the product's type, or what was gathered so far in int64."""
+    if total is None:
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    return total.to(torch.int64)
+
+
+def _turned_frames(a_NHWC: Tensor, plan: ConvPlan, pad_value: int) -> dict[Pair, Tensor]:
+    """Padded codes with images innermost, (Cb, rows, columns, N), one frame per position modulo the stride.
+
+    A frame holds the padded positions stride·i + phase; only phases that a tap starts from are built.
+    """
+    n, height, width, c = a_NHWC.shape
+    turned = _images_innermost(a_NHWC)
+    frames = {}
+    for row_phase, row_frame, (i, h, rows) in _spans(plan, 0, height):
+        for column_phase, column_frame, (j, w, columns) in _spans(plan, 1, width):
+            part = turned[
+                h : h + rows * plan.stride[0] : plan.stride[0], w : w + columns * plan.stride[1] : plan.stride[1]
+            ]
+            part = part[:rows, :columns].permute(2, 0, 1, 3)
+            if (rows, columns) == (row_frame, column_frame):
+                frames[row_phase, column_phase] = part
+                continue
+            key = ("turned", row_phase, column_phase, i, rows, j, columns)
+            shape = (c, row_frame, column_frame, n)
+            frame = workspace.bordered(key, shape, pad_value, a_NHWC.device)
+            frame[:, i : i + rows, j : j + columns].copy_(part)
+            frames[row_phase, column_phase] = frame
+    return frames
+
+
+def _spans(plan: ConvPlan, axis: int, size: int) -> list[tuple[int, int, tuple[int, int, int]]]:
+    """Per phase along an axis: phase, frame size, (first position in the frame, in the image, count)."""
+    stride, dilation, before = plan.stride[axis], plan.dilation[axis], plan.padding[axis][0]
+    taps, outputs = (plan.r, plan.p) if axis == 0 else (plan.s, plan.q)
     spans = []
-    for axis in (0, 1):
-        size, stride = a_NHWC.shape[1 + axis], plan.stride[axis]
-        # padded position stride·i + phase is image position stride·i + phase − before
-        first = max(0, math.ceil((plan.padding[axis][0] - phase[axis]) / stride))
-        start = stride * first + phase[axis] - plan.padding[axis][0]
-        count = max(0, min(len(range(start, size, stride)), frame[axis] - first))
-        spans.append((first, start, count))
-    (i, h, rows), (j, w, columns) = spans
-    key = ("transposed input", phase, i, rows, j, columns)
-    target = workspace.bordered(key, (c, n, *frame), pad_value, a_NHWC.device)
-    sh, sw = plan.stride
-    if rows and columns:
-        part = a_NHWC[:, h : h + sh * (rows - 1) + 1 : sh, w : w + sw * (columns - 1) + 1 : sw]
-        target[:, :, i : i + rows, j : j + columns].copy_(part.permute(3, 0, 1, 2))
-    return target.view(c, -1)
+    for phase in sorted({tap * dilation % stride for tap in range(taps)}):
+        last = max(tap * dilation // stride for tap in range(taps) if tap * dilation % stride == phase)
+        frame = outputs + last
+        first = max(0, math.ceil((before - phase) / stride))
+        start = stride * first + phase - before
+        count = max(0, min(len(range(start, size, stride)), frame - first))
+        spans.append((phase, frame, (first, start, count)))
+    return spans
 
 
-def _transposed_error(err_NPQO: Tensor, frame: Pair, depth: int) -> Tensor:
-    """(O rounded up to 8, depth) codes with positions innermost, zero outside P×Q and past the last image."""
+def _turned_error(err_NPQO: Tensor, depth: int) -> Tensor:
+    """(O rounded up to 8, depth) codes with images innermost; zero in the rows and the tail beyond the codes' own."""
     n, p, q, o = err_NPQO.shape
-    target = workspace.bordered(("transposed error", n, p, q, o, frame), (round_up(o, 8), depth), 0, err_NPQO.device)
-    inner = target[:o, : n * frame[0] * frame[1]].unflatten(1, (n, *frame))
-    inner[:, :, :p, :q].copy_(err_NPQO.permute(3, 0, 1, 2))
+    key = ("turned error", n, p, q, o)
+    target = workspace.bordered(key, (round_up(o, 8), depth), 0, err_NPQO.device)
+    inner = target[:o, : n * p * q].unflatten(1, (p, q, n))
+    inner.copy_(_images_innermost(err_NPQO).permute(2, 0, 1, 3))
     return target
 
 
-def _channel_sums(codes_NHWC: Tensor, groups: int) -> Tensor:
-    """(N, H, W, groups) int32 sums over each group's channels."""
+def _images_innermost(codes_NHWC: Tensor) -> Tensor:
+    """(H, W, C, N) copy in a reused buffer: half way to channels outermost, and faster than going there at once."""
     n, h, w, c = codes_NHWC.shape
-    return codes_NHWC.reshape(n, h, w, groups, c // groups).sum(4, dtype=torch.int32)
+    turned = workspace.scratch("images innermost", (h, w, c, n), torch.int8, codes_NHWC.device)
+    return turned.copy_(codes_NHWC.permute(1, 2, 3, 0))

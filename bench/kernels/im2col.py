@@ -6,7 +6,6 @@ Shapes: N images, H×W positions, C channels (last, contiguous), T taps of a ker
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -117,50 +116,3 @@ def gather_patches(source_NHWC: Tensor, row: Axis, column: Axis, name: str) -> T
     else:
         write.copy_(read)
     return patches
-
-
-def sum_patches(source_NHWG: Tensor, row: Axis, column: Axis) -> Tensor:
-    """Sum over the taps of every patch, rows first, then columns.
-
-    Args:
-        source_NHWG: (N, H, W, G) integers with their frame.
-        row: taps along H.
-        column: taps along W.
-
-    Returns:
-        (N, row.length, column.length, G) of the same type.
-    """
-    return _sum_axis(_sum_axis(source_NHWG, 1, row), 2, column)
-
-
-def _sum_axis(source: Tensor, dim: int, axis: Axis) -> Tensor:
-    total: Tensor | None = None
-    for tap in range(axis.count):
-        first = axis.start + tap * axis.step
-        index: list[slice] = [slice(None)] * 4
-        index[dim] = slice(first, first + (axis.length - 1) * axis.stride + 1, axis.stride)
-        part = source[tuple(index)]
-        if total is None:
-            total = part.clone() if axis.count > 1 else part
-        else:
-            total.add_(part)
-    assert total is not None, "an axis has at least one tap"
-    return total
-
-
-def shift_rows(source_CL: Tensor, shifts: Sequence[int], out_TCK: Tensor) -> Tensor:
-    """For each shift, every row moved left by it: the patches of a flat padded image, reduced axis innermost.
-
-    Args:
-        source_CL: (C, L) int8, contiguous.
-        shifts: one offset per tap, 0 ≤ shift < L.
-        out_TCK: (T, C, K) int8; positions past L − shift keep what they held (their partners are zero).
-
-    Returns:
-        ``out_TCK``.
-    """
-    length, width = source_CL.shape[1], out_TCK.shape[2]
-    for tap, shift in enumerate(shifts):
-        count = min(width, length - shift)
-        out_TCK[tap, :, :count].copy_(source_CL[:, shift : shift + count])
-    return out_TCK

@@ -35,8 +35,8 @@ CUDA_RULES = GemmRules(min_rows=17, multiple=8)
 class GemmCall:
     """One product that went through ``torch._int_mm``.
 
-    ``m, k, n`` are the sizes asked for, ``padded`` those that ran (m, k, n); ``path`` names the kernel and, where the
-    accumulator bound wants it, the number of parts that K was split into.
+    ``m, k, n`` are the sizes asked for, with the rows or columns of ones that sum an operand; ``padded`` those that ran
+    (m, k, n); ``path`` names the kernel and, where the accumulator bound wants it, the parts that K was split into.
     """
 
     gemm: str
@@ -97,7 +97,8 @@ def int_mm(
         a_max: declared largest |a|; the caller promises it.
         b_max: declared largest |b|.
         terms: how many of the K terms can differ from zero, if fewer than K (inserted zeros cannot overflow a sum).
-        out: (M, N) int32 contiguous, overwritten where no padding and no split is needed.
+        out: int32, contiguous, of the padded size (M, N rounded up to 8): the product is written there and the result
+            is a view of it. Not used where its size differs or K is split.
         gemm: "fprop", "dgrad" or "wgrad", for the log.
         layer: the layer's name, for the log.
 
@@ -158,11 +159,12 @@ def _padded_product(a_MK: Tensor, b_KN: Tensor, out: Tensor | None) -> tuple[Ten
     depth, columns = round_up(k, CUDA_RULES.multiple), round_up(n, CUDA_RULES.multiple)
     a_ready = a_MK if (rows, depth) == (m, k) else _zero_padded(a_MK, rows, depth)
     b_ready = b_KN if (depth, columns) == (k, n) else _zero_padded(b_KN.t(), columns, depth).t()
-    if (rows, columns) != (m, n):
-        return torch._int_mm(a_ready, b_ready)[:m, :n], (rows, depth, columns)
-    if out is None:
-        return torch._int_mm(a_ready, b_ready), (rows, depth, columns)
-    return torch._int_mm(a_ready, b_ready, out=out), (rows, depth, columns)
+    padded = (rows, depth, columns)
+    if out is None or tuple(out.shape) != (rows, columns):
+        product = torch._int_mm(a_ready, b_ready)
+    else:
+        product = torch._int_mm(a_ready, b_ready, out=out)
+    return (product if (rows, columns) == (m, n) else product[:m, :n]), padded
 
 
 def _zero_padded(matrix: Tensor, rows: int, columns: int) -> Tensor:

@@ -104,13 +104,12 @@ class _ConvFunction(Function):
         if layer.error_quantizer is not None and layer.dispatch == "integer":
             error = layer.error_quantizer.quantize(error_npqo)
             a, w = both_quantized(a, w)
-            sums = error.codes.view(plan.rows, plan.o).sum(0, dtype=torch.int64)
             if needs_dx:
                 dx = integer_dgrad(error, w, plan, layer.name)
             if needs_dw:
-                dw_hat = integer_wgrad(a, error, sums, plan, layer.name)
-            if needs_db:
-                db = affine.dequantize(sums, error.scale)
+                dw_hat, db = integer_wgrad(a, error, plan, layer.name)
+            elif needs_db:
+                db = affine.dequantize(error.codes.view(plan.rows, plan.o).sum(0, dtype=torch.int64), error.scale)
         else:
             if layer.error_quantizer is not None:
                 error_npqo = values_of(layer.error_quantizer.quantize(error_npqo))
@@ -125,7 +124,7 @@ class _ConvFunction(Function):
             dw = dw_hat.permute(0, 3, 1, 2)
             if layer.weight_quantizer is not None:
                 dw = layer.weight_quantizer.backward(dw, weight)
-        return dx, dw, db, None
+        return dx, dw, db if needs_db else None, None
 
 
 def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
@@ -141,16 +140,20 @@ def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
         (N, P, Q, O) float32, contiguous: one rounding of the exact sum, times the scales' product.
     """
     assert a.mult == 1, "an activation's grid has steps of one"
-    acc = conv.fprop(
+    acc, sums = conv.fprop(
         a.codes, w.codes, plan, pad_value=a.zero_code, a_max=a.code_max, w_max=w.code_max, layer=layer
-    ).view(plan.rows, plan.groups, plan.o // plan.groups)
-    rows = columns = None
-    if w.offset:
-        rows = conv.sum_inputs(a.codes, plan, offset=a.offset).mul_(w.offset).unsqueeze(2)
+    )
+    columns = None
     if a.offset:
-        columns = w.codes.sum((1, 2, 3), dtype=torch.int64).mul_(a.offset * w.mult).view(plan.groups, -1)
-    bound = plan.reduction * a.value_max * w.value_max
-    total = affine.combine(acc, factor=w.mult, rows=rows, columns=columns, bound=bound)
+        per_output = w.codes.sum((1, 2, 3), dtype=torch.int64).mul_(w.mult).add_(w.offset * plan.reduction)
+        columns = per_output.mul_(a.offset).view(plan.groups, -1)
+    total = affine.combine(
+        acc.unflatten(1, (plan.groups, -1)),
+        factor=w.mult,
+        rows=_weighted(sums, w.offset),
+        columns=columns,
+        bound=plan.reduction * a.value_max * w.value_max,
+    )
     return affine.dequantize(total, a.scale * w.scale).view(plan.n, plan.p, plan.q, plan.o)
 
 
@@ -164,31 +167,39 @@ def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Ten
         layer: name for the GEMM log.
     """
     assert (error.mult, error.offset) == (1, 0), "an error signal's grid is symmetric"
-    acc = conv.dgrad(error.codes, w.codes, plan, err_max=error.code_max, w_max=w.code_max, layer=layer)
-    acc = acc.view(plan.n, plan.h, plan.w, plan.groups, plan.c // plan.groups)
-    rows = conv.sum_errors(error.codes, plan).mul_(w.offset).unsqueeze(4) if w.offset else None
-    bound = plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max
-    total = affine.combine(acc, factor=w.mult, rows=rows, bound=bound)
+    acc, sums = conv.dgrad(error.codes, w.codes, plan, err_max=error.code_max, w_max=w.code_max, layer=layer)
+    total = affine.combine(
+        acc.unflatten(3, (plan.groups, -1)),
+        factor=w.mult,
+        rows=_weighted(sums, w.offset),
+        bound=plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max,
+    )
     return affine.dequantize(total, error.scale * w.scale).view(plan.n, plan.h, plan.w, plan.c)
 
 
-def integer_wgrad(a: QTensor, error: QTensor, error_sums: Tensor, plan: ConvPlan, layer: str) -> Tensor:
-    """Dequantized gradient of Ŵ, (O, R, S, C/groups) float32.
+def integer_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: str) -> tuple[Tensor, Tensor]:
+    """Dequantized gradients of Ŵ, (O, R, S, C/groups), and of the bias, (O,), float32.
 
     Args:
         a: codes (N, H, W, C).
         error: codes (N, P, Q, O) on a symmetric grid.
-        error_sums: (O,) int64 sums of the error's codes.
         plan: the sizes.
         layer: name for the GEMM log.
     """
     assert (error.mult, error.offset, a.mult) == (1, 0, 1), "grids with steps of one; the error's has no offset"
-    acc = conv.wgrad(
+    acc, sums = conv.wgrad(
         a.codes, error.codes, plan, pad_value=a.zero_code, a_max=a.code_max, err_max=error.code_max, layer=layer
     )
-    rows = (error_sums * a.offset).view(-1, 1, 1, 1) if a.offset else None
+    rows = sums.to(torch.int64).mul_(a.offset).view(-1, 1, 1, 1) if a.offset else None
     total = affine.combine(acc, factor=1, rows=rows, bound=plan.rows * a.value_max * error.value_max)
-    return affine.dequantize(total, a.scale * error.scale)
+    return affine.dequantize(total, a.scale * error.scale), affine.dequantize(sums, error.scale)
+
+
+def _weighted(sums: Tensor, offset: int) -> Tensor | None:
+    """Sums times the weight grid's offset, ready to broadcast over a group's channels."""
+    if not offset:
+        return None
+    return (sums if offset == 1 else sums * offset).unsqueeze(-1)
 
 
 def float_fprop(a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan) -> Tensor:
