@@ -25,7 +25,7 @@ demo: $(STAMP) ## the demo suite on this machine, report in out/demo/report.html
 	$(BIN)/metagrad-bench report $(OUT)/demo -o $(OUT)/demo
 
 test: $(STAMP) ## the test suite, a few minutes
-	$(BIN)/python -m pytest -m "not slow" -q
+	$(BIN)/python -m pytest -m "not slow" -q -n auto --maxprocesses 8
 
 test-slow: $(STAMP) ## what takes longer: wheel in an empty environment, browser, seeds
 	$(BIN)/python -m pytest -m slow -q

@@ -21,7 +21,7 @@ from typing import Any
 from bench.errors import DivergedError, OutOfMemoryError, UserError
 from bench.records.schema import Status
 
-PRELOAD = ["bench.passes", "sklearn.datasets"]  # scikit-learn alone costs a second per process
+PRELOAD = ["bench.passes"]
 ProgressSink = Callable[[dict[str, Any]], None]
 _TERMINATE_GRACE_S = 5.0
 _OOM_MESSAGES = ("can't allocate memory", "out of memory", "not enough memory", "Cannot allocate memory")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,9 @@ from bench.records.schema import (
     TimingResult,
 )
 from bench.units import Absent
+
+# One thread: the products in tests are small, and threads of several workers on few cores slow each other down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NO_GPU = "needs an NVIDIA GPU that torch can use"
 
