@@ -6,7 +6,16 @@ import inspect
 from typing import Any
 
 from bench.errors import ConfigError
-from bench.hypernets.base import FORMS, Evaluation, Hypernet, Scales, count_parameters, layer_scales
+from bench.hypernets.base import (
+    FORMS,
+    CarriedEvaluation,
+    Evaluation,
+    Hypernet,
+    Scales,
+    State,
+    count_parameters,
+    layer_scales,
+)
 from bench.hypernets.dual_lstm_fc import DualLSTMFC
 from bench.hypernets.fc_grad import FCGrad
 from bench.hypernets.lstm_fc import LSTMFC
@@ -27,7 +36,7 @@ def build_hypernet(name: str, *, hidden: int, form: str = "residual", **options:
         name: fc_grad, multi_fc, lstm_fc or dual_lstm_fc.
         hidden: H, at least 1.
         form: residual or literal.
-        options: depth and activation for the fully connected ones.
+        options: depth and activation for the fully connected ones; state, zero or carry, for the LSTMs.
 
     Raises:
         ConfigError: for an unknown name or form, a size below 1, or an option that the hypernetwork does not have.
@@ -46,6 +55,7 @@ def build_hypernet(name: str, *, hidden: int, form: str = "residual", **options:
 __all__ = [
     "FORMS",
     "HYPERNETS",
+    "CarriedEvaluation",
     "DualLSTMFC",
     "Evaluation",
     "FCGrad",
@@ -53,6 +63,7 @@ __all__ = [
     "LSTMFC",
     "MultiFC",
     "Scales",
+    "State",
     "build_hypernet",
     "count_parameters",
     "layer_scales",

@@ -21,6 +21,8 @@ from bench.errors import ConfigError
 
 FORMS = ("residual", "literal")
 
+State = tuple[Tensor, Tensor]  # (h, c) of some weights, each (n, H)
+
 
 @dataclass(frozen=True, slots=True)
 class Scales:
@@ -54,6 +56,7 @@ class Hypernet(nn.Module):
     hidden: int  # H
     inputs: int  # numbers that the core reads per weight
     multiplicative: bool  # whether the core's output is a factor of ∇W
+    carries: bool = False  # whether the core has a state per weight that outlives the iteration
     centre: float = 0.0  # middle of the inputs' range
 
     def __init__(self, *, form: str) -> None:
@@ -92,6 +95,10 @@ class Hypernet(nn.Module):
     def core(self, features: Tensor) -> Tensor:
         """The trained network as published, differentiable by ψ: (inputs, n) to (n,)."""
 
+    def core_carried(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """`core` from a given state, and the state after it; only of hypernetworks that carry one."""
+        raise NotImplementedError(f"{type(self).__name__} carries no state")
+
     def evaluation(self) -> Evaluation:
         """The cheapest exact evaluation of `core` that this hypernetwork has, at the present ψ."""
         return AutogradEvaluation(self)
@@ -123,6 +130,12 @@ class Hypernet(nn.Module):
         scales = layer_scales(grad, weight) if scales is None else scales
         return self.combine(grad, self.core(self.features(grad, weight, scales)), scales)
 
+    def forward_carried(self, grad: Tensor, weight: Tensor, state: State) -> tuple[Tensor, State]:
+        """`forward` from a given state, and the state after it."""
+        scales = layer_scales(grad, weight)
+        core, after = self.core_carried(self.features(grad, weight, scales), state)
+        return self.combine(grad, core, scales), after
+
     def extra_repr(self) -> str:
         """The form, in the module's print."""
         return f"form={self.form}"
@@ -148,6 +161,25 @@ class AutogradEvaluation:
 
     def finish(self) -> None:
         """Nothing is left to do: `accumulate` adds to ``.grad``."""
+
+
+class CarriedEvaluation:
+    """The same from a given state per weight, through nn.LSTM: nothing in it is left to reduce."""
+
+    def __init__(self, hypernet: Hypernet) -> None:
+        """Evaluate `hypernet` at its present ψ."""
+        self.hypernet = hypernet
+
+    def values(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """The core's outputs (n,) and the state after them, without a graph."""
+        with torch.no_grad():
+            return self.hypernet.core_carried(features, state)
+
+    def accumulate(self, features: Tensor, cotangent: Tensor, state: State) -> None:
+        """Add the gradient of Σ cotangent·core(features, state) by ψ to the parameters' ``.grad``."""
+        with torch.enable_grad():
+            core, _ = self.hypernet.core_carried(features, state)
+        torch.autograd.backward(core, cotangent)
 
 
 @torch.no_grad()

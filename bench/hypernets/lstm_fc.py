@@ -9,21 +9,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.hypernets.base import Evaluation, Hypernet, Scales, safe_width, unit_weight
+from bench.errors import ConfigError
+from bench.hypernets.base import Evaluation, Hypernet, Scales, State, safe_width, unit_weight
 from bench.hypernets.lstm_cell import ReducedCell
+
+STATES = ("zero", "carry")
 
 
 class LSTMHypernet(Hypernet):
-    """An nn.LSTM over a sequence of one with zero state, and a linear head."""
+    """An nn.LSTM over a sequence of one, and a linear head."""
 
-    def __init__(self, *, hidden: int, form: str = "residual") -> None:
+    def __init__(self, *, hidden: int, form: str = "residual", state: str = "zero") -> None:
         """Default initialisation of torch, the head zero in the `residual` form.
 
         Args:
             hidden: H, what MetaGrad calls the number of hidden layers.
             form: residual or literal.
+            state: zero at each iteration (MetaQuant's published runs), or carry, which keeps (h, c) of every weight.
+
+        Raises:
+            ConfigError: for an unknown form or state.
         """
         super().__init__(form=form)
+        if state not in STATES:
+            raise ConfigError(f"unknown LSTM state {state!r}; choose one of: {', '.join(STATES)}.")
+        self.carries = state == "carry"
         self.hidden = hidden
         self.lstm = nn.LSTM(self.inputs, hidden)
         self.head = nn.Linear(hidden, 1)
@@ -36,8 +46,15 @@ class LSTMHypernet(Hypernet):
         states, _ = self.lstm(features.t().unsqueeze(0))
         return self.head(states[0]).view(-1)
 
+    def core_carried(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """FC(LSTM(x)) from (h, c), which are constants, by nn.LSTM; the state after it is part of the graph."""
+        h, c = state
+        states, (h, c) = self.lstm(features.t().unsqueeze(0), (h.unsqueeze(0), c.unsqueeze(0)))
+        return self.head(states[0]).view(-1), (h[0], c[0])
+
     def evaluation(self) -> Evaluation:
-        """The reduced cell."""
+        """The reduced cell, for a zero state."""
+        assert not self.carries, "a carried state has no reduced cell; use CarriedEvaluation"
         return ReducedCell(self.lstm, self.head)
 
 
@@ -47,9 +64,9 @@ class LSTMFC(LSTMHypernet):
     inputs = 1
     multiplicative = True
 
-    def __init__(self, *, hidden: int, form: str = "residual") -> None:
+    def __init__(self, *, hidden: int, form: str = "residual", state: str = "zero") -> None:
         """See `LSTMHypernet`."""
-        super().__init__(hidden=hidden, form=form)
+        super().__init__(hidden=hidden, form=form, state=state)
         self.centre = 0.5 if form == "residual" else 0.0
 
     def rows(self, grad: Tensor, weight: Tensor, scales: Scales) -> list[Tensor]:

@@ -16,6 +16,7 @@ from bench.hypernets import Hypernet
 class Strategy(Protocol):
     """One way to f_ψ(G, W) of all layers and to the gradient of Σ cotangent·f_ψ(G, W) by ψ."""
 
+    can_carry: bool  # whether it works with a hypernetwork that carries a state per weight
     keeps_weight: bool  # whether `meta_gradient` reads the old weights
 
     def outputs(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:

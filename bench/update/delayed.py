@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.errors import ConfigError
 from bench.hypernets import Hypernet
 from bench.optim import Adam, Optimizer
 from bench.optim.base import gather_grads, move_
@@ -131,9 +132,14 @@ class DelayedUpdate:
             phases: context manager by phase name, entered around ``hypernet_forward``, ``optimizer`` and
                 ``meta_gradient``.
             observe: whether each iteration leaves an `observation`; may be set before any `preview`.
+
+        Raises:
+            ConfigError: if the hypernetwork carries a state and the strategy cannot.
         """
         self.params = list(params)
         assert [id(p) for p in optimizer.params] == [id(p) for p in self.params], "the optimizer has other parameters"
+        if hypernet.carries and not strategy.can_carry:
+            raise ConfigError("tabulate needs a zero LSTM state; take state zero, or retain, slim or recompute.")
         self.optimizer = optimizer
         self.hypernet = hypernet
         self.strategy = strategy

@@ -14,12 +14,16 @@ import torch
 from torch import Tensor
 
 from bench.errors import ConfigError
-from bench.hypernets import Hypernet, Scales, layer_scales
+from bench.hypernets import CarriedEvaluation, Hypernet, Scales, layer_scales
+from bench.update.states import CarriedStates, part_of
+
+Values = Callable[[int, slice, Tensor], Tensor]  # layer, part and features (inputs, n) to the core's (n,)
 
 
 class Recompute:
     """The exact strategy whose memory does not grow with N·H."""
 
+    can_carry = True
     keeps_weight = True
 
     def __init__(self, *, chunk: int | None = None) -> None:
@@ -32,18 +36,20 @@ class Recompute:
             raise ConfigError(f"recompute needs a chunk of at least 1 weight, got {chunk}.")
         self.chunk = chunk
         self.scales: list[Scales] = []
+        self.states = CarriedStates()
 
     @torch.no_grad()
     def outputs(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
         """See `Strategy.outputs`."""
-        evaluation = hypernet.evaluation()
+        self.states.begin(hypernet, grads)
+        values = self._carried_values(hypernet) if hypernet.carries else zero_state_values(hypernet)
         chunk = self.chunk or suitable_chunk(hypernet.hidden, grads[0].device)
         self.scales, results = [], []
-        for grad, weight in zip(grads, weights, strict=True):
+        for index, (grad, weight) in enumerate(zip(grads, weights, strict=True)):
             scales = layer_scales(grad, weight)
             flat_grad, flat_weight, output = grad.reshape(-1), weight.reshape(-1), grad.new_empty(grad.numel())
             for part in parts(output.numel(), chunk):
-                core = evaluation.values(hypernet.features(flat_grad[part], flat_weight[part], scales))
+                core = values(index, part, hypernet.features(flat_grad[part], flat_weight[part], scales))
                 output[part] = hypernet.combine(flat_grad[part], core, scales)
             self.scales.append(scales)
             results.append(output.view(grad.shape))
@@ -58,22 +64,47 @@ class Recompute:
         cotangents: Callable[[int], Tensor],
     ) -> None:
         """See `Strategy.meta_gradient`."""
-        evaluation = hypernet.evaluation()
+        zero, carried = (None, CarriedEvaluation(hypernet)) if hypernet.carries else (hypernet.evaluation(), None)
         chunk = self.chunk or suitable_chunk(hypernet.hidden, grads[0].device)
         for index, scales in enumerate(self.scales):
             grad, weight, cotangent = (x.reshape(-1) for x in (grads[index], weights(index), cotangents(index)))
             for part in parts(grad.numel(), chunk):
                 features = hypernet.features(grad[part], weight[part], scales)
-                evaluation.accumulate(features, cotangent[part] * hypernet.gain(grad[part], scales))
-        evaluation.finish()
+                by_core = cotangent[part] * hypernet.gain(grad[part], scales)
+                if carried is not None:
+                    carried.accumulate(features, by_core, part_of(self.states.before[index], part))
+                elif zero is not None:
+                    zero.accumulate(features, by_core)
+        if zero is not None:
+            zero.finish()
         self.scales = []
+        self.states.advance()
+
+    def _carried_values(self, hypernet: Hypernet) -> Values:
+        """Values from the state before, which leave the state after."""
+        evaluation = CarriedEvaluation(hypernet)
+
+        def values(index: int, part: slice, features: Tensor) -> Tensor:
+            core, after = evaluation.values(features, part_of(self.states.before[index], part))
+            for kept, new in zip(part_of(self.states.after[index], part), after, strict=True):
+                kept.copy_(new)
+            return core
+
+        return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+        """Carried states."""
+        return self.states.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing."""
+        """Restore carried states."""
+        self.states.load_state_dict(state)
+
+
+def zero_state_values(hypernet: Hypernet) -> Values:
+    """Values from the hypernetwork's cheapest evaluation, whatever the layer."""
+    evaluation = hypernet.evaluation()
+    return lambda index, part, features: evaluation.values(features)
 
 
 def suitable_chunk(hidden: int, device: torch.device) -> int:

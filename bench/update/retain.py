@@ -14,22 +14,27 @@ import torch
 from torch import Tensor
 
 from bench.hypernets import Hypernet
+from bench.update.states import CarriedStates
 
 
 class Retain:
     """The non-slim strategy."""
 
+    can_carry = True
     keeps_weight = False
 
     def __init__(self) -> None:
         """No graph is held yet."""
         self.graphs: list[Tensor] = []
+        self.states = CarriedStates()
 
     def outputs(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
         """See `Strategy.outputs`; the graphs stay alive until `meta_gradient`."""
+        self.states.begin(hypernet, grads)
         with torch.enable_grad():
             self.graphs = [
-                hypernet(grad.reshape(-1), weight.reshape(-1)) for grad, weight in zip(grads, weights, strict=True)
+                self.states.published(hypernet, index, grad, weight)
+                for index, (grad, weight) in enumerate(zip(grads, weights, strict=True))
             ]
         return [output.detach().view(grad.shape) for output, grad in zip(self.graphs, grads, strict=True)]
 
@@ -46,10 +51,12 @@ class Retain:
             torch.autograd.backward(graph, cotangents(index).reshape(-1))
             del graph
         self.graphs = []
+        self.states.advance()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+        """Carried states."""
+        return self.states.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing."""
+        """Restore carried states."""
+        self.states.load_state_dict(state)

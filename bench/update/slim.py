@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from bench.hypernets import Hypernet
+from bench.update.states import CarriedStates
 
 
 class Slim:
     """The papers' memory-saving strategy."""
 
+    can_carry = True
     keeps_weight = False
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -26,14 +28,16 @@ class Slim:
         self.generator = torch.Generator().manual_seed(seed)
         self.chosen = -1
         self.graph: Tensor | None = None
+        self.states = CarriedStates()
 
     def outputs(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
         """See `Strategy.outputs`; draws the layer of this iteration."""
         self.chosen = int(torch.randint(len(grads), (), generator=self.generator))
+        self.states.begin(hypernet, grads)
         results = []
         for index, (grad, weight) in enumerate(zip(grads, weights, strict=True)):
             with torch.set_grad_enabled(index == self.chosen):
-                output = hypernet(grad.reshape(-1), weight.reshape(-1))
+                output = self.states.published(hypernet, index, grad, weight)
             if index == self.chosen:
                 self.graph = output
             results.append(output.detach().view(grad.shape))
@@ -50,11 +54,13 @@ class Slim:
         assert self.graph is not None, "meta_gradient without outputs"
         graph, self.graph = self.graph, None
         torch.autograd.backward(graph, cotangents(self.chosen).reshape(-1))
+        self.states.advance()
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator."""
-        return {"generator": self.generator.get_state()}
+        """The generator and carried states."""
+        return {"generator": self.generator.get_state(), **self.states.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the generator."""
+        """Restore the generator and carried states."""
         self.generator.set_state(state["generator"].cpu())
+        self.states.load_state_dict(state)

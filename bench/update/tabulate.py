@@ -51,6 +51,7 @@ class TabulationSample:
 class Tabulate:
     """The strategy whose cost per weight does not depend on H."""
 
+    can_carry = False
     keeps_weight = True
 
     def __init__(

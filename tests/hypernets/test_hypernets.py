@@ -152,6 +152,8 @@ def test_mistakes_are_named() -> None:
         build_hypernet("lstm_fc", hidden=0)
     with pytest.raises(ConfigError, match="lstm_fc has no option 'depth'"):
         build_hypernet("lstm_fc", hidden=3, depth=2)
+    with pytest.raises(ConfigError, match="choose one of: zero, carry"):
+        build_hypernet("lstm_fc", hidden=3, state="random")
     with pytest.raises(ConfigError, match="at least 2 layers"):
         build_hypernet("multi_fc", hidden=3, depth=1)
     with pytest.raises(ConfigError, match="choose one of: none, relu, tanh"):

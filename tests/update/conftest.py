@@ -21,16 +21,21 @@ def uniform(x: Tensor, bits: int) -> Tensor:
     return torch.zeros_like(x) if clip == 0 else torch.round(x * top / clip) * clip / top
 
 
-def plain_lstm(psi: dict[str, Tensor], x: Tensor) -> Tensor:
-    """FC(LSTM(x)) from the textbook, every gate and the hidden-to-hidden product included; x is (n, inputs)."""
+def plain_lstm(psi: dict[str, Tensor], x: Tensor, memory: list[Tensor] | None) -> Tensor:
+    """FC(LSTM(x)) from the textbook, every gate and the hidden-to-hidden product included; x is (n, inputs).
+
+    The state is zero, or that of `memory`, which is then replaced by the new one.
+    """
     hidden = psi["lstm.weight_hh_l0"].shape[1]
-    h = x.new_zeros(x.shape[0], hidden)
-    c = x.new_zeros(x.shape[0], hidden)
+    h = memory[0] if memory else x.new_zeros(x.shape[0], hidden)
+    c = memory[1] if memory else x.new_zeros(x.shape[0], hidden)
     gates = x @ psi["lstm.weight_ih_l0"].T + psi["lstm.bias_ih_l0"] + h @ psi["lstm.weight_hh_l0"].T
     gates = gates + psi["lstm.bias_hh_l0"]
     i, f, g, o = (gates[:, k * hidden : (k + 1) * hidden] for k in range(4))
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     h = torch.sigmoid(o) * torch.tanh(c)
+    if memory is not None:
+        memory[:] = [h.detach(), c.detach()]
     return (h @ psi["head.weight"].T + psi["head.bias"])[:, 0]
 
 
@@ -48,7 +53,13 @@ def over(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def plain_hypernet(
-    name: str, form: str, psi: dict[str, Tensor], grad: Tensor, weight: Tensor, activation: str
+    name: str,
+    form: str,
+    psi: dict[str, Tensor],
+    grad: Tensor,
+    weight: Tensor,
+    activation: str,
+    memory: list[Tensor] | None = None,
 ) -> Tensor:
     """f_psi by the table of docs/method.md section 3."""
     g, w = grad.reshape(-1), weight.reshape(-1)
@@ -61,11 +72,15 @@ def plain_hypernet(
         factor = plain_fcs(psi, unit[:, None], activation)
         f = g * factor if form == "literal" else g * (1 + factor)
     elif name == "lstm_fc":
-        f = g * plain_lstm(psi, w[:, None]) if form == "literal" else g * (1 + plain_lstm(psi, unit[:, None]))
+        f = (
+            g * plain_lstm(psi, w[:, None], memory)
+            if form == "literal"
+            else g * (1 + plain_lstm(psi, unit[:, None], memory))
+        )
     elif form == "literal":
-        f = plain_lstm(psi, torch.stack([w, g], dim=1))
+        f = plain_lstm(psi, torch.stack([w, g], dim=1), memory)
     else:
-        f = g + top_g * plain_lstm(psi, torch.stack([over(w, top_w), over(g, top_g)], dim=1))
+        f = g + top_g * plain_lstm(psi, torch.stack([over(w, top_w), over(g, top_g)], dim=1), memory)
     return f.reshape(grad.shape)
 
 
@@ -113,12 +128,14 @@ class PlainUpdate:
         weight_decay: float,
         bits: int,
         activation: str = "none",
+        carry: bool = False,
     ) -> None:
         self.hypernet, self.form, self.bits, self.loss, self.activation = hypernet, form, bits, loss, activation
         self.psi = {key: value.detach().clone().requires_grad_() for key, value in psi.items()}
         self.weights = [weight.detach().clone() for weight in weights]
         self.optimizers = [PlainOptimizer(optimizer, weight_decay) for _ in weights]
         self.meta = torch.optim.Adam(list(self.psi.values()), lr=1e-3)
+        self.memories: list[list[Tensor] | None] = [[] if carry else None for _ in weights]
         self.pending: list[Tensor] | None = None
         self.pending_lr: list[float] = []
 
@@ -135,7 +152,7 @@ class PlainUpdate:
         for index, (grad, weight, optimizer) in enumerate(
             zip(self.pending, self.weights, self.optimizers, strict=True)
         ):
-            f = plain_hypernet(self.hypernet, self.form, self.psi, grad, weight, self.activation)
+            f = plain_hypernet(self.hypernet, self.form, self.psi, grad, weight, self.activation, self.memories[index])
             f = f if only is None or only == index else f.detach()
             g_tilde = f + (uniform(f, self.bits) - f).detach()
             news.append(weight - self.pending_lr[index] * optimizer.pi(g_tilde, weight))

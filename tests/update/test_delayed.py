@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.errors import ConfigError
 from bench.hypernets import HYPERNETS, build_hypernet
 from bench.optim import build_optimizer
 from bench.units import Absent
@@ -138,6 +139,34 @@ def test_meta_gradient_holds_for_deep_bent_fully_connected_hypernets(
     follow(build(plain, problem, hypernet, strategy, "adam"), problem, other, 1e-10)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("form", ["residual", "literal"])
+@pytest.mark.parametrize("name", ["lstm_fc", "dual_lstm_fc"])
+def test_meta_gradient_holds_with_a_state_carried_across_iterations(
+    plain: SimpleNamespace, name: str, form: str, strategy: str
+) -> None:
+    problem = plain.make_problem(torch.float64)
+    hypernet = randomised(name, form, torch.float64, state="carry")
+    other = plain.PlainUpdate(
+        name,
+        form,
+        dict(hypernet.named_parameters()),
+        problem.weights,
+        problem.loss,
+        optimizer="momentum",
+        weight_decay=0.02,
+        bits=4,
+        carry=True,
+    )
+    follow(build(plain, problem, hypernet, strategy, "momentum"), problem, other, 1e-10)
+
+
+def test_tabulate_refuses_a_carried_state(plain: SimpleNamespace) -> None:
+    hypernet = randomised("lstm_fc", "residual", torch.float32, state="carry")
+    with pytest.raises(ConfigError, match="tabulate needs a zero LSTM state"):
+        build(plain, plain.make_problem(torch.float32), hypernet, "tabulate")
+
+
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 def test_learning_rate_factors_belong_to_the_gradient_they_were_measured_with(
     plain: SimpleNamespace, optimizer: str
@@ -224,17 +253,21 @@ def test_a_gradient_that_is_not_finite_reaches_weights_and_loss(plain: SimpleNam
         assert torch.isnan(iterate(update, problem, 1, 0.1))
 
 
-@pytest.mark.parametrize("strategy", ALL_STRATEGIES)
+@pytest.mark.parametrize(
+    ("strategy", "state"), [*((name, "zero") for name in ALL_STRATEGIES), *((name, "carry") for name in STRATEGIES)]
+)
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 @pytest.mark.parametrize("cut", [0, 1, 3])
-def test_resume_is_bitwise(plain: SimpleNamespace, optimizer: str, strategy: str, cut: int) -> None:
+def test_resume_is_bitwise(plain: SimpleNamespace, optimizer: str, strategy: str, cut: int, state: str) -> None:
     problem = plain.make_problem(torch.float32)
-    update = build(plain, problem, randomised("dual_lstm_fc", "residual", torch.float32), strategy, optimizer)
+    update = build(
+        plain, problem, randomised("dual_lstm_fc", "residual", torch.float32, state=state), strategy, optimizer
+    )
     for t in range(cut):
         iterate(update, problem, t, RATES[t])
     saved = copy.deepcopy(update.state_dict())
     resumed_problem = SimpleNamespace(weights=[p.detach().clone() for p in update.params], loss=problem.loss)
-    resumed = build(plain, resumed_problem, build_hypernet("dual_lstm_fc", hidden=5), strategy, optimizer)
+    resumed = build(plain, resumed_problem, build_hypernet("dual_lstm_fc", hidden=5, state=state), strategy, optimizer)
     resumed.load_state_dict(saved)
     for t in range(cut, 5):
         assert torch.equal(iterate(update, problem, t, RATES[t]), iterate(resumed, problem, t, RATES[t]))
