@@ -33,24 +33,22 @@ def combine(
     wide = acc.dtype == torch.int64 or bound > INT32_MAX
     if wide:
         acc = acc.to(torch.int64)
-    if rows is not None:
-        total = torch.add(rows.to(acc.dtype), acc, alpha=factor)
-    else:
-        total = acc * factor
+    total = acc * factor if rows is None else torch.add(rows.to(acc.dtype), acc, alpha=factor)
     if columns is not None:
         total.add_(columns.to(total.dtype))
     return total
 
 
-def dequantize(total: Tensor, scale: Tensor) -> Tensor:
+def dequantize(total: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Integers times the value of one: rounds once to float32, then multiplies.
 
     Args:
         total: exact integers.
         scale: () float32, or broadcastable to ``total``.
+        out: float32 shaped as ``total``; a fresh contiguous tensor if not given.
 
     Returns:
-        Fresh float32 tensor, contiguous, shaped as ``total``.
+        ``out``.
     """
-    values = torch.empty(total.shape, dtype=torch.float32, device=total.device)
+    values = torch.empty(total.shape, dtype=torch.float32, device=total.device) if out is None else out
     return values.copy_(total).mul_(scale)

@@ -79,7 +79,7 @@ class _ConvFunction(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: IntegerConv2d) -> Tensor:
         plan = layer.plan(x.shape)
         x_nhwc = x.permute(0, 2, 3, 1).contiguous()
-        a, outside = quantize_operand(layer.activation_quantizer, x_nhwc)
+        a, inside = quantize_operand(layer.activation_quantizer, x_nhwc)
         w, _ = quantize_operand(layer.weight_quantizer, weight.permute(0, 2, 3, 1).contiguous())
         if layer.dispatch == "integer":
             y_npqo = integer_fprop(*both_quantized(a, w), plan, layer.name)
@@ -89,14 +89,14 @@ class _ConvFunction(Function):
             y_npqo.add_(bias)
         ctx.layer, ctx.plan = layer, plan
         ctx.grids = grid_of(a), grid_of(w)
-        ctx.save_for_backward(weight, outside, *tensors_of(a), *tensors_of(w))
+        ctx.save_for_backward(weight, inside, *tensors_of(a), *tensors_of(w))
         return y_npqo.permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         layer, plan = ctx.layer, ctx.plan
-        weight, outside, *saved = ctx.saved_tensors
+        weight, inside, *saved = ctx.saved_tensors
         a, w = (restore_operand(grid, saved) for grid in ctx.grids)
         needs_dx, needs_dw, needs_db, _ = ctx.needs_input_grad
         error_npqo = grads[0].permute(0, 2, 3, 1).contiguous()
@@ -105,7 +105,7 @@ class _ConvFunction(Function):
             error = layer.error_quantizer.quantize(error_npqo)
             a, w = both_quantized(a, w)
             if needs_dx:
-                dx = integer_dgrad(error, w, plan, layer.name)
+                dx = integer_dgrad(error, w, plan, layer.name, inside=inside)
             if needs_dw:
                 dw_hat, db = integer_wgrad(a, error, plan, layer.name)
             elif needs_db:
@@ -114,17 +114,15 @@ class _ConvFunction(Function):
             if layer.error_quantizer is not None:
                 error_npqo = values_of(layer.error_quantizer.quantize(error_npqo))
             dx, dw_hat = float_backward(error_npqo, values_of(a), values_of(w), plan, (needs_dx, needs_dw))
+            if dx is not None and inside is not None:
+                dx.mul_(inside)
             db = error_npqo.sum((0, 1, 2)) if needs_db else None
-        if dx is not None:
-            if outside is not None:
-                dx.masked_fill_(outside, 0.0)
-            dx = dx.permute(0, 3, 1, 2)
         dw = None
         if dw_hat is not None:
             dw = dw_hat.permute(0, 3, 1, 2)
             if layer.weight_quantizer is not None:
                 dw = layer.weight_quantizer.backward(dw, weight)
-        return dx, dw, db if needs_db else None, None
+        return dx if dx is None else dx.permute(0, 3, 1, 2), dw, db if needs_db else None, None
 
 
 def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
@@ -140,24 +138,28 @@ def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
         (N, P, Q, O) float32, contiguous: one rounding of the exact sum, times the scales' product.
     """
     assert a.mult == 1, "an activation's grid has steps of one"
-    acc, sums = conv.fprop(
-        a.codes, w.codes, plan, pad_value=a.zero_code, a_max=a.code_max, w_max=w.code_max, layer=layer
-    )
     columns = None
     if a.offset:
         per_output = w.codes.sum((1, 2, 3), dtype=torch.int64).mul_(w.mult).add_(w.offset * plan.reduction)
         columns = per_output.mul_(a.offset).view(plan.groups, -1)
-    total = affine.combine(
-        acc.unflatten(1, (plan.groups, -1)),
-        factor=w.mult,
-        rows=_weighted(sums, w.offset),
-        columns=columns,
-        bound=plan.reduction * a.value_max * w.value_max,
-    )
-    return affine.dequantize(total, a.scale * w.scale).view(plan.n, plan.p, plan.q, plan.o)
+    scale = a.scale * w.scale
+    y = torch.empty(plan.n, plan.p, plan.q, plan.o, device=a.codes.device)
+    for images, part in conv.split_images(plan, a.codes.device.type):
+        acc, sums = conv.fprop(
+            a.codes[images], w.codes, part, pad_value=a.zero_code, a_max=a.code_max, w_max=w.code_max, layer=layer
+        )
+        total = affine.combine(
+            acc.unflatten(1, (plan.groups, -1)),
+            factor=w.mult,
+            rows=_weighted(sums, w.offset),
+            columns=columns,
+            bound=plan.reduction * a.value_max * w.value_max,
+        )
+        affine.dequantize(total, scale, out=y[images].view(total.shape))
+    return y
 
 
-def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
+def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, inside: Tensor | None = None) -> Tensor:
     """Dequantized error signal of the input, (N, H, W, C) float32.
 
     Args:
@@ -165,16 +167,25 @@ def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Ten
         w: codes (O, R, S, C/groups).
         plan: the sizes.
         layer: name for the GEMM log.
+        inside: (N, H, W, C) int8, 1 where the gradient passes and 0 elsewhere; None if it passes everywhere.
     """
     assert (error.mult, error.offset) == (1, 0), "an error signal's grid is symmetric"
-    acc, sums = conv.dgrad(error.codes, w.codes, plan, err_max=error.code_max, w_max=w.code_max, layer=layer)
-    total = affine.combine(
-        acc.unflatten(3, (plan.groups, -1)),
-        factor=w.mult,
-        rows=_weighted(sums, w.offset),
-        bound=plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max,
-    )
-    return affine.dequantize(total, error.scale * w.scale).view(plan.n, plan.h, plan.w, plan.c)
+    scale = error.scale * w.scale
+    dx = torch.empty(plan.n, plan.h, plan.w, plan.c, device=error.codes.device)
+    for images, part in conv.split_images(plan, error.codes.device.type):
+        acc, sums = conv.dgrad(
+            error.codes[images], w.codes, part, err_max=error.code_max, w_max=w.code_max, layer=layer
+        )
+        total = affine.combine(
+            acc.unflatten(3, (plan.groups, -1)),
+            factor=w.mult,
+            rows=_weighted(sums, w.offset),
+            bound=plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max,
+        )
+        affine.dequantize(total, scale, out=dx[images].view(total.shape))
+        if inside is not None:
+            dx[images].mul_(inside[images])
+    return dx
 
 
 def integer_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: str) -> tuple[Tensor, Tensor]:

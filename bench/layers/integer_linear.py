@@ -66,7 +66,7 @@ class _LinearFunction(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: IntegerLinear) -> Tensor:
-        a, outside = quantize_operand(layer.activation_quantizer, x.contiguous())
+        a, inside = quantize_operand(layer.activation_quantizer, x.contiguous())
         w, _ = quantize_operand(layer.weight_quantizer, weight.contiguous())
         if layer.dispatch == "integer":
             y = integer_fprop(*both_quantized(a, w), layer.name)
@@ -76,14 +76,14 @@ class _LinearFunction(Function):
             y.add_(bias)
         ctx.layer = layer
         ctx.grids = grid_of(a), grid_of(w)
-        ctx.save_for_backward(weight, outside, *tensors_of(a), *tensors_of(w))
+        ctx.save_for_backward(weight, inside, *tensors_of(a), *tensors_of(w))
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         layer = ctx.layer
-        weight, outside, *saved = ctx.saved_tensors
+        weight, inside, *saved = ctx.saved_tensors
         a, w = (restore_operand(grid, saved) for grid in ctx.grids)
         needs_dx, needs_dw, needs_db, _ = ctx.needs_input_grad
         error_mn = grads[0].contiguous()
@@ -104,8 +104,8 @@ class _LinearFunction(Function):
             dx = error_mn @ values_of(w) if needs_dx else None
             dw = error_mn.t() @ values_of(a) if needs_dw else None
             db = error_mn.sum(0) if needs_db else None
-        if dx is not None and outside is not None:
-            dx.masked_fill_(outside, 0.0)
+        if dx is not None and inside is not None:
+            dx.mul_(inside)
         if dw is not None and layer.weight_quantizer is not None:
             dw = layer.weight_quantizer.backward(dw, weight)
         return dx, dw, db, None

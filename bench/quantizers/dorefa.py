@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from bench.quantizers.base import QTensor, check_bits
+from bench.quantizers.base import QTensor, check_bits, flat_pieces
 
 # Containers whose signed range is as wide as the codes: the activation is stored minus half its range.
 _SIGNED_CONTAINERS = (4, 8)
@@ -61,28 +61,30 @@ def weight_backward(grad_w_hat: Tensor, weight: Tensor) -> Tensor:
 
 
 def activation_codes(x: Tensor, bits: int) -> tuple[QTensor, Tensor]:
-    """Codes of Â = round(n·clip(x, 0, 1))/n, and the mask of positions outside 0 ≤ x ≤ 1.
+    """Codes of Â = round(n·clip(x, 0, 1))/n, and where the gradient passes.
 
     Args:
         x: float32, any shape.
         bits: 2..8.
 
     Returns:
-        Codes with mult 1 and scale 1/n: a − 2^(k−1) with offset 2^(k−1) for 8 and 4 bits, a otherwise; and a bool
-        tensor, True where no gradient passes. An input that is not finite makes the scale NaN.
+        Codes with mult 1 and scale 1/n: a − 2^(k−1) with offset 2^(k−1) for 8 and 4 bits, a otherwise; and an int8 mask
+        of x's shape, 1 where 0 ≤ x ≤ 1 and 0 elsewhere. An input that is not finite makes the scale NaN.
     """
     n = levels(bits)
     offset = 2 ** (bits - 1) if bits in _SIGNED_CONTAINERS else 0
-    clipped = x.clamp(0, 1)
-    # Not equal, by way of a difference: 0.03 against 0.10 ms for 130,000 values, 1.2 against 1.5 for 2 million.
-    outside = torch.sub(x, clipped).to(torch.bool)
-    integers = clipped.mul_(n).round_()
-    if offset:
-        integers.sub_(offset)
+    x = x.detach().contiguous()
+    codes, inside = torch.empty_like(x, dtype=torch.int8), torch.empty_like(x, dtype=torch.int8)
+    for values, code, mask in flat_pieces(x, codes, inside):
+        clipped = values.clamp(0, 1)
+        # "not equal", by way of a difference: 0.03 against 0.10 ms for 130,000 values
+        mask.view(torch.bool).copy_(torch.sub(values, clipped))
+        mask.bitwise_xor_(1)
+        code.copy_(clipped.mul_(n).round_().sub_(offset))
     # Clipping hides an infinite input; its sum does not: ∞·0 = NaN. One pass that reads, 0.15 ms for 2 million.
     scale = x.sum() * 0 + 1.0 / n
     quantized = QTensor(
-        codes=integers.to(torch.int8),
+        codes=codes,
         scale=scale,
         mult=1,
         offset=offset,
@@ -90,7 +92,7 @@ def activation_codes(x: Tensor, bits: int) -> tuple[QTensor, Tensor]:
         code_max=max(offset, n - offset),
         value_max=n,
     )
-    return quantized, outside
+    return quantized, inside
 
 
 class DorefaWeight:
@@ -131,7 +133,7 @@ class DorefaActivation:
         self.bits = bits
 
     def quantize(self, x: Tensor) -> tuple[QTensor, Tensor | None]:
-        """Codes, and the mask of clipped positions."""
+        """Codes, and the mask of positions inside [0, 1]."""
         return activation_codes(x, self.bits)
 
     def describe(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import ConfigError
-from bench.quantizers.base import GRANULARITIES, QTensor, amax, check_bits
+from bench.quantizers.base import GRANULARITIES, QTensor, amax, check_bits, flat_pieces
 from bench.quantizers.rounding import ROUNDINGS, round_
 
 
@@ -70,9 +70,13 @@ def uniform_codes(
     Source: MetaGrad Eq. 1.
     """
     qmax = qmax_of(bits)
-    integers = uniform_integers(x, clip, bits, rounding=rounding, generator=generator)
+    x = x.detach().contiguous()
+    codes = torch.empty_like(x, dtype=torch.int8)
+    parts = flat_pieces(x, codes) if clip.dim() == 0 else [(x, codes)]
+    for values, code in parts:
+        code.copy_(uniform_integers(values, clip, bits, rounding=rounding, generator=generator))
     return QTensor(
-        codes=integers.to(torch.int8),
+        codes=codes,
         scale=clip / qmax,
         mult=1,
         offset=0,

@@ -56,8 +56,8 @@ def reference(layer: nn.Conv2d | nn.Linear, used: LayerQuantizers, x: Tensor, up
     """Output, ∇x, ∇W and, if there is one, ∇b, by autograd in float64."""
     x64, w64 = x.double().requires_grad_(), layer.weight.detach().double().requires_grad_()
     b64 = None if layer.bias is None else layer.bias.detach().double().requires_grad_()
-    a, outside = used.activation.quantize(x)
-    through = x64 if outside is None else x64.clamp(0, 1)
+    a, inside = used.activation.quantize(x)
+    through = x64 if inside is None else x64.clamp(0, 1)
     a_hat = straight_through(through, dequantize(a))
     squashed = torch.tanh(w64)
     w_hat = straight_through(

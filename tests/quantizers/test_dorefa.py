@@ -71,10 +71,10 @@ def test_the_weight_backward_is_the_derivative_of_the_squashed_weight():
     ],
 )
 def test_activation_codes_fit_their_container(bits, codes, offset):
-    q, outside = activation_codes(torch.tensor([-0.5, 0.0, 0.2, 0.5, 1.0, 1.5]), bits)
+    q, inside = activation_codes(torch.tensor([-0.5, 0.0, 0.2, 0.5, 1.0, 1.5]), bits)
     assert q.codes.tolist() == codes
     assert (q.mult, q.offset, q.zero_code) == (1, offset, -offset)
-    assert outside.tolist() == [True, False, False, False, False, True]
+    assert inside.tolist() == [0, 1, 1, 1, 1, 0]
     assert q.codes.int().abs().max() == q.code_max
     assert dequantize(q)[[1, 4]].tolist() == pytest.approx([0.0, 1.0])
 
