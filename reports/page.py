@@ -22,7 +22,7 @@ from reports.paper import PaperTable, paper_claims, paper_tables
 from reports.rows import Row, Section, machine_name, status_text
 from reports.tables import Column, Table, difference_cell, estimate_cell, section_tables, trouble_reasons
 from reports.text import MarkdownText, clean_text, code_span, escape_markdown, plural, slug
-from reports.verdict import Verdict, headlines, section_title, section_verdicts
+from reports.verdict import Verdict, headlines, section_titles, section_verdicts
 
 MAX_DETAILS = 120  # records shown in full; the CSV tables hold all
 MARKDOWN_LIMIT = 60_000  # bytes; GitHub's comments end at 65,536 characters
@@ -164,12 +164,13 @@ def build_page(
         sections=tuple(
             _section_view(
                 index,
+                title,
                 section,
                 tuple(figures.get(index, ())),
                 notes.get(index, ""),
                 _commands(section, models[section.suite], data_sets[section.suite]),
             )
-            for index, section in enumerate(sections)
+            for index, (title, section) in enumerate(zip(section_titles(sections), sections, strict=True))
         ),
         papers=paper_tables(sections),
         claims=paper_claims(),
@@ -264,26 +265,25 @@ def _summary(records: Sequence[RunRecord], sections: Sequence[Section]) -> str:
 
 
 def _section_view(
-    index: int, section: Section, figures: tuple[Figure, ...], note: str, commands: tuple[str, ...]
+    index: int, title: str, section: Section, figures: tuple[Figure, ...], note: str, commands: tuple[str, ...]
 ) -> SectionView:
     machine = machine_name(section.rows[0].first)
     records = section.records
-    batches = sorted({record.timing.batch_size for record in records if record.timing is not None})
     epochs = sorted({record.accuracy.epochs for record in records if record.accuracy is not None})
     parts = [machine, f"code {section.code_version}"]
     data = next((record.data for record in records if record.data is not None), None)
     if data is not None:
         shape = "×".join(map(str, data.image_shape))
         parts.append(f"{data.train_samples:,} training and {data.test_samples:,} test images of {shape}")
-    if batches:
-        parts.append(f"batch {', '.join(map(str, batches))}")
+    if section.batch_size:
+        parts.append(f"batch {section.batch_size}")
     if epochs:
         parts.append(f"{', '.join(map(str, epochs))} {'epoch' if epochs == [1] else 'epochs'}")
     if section.synthetic:
         parts.append("synthetic data")
     return SectionView(
         anchor=f"section-{index + 1}-{slug(section.suite)}",
-        title=section_title(section),
+        title=title,
         machine=machine,
         lead="; ".join(parts),
         section=section,

@@ -1,8 +1,8 @@
 """Records grouped into comparable sections and rows: seeds are aggregated, machines and code versions never are.
 
-Definitions (docs/measuring.md): a section holds one suite, model, data set, device, machine and code version; a row
-holds one configuration, its seeds together. Differences to FP32 pair equal seeds; ratios to another row compare
-``time_vs_fp32`` of both, since each was measured against FP32 steps in its own processes.
+Definitions (docs/measuring.md): a section holds one suite, model, data set, device, machine, code version and batch
+size; a row holds one configuration, its seeds together. Differences to FP32 pair equal seeds; ratios to another row
+compare ``time_vs_fp32`` of both, since each was measured against FP32 steps in its own processes.
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ class Section:
     device: str
     fingerprint: str
     code_version: str
+    batch_size: str  # "" where the config names none
     rows: tuple[Row, ...]
     superseded: tuple[RunRecord, ...]  # an older measurement of a configuration and seed that was measured again
 
@@ -156,11 +157,20 @@ def build_sections(records: Iterable[RunRecord]) -> tuple[Section, ...]:
     """
     by_section: dict[tuple[str, ...], list[RunRecord]] = {}
     for r in records:
-        data = r.data_name
-        by_section.setdefault((r.suite, r.model_name, data, r.device, r.fingerprint, r.code_version), []).append(r)
+        key = (r.suite, r.model_name, r.data_name, r.device, r.fingerprint, r.code_version, _batch_size(r))
+        by_section.setdefault(key, []).append(r)
     sections = [_build_section(key, members) for key, members in by_section.items()]
-    order = lambda s: (-len(s.rows), s.suite, s.model_name, s.data_name, s.device, s.fingerprint, s.code_version)  # noqa: E731
-    return tuple(sorted(sections, key=order))
+    return tuple(
+        section
+        for _, section in sorted(zip(by_section, sections, strict=True), key=lambda pair: (-len(pair[1].rows), pair[0]))
+    )
+
+
+def _batch_size(record: RunRecord) -> str:
+    protocol = record.cell.get("protocol")
+    if isinstance(protocol, dict) and "batch_size" in protocol:
+        return str(protocol["batch_size"])
+    return str(record.timing.batch_size) if record.timing is not None else ""
 
 
 def machine_name(record: RunRecord) -> str:
@@ -206,10 +216,10 @@ def _build_section(key: tuple[str, ...], records: Sequence[RunRecord]) -> Sectio
     ]
     retained = {_twin_identity(row.first): row for row in rows if row.method.strategy == "retain"}
     rows = [dataclasses.replace(row, against_retain=_against_retain(row, retained)) for row in rows]
-    suite, model_name, data_name, device, fingerprint, code_version = key
+    suite, model_name, data_name, device, fingerprint, code_version, batch_size = key
     return Section(
         suite=suite, model_name=model_name, data_name=data_name, device=device, fingerprint=fingerprint,
-        code_version=code_version, rows=tuple(rows), superseded=tuple(superseded),
+        code_version=code_version, batch_size=batch_size, rows=tuple(rows), superseded=tuple(superseded),
     )  # fmt: skip
 
 

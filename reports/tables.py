@@ -10,9 +10,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from bench.records.schema import Interval, MethodFacts, Summary
-from bench.units import Absent, format_bytes, format_ms, format_percent, format_ratio
+from bench.units import Absent, format_bytes, format_ms, format_percent
 from reports.rows import PHASES, Estimate, Row, Section, status_text
-from reports.text import signed
+from reports.text import ratio_text, signed
 
 FLOAT_BITS = 32
 _SHARES = ("forward", "backward", "meta", "optimizer")
@@ -325,7 +325,7 @@ def interval_cell(value: Interval | Absent, *, source: str = "") -> Cell:
     if isinstance(value, Absent):
         return absent_cell(value)
     detail = f"[{value.low:.2f}, {value.high:.2f}]"
-    return Cell(text=format_ratio(value.value), detail=detail, value=value.value, source=source)
+    return Cell(text=ratio_text(value.value), detail=detail, value=value.value, source=source)
 
 
 def bytes_cell(value: float | Absent, *, source: str = "") -> Cell:
@@ -384,7 +384,7 @@ def absent_cell(value: Absent) -> Cell:
 
 
 def _ratio_cell(value: float | Absent) -> Cell:
-    return absent_cell(value) if isinstance(value, Absent) else Cell(text=format_ratio(value), value=value)
+    return absent_cell(value) if isinstance(value, Absent) else Cell(text=ratio_text(value), value=value)
 
 
 def _count_cell(value: Summary | Absent) -> Cell:

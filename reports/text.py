@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from bench.units import Absent
+from bench.units import Absent, format_ratio
 
 # Bidirectional overrides and isolates can make a reader see other digits than the file holds.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -57,6 +57,11 @@ def signed(value: float, digits: int = 2) -> str:
     if float(text) == 0:
         return text
     return f"{'+' if value > 0 else '−'}{text}"
+
+
+def ratio_text(value: float) -> str:
+    """Print a ratio; a small one keeps two digits instead of rounding to nothing (``0.0014×``)."""
+    return format_ratio(value) if abs(value) >= 0.095 or value == 0 else f"{value:.2g}×"
 
 
 def slug(value: str) -> str:

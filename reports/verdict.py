@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.records.schema import Interval, Summary
-from bench.units import Absent, format_bytes, format_ms, format_percent, format_ratio
+from bench.units import Absent, format_bytes, format_ms, format_percent
 from reports.rows import Estimate, Row, Section, machine_name
-from reports.text import plural, signed
+from reports.text import plural, ratio_text, signed
 
 _FINE = 0.005  # two decimals show no smaller difference
 
@@ -41,19 +41,25 @@ def headlines(sections: Sequence[Section], count: int = 3) -> tuple[str, ...]:
 
     Cells that did not finish are never left out: they take the last place.
     """
-    several = len(sections) > 1
     picked: list[tuple[str, str]] = []
-    for section in sections:
-        name = f"{section_title(section)}: " if several else ""
+    for section, title in zip(sections, section_titles(sections), strict=True):
+        name = f"{title}: " if len(sections) > 1 else ""
         picked += [(verdict.question, name + verdict.text) for verdict in section_verdicts(section)]
     unfinished = [text for question, text in picked if question == "unfinished"][:1]
     others = [text for question, text in picked if question != "unfinished"]
     return (*others[: count - len(unfinished)], *unfinished)
 
 
-def section_title(section: Section) -> str:
-    """Suite, model, data and device in one line."""
-    return f"{section.suite}, {section.model_name} on {section.data_name}, {section.device}"
+def section_titles(sections: Sequence[Section]) -> tuple[str, ...]:
+    """Suite, model, data and device of each; where these do not tell sections apart, what does."""
+    plain = [f"{s.suite}, {s.model_name} on {s.data_name}, {s.device}" for s in sections]
+    details = [(f"batch {s.batch_size}", f"machine {s.fingerprint}", f"code {s.code_version}") for s in sections]
+    titles = []
+    for title, mine in zip(plain, details, strict=True):
+        rivals = [other for name, other in zip(plain, details, strict=True) if name == title]
+        extra = [part for index, part in enumerate(mine) if len({rival[index] for rival in rivals}) > 1]
+        titles.append(", ".join([title, *extra]))
+    return tuple(titles)
 
 
 def _speed(section: Section) -> str:
@@ -72,7 +78,7 @@ def _speed(section: Section) -> str:
     interval = f"[{ratio.low:.2f}, {ratio.high:.2f}]"
     step = f", {format_ms(best.step_ms.median)} at the median" if isinstance(best.step_ms, Summary) else ""
     return (
-        f"The fastest low-bit row is {_named(best)}: its training step takes {format_ratio(ratio.value)} {interval} "
+        f"The fastest low-bit row is {_named(best)}: its training step takes {ratio_text(ratio.value)} {interval} "
         f"the FP32 step's time on {machine_name(best.first)}{step}, {verdict}{_accuracy_clause(best)}."
     )
 
@@ -152,9 +158,9 @@ def _strategy_clause(row: Row) -> str:
         return ""
     costs = []
     if isinstance(against.time, Interval):
-        costs.append(f"{format_ratio(against.time.value)} the step time")
+        costs.append(f"{ratio_text(against.time.value)} the step time")
     if not isinstance(against.hypernet_extra, Absent):
-        costs.append(f"{format_ratio(against.hypernet_extra)} the added memory")
+        costs.append(f"{ratio_text(against.hypernet_extra)} the added memory")
     if not costs:
         return ""
     points = against.accuracy_points

@@ -58,14 +58,15 @@ def test_no_difference_is_shown_without_a_common_seed_or_after_other_epochs(demo
     assert delta == Absent(reason="FP32 trained for 4 epochs, this row for 9")
 
 
-def test_machines_and_code_versions_are_never_averaged(demo_records: Make) -> None:
+def test_machines_code_versions_and_batches_are_never_averaged(demo_records: Make) -> None:
     records = [
         *demo_records(["fp32"]),
         *demo_records(["fp32"], machine="cpu-other"),
         *demo_records(["fp32"], key="x", code_version="0.2.0"),
     ]
+    records += demo_records(["fp32"], key="y", cell={"protocol": {"batch_size": 256}})
     sections = build_sections(records)
-    assert len(sections) == 3
+    assert len(sections) == 4
     assert all(len(row.records) == 1 for section in sections for row in section.rows)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.text import clean_text, code_span, csv_text, escape_markdown, signed, slug
+from reports.text import clean_text, code_span, csv_text, escape_markdown, ratio_text, signed, slug
 
 
 @given(st.text())
@@ -55,6 +55,11 @@ def test_numbers_and_harmless_text_are_not_quoted() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.41, "+0.41"), (-0.16, "−0.16"), (0.001, "0.00"), (-0.004, "0.00")])
 def test_differences_carry_their_sign_unless_they_round_to_zero(value: float, text: str) -> None:
     assert signed(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.338, "1.34×"), (0.0014, "0.0014×"), (0.0949, "0.095×"), (0.0, "0.00×")])
+def test_small_ratios_do_not_round_to_nothing(value: float, text: str) -> None:
+    assert ratio_text(value) == text
 
 
 def test_slugs_are_safe_in_file_names_and_never_empty() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.records.schema import Interval, RunRecord
 from reports.rows import Section, build_sections
-from reports.verdict import headlines, section_verdicts
+from reports.verdict import headlines, section_titles, section_verdicts
 
 Make = Callable[..., list[RunRecord]]
 
@@ -29,7 +29,7 @@ def test_the_demo_answers_every_question(demo_records: Make) -> None:
     assert "21.0 MiB" in said["hypernetwork"]
     assert "slim takes 0.59× the step time and 0.21× the added memory" in said["strategies"]
     assert (
-        "recompute takes 0.68× the step time and 0.09× the added memory, with the same accuracy" in said["strategies"]
+        "recompute takes 0.68× the step time and 0.089× the added memory, with the same accuracy" in said["strategies"]
     )
     assert "Nothing here ran on a GPU" in said["scope"]
     assert "unfinished" not in said
@@ -59,6 +59,14 @@ def test_unfinished_cells_are_always_among_the_headlines(demo_records: Make, wit
 def test_headlines_name_their_section_when_there_are_several(demo_records: Make) -> None:
     lines = headlines(build_sections([*demo_records(), *demo_records(machine="cpu-other", device="cuda:0")]))
     assert all(line.startswith("demo, resnet20 on digits, c") for line in lines)
+
+
+def test_sections_that_differ_only_in_machine_code_or_batch_are_titled_by_it(demo_records: Make) -> None:
+    records = [*demo_records(["fp32"]), *demo_records(["fp32"], machine="cpu-other")]
+    assert section_titles(build_sections(records)) == (
+        "demo, resnet20 on digits, cpu, machine cpu-89abcdef",
+        "demo, resnet20 on digits, cpu, machine cpu-other",
+    )
 
 
 def test_synthetic_data_gives_no_sentence_about_accuracy(demo_records: Make) -> None:
