@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from bench.quantizers.base import QTensor, check_bits, flat_pieces
+from bench.quantizers.base import QTensor, amax, check_bits, flat_pieces
 
 # Containers whose signed range is as wide as the codes: the activation is stored minus half its range.
 _SIGNED_CONTAINERS = (4, 8)
@@ -36,11 +36,11 @@ def weight_codes(weight: Tensor, bits: int) -> QTensor:
     """
     n, half = levels(bits), 2 ** (bits - 1)
     squashed = torch.tanh(weight)
-    largest = squashed.abs().max()
+    largest = amax(squashed)
     divisor = torch.where(largest == 0, math.inf, 2 * largest)
     integers = squashed.div_(divisor).add_(0.5).mul_(n).round_().sub_(half)
     # tanh hides an infinite weight; 0·∞ = NaN does not.
-    scale = weight.abs().max() * 0 + 1.0 / n
+    scale = weight.detach().sum() * 0 + 1.0 / n
     return QTensor(codes=integers.to(torch.int8), scale=scale, mult=2, offset=1, bits=bits, code_max=half, value_max=n)
 
 
@@ -55,7 +55,7 @@ def weight_backward(grad_w_hat: Tensor, weight: Tensor) -> Tensor:
         Fresh float32 tensor; if every weight is zero the gradient passes unchanged, so that the layer can leave zero.
     """
     squashed = torch.tanh(weight)
-    largest = squashed.abs().max()
+    largest = amax(squashed)
     divisor = torch.where(largest == 0, 1.0, largest)
     return squashed.square_().neg_().add_(1).div_(divisor).mul_(grad_w_hat)
 

@@ -125,6 +125,22 @@ def test_wgrad_of_a_long_batch_is_split_and_stays_exact():
     assert calls[0].path == "int_mm, K in 2 parts"
 
 
+def test_wgrad_of_a_wide_layer_takes_the_error_as_its_rows_and_stays_exact():
+    plan = plan_conv((2, 200, 3, 3), (160, 200, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    with record_gemms() as calls:
+        check_wgrad(plan, 0, -128)
+    assert [(call.m, call.k) for call in calls] == [(160, 24)]
+
+
+def test_a_batch_larger_than_the_caches_runs_in_pieces_that_add_up():
+    plan = plan_conv((5, 64, 40, 40), (8, 64, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    parts = conv.split_images(plan, "cpu")
+    assert [images for images, _ in parts] == [slice(0, 3), slice(3, 5)]
+    assert [part.n for _, part in parts] == [3, 2]
+    assert [part.n for _, part in conv.split_images(plan, "cuda")] == [5]
+    check_wgrad(plan, 0, -128)
+
+
 def test_a_strided_dgrad_multiplies_no_inserted_zeros():
     plan = plan_conv((2, 16, 8, 8), (16, 16, 3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1)
     _, w, err = operands(plan, 0)
