@@ -15,6 +15,7 @@ Source: docs/method.md section 4; MetaGrad Eq. 2 to 5 and 11 to 13, Fig. 1.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class Observation:
     """What the hypernetwork did in one iteration, left on the device.
 
     Attributes:
-        amplification: (layers,) |g̃|/|G| by Euclidean norms (MetaQuant Fig. 4); NaN where G is zero.
-        cosine: (layers,) cosine between g̃ and G; NaN where one of them is zero.
+        amplification: (layers,) |g̃|/|G| by Euclidean norms (MetaQuant Fig. 4); not finite where G is zero.
+        cosine: (layers,) cosine between g̃ and G; not finite where one of them is zero.
         zero_share: (layers,) share of g̃ that is exactly 0.
         meta_gradient_norm: () Euclidean norm of ∇ψ.
     """
@@ -96,7 +97,7 @@ def read_observation(observation: Observation, names: Sequence[str]) -> dict[str
     for key in ("amplification", "cosine", "zero_share"):
         values = getattr(observation, key).tolist()
         table[key] = {
-            name: value if value == value else Absent(reason) for name, value in zip(names, values, strict=True)
+            name: value if math.isfinite(value) else Absent(reason) for name, value in zip(names, values, strict=True)
         }
     table["meta_gradient_norm"] = float(observation.meta_gradient_norm)
     return table

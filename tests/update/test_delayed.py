@@ -329,13 +329,15 @@ def test_observation_tells_amplification_cosine_zeros_and_meta_gradient(plain: S
 def test_observation_of_a_zero_gradient_is_absent_where_undefined(plain: SimpleNamespace) -> None:
     problem = plain.make_problem(torch.float32)
     problem.weights = [torch.zeros_like(weight) for weight in problem.weights]
-    update = build(plain, problem, randomised("multi_fc", "residual", torch.float32), observe=True)
-    iterate(update, problem, 0, 0.1)
-    iterate(update, problem, 1, 0.1)
-    assert update.observation is not None
-    table = read_observation(update.observation, ["first", "second"])
-    assert isinstance(table["amplification"]["first"], Absent)
-    assert table["zero_share"]["first"] == 1.0
+    for form, zero_share in (("residual", 1.0), ("literal", 0.0)):  # the literal form makes something out of nothing
+        update = build(plain, problem, randomised("dual_lstm_fc", form, torch.float32), observe=True)
+        iterate(update, problem, 0, 0.1)
+        iterate(update, problem, 1, 0.1)
+        assert update.observation is not None
+        table = read_observation(update.observation, ["first", "second"])
+        assert isinstance(table["amplification"]["first"], Absent)
+        assert isinstance(table["cosine"]["first"], Absent)
+        assert table["zero_share"]["first"] == zero_share
 
 
 def test_phases_are_entered_in_the_order_of_the_step(plain: SimpleNamespace) -> None:
