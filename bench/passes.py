@@ -72,7 +72,7 @@ def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
     parts = build_parts(cell, data, where)
     images, labels = next(iter(_batches(cell, data, where).epoch(0)))
     floats = FloatProductCounter()
-    with record_gemms() as calls, floats, _flag_backward(floats) as phases:
+    with record_gemms() as calls, floats, flag_backward(floats) as phases:
         parts.model.train()
         train_step(parts, images, labels, cell.optimizer.lr, phases)
     counts = combine_counts(calls, floats)
@@ -261,7 +261,7 @@ def _timed_step(parts: Parts, stream: Iterator[tuple[Tensor, Tensor]], lr: float
 
 
 @contextlib.contextmanager
-def _flag_backward(floats: FloatProductCounter) -> Iterator[Any]:
+def flag_backward(floats: FloatProductCounter) -> Iterator[Any]:
     """Phases that tell the counter when backward runs."""
 
     class Flag:

@@ -68,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
     from bench.progress import SuiteProgress, set_current
 
     check_cells(plan.cells)
+    folders = [cells.locate(cell)[0] for cell in plan.cells]
     progress = SuiteProgress(len(plan.cells), show=plan.cells[0].progress)
     set_current(progress)
     try:
@@ -77,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         set_current(None)
     if code != ExitCode.OK:
         return code
-    return _sum_up([cells.locate(cell)[0] for cell in plan.cells])
+    return _sum_up(folders)
 
 
 def _call_hydra(argv: Sequence[str]) -> int:

@@ -149,7 +149,11 @@ def for_pretraining(cell: CellConfig) -> CellConfig:
         batch_size=protocol.batch_size, augment=protocol.augment, epochs=max(1, protocol.pretrain_epochs),
         threads=protocol.threads,
     )  # fmt: skip
-    return dataclasses.replace(as_fp32(cell), variant_name="pretrain", optimizer=optimizer, protocol=training)
+    # Only what the weights depend on: all other settings stay at their defaults, so that cells share them.
+    return CellConfig(
+        variant_name="pretrain", device=cell.device, seed=cell.seed, model=cell.model, data=cell.data,
+        optimizer=optimizer, protocol=training, output_dir=cell.output_dir,
+    )  # fmt: skip
 
 
 def _spec(cell: CellConfig) -> QuantSpec:

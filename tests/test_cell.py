@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.app import parse_arguments, plan_cells
+from bench.cell import find_finished, locate, run_cell
+from bench.config import CellConfig
+from bench.keys import cell_key, weights_path
+from bench.records.store import read_record
+from bench.training.assemble import for_pretraining
+
+RunCell = Callable[..., CellConfig]
+
+
+@pytest.fixture
+def cell_of(tmp_path: Path) -> RunCell:
+    """A cell from a command line that takes a second or two, its records in a temporary folder."""
+
+    def make(*argv: str) -> CellConfig:
+        quick = [
+            "protocol=tiny", "data.train_limit=128", "data.test_limit=64", f"output_dir={tmp_path}/out",
+            "hypernet.hidden=2", "progress=false",
+        ]  # fmt: skip
+        return plan_cells(parse_arguments([*quick, *argv])).cells[0]
+
+    return make
+
+
+def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell) -> None:
+    cell = cell_of("variant=metagrad_int4_slim")
+    record = run_cell(cell)
+    folder, key = locate(cell)
+    assert (record.status, record.reason, record.key, record.missing) == ("ok", "", key, {})
+    assert record.timing is not None
+    assert record.memory is not None
+    assert record.accuracy is not None
+    assert record.hypernet is not None
+    assert record.gemms is not None
+    assert set(record.timing.phases_ms) == {"data", "forward", "backward", "meta", "optimizer", "unattributed"}
+    assert sum(record.timing.phase_share_pct.values()) == pytest.approx(100)
+    assert len(record.timing.repeats[0].step_ms) == len(record.timing.repeats[0].fp32_step_ms) == 4
+    assert record.gemms.integer_calls == {"fprop": 20, "dgrad": 19, "wgrad": 20}
+    assert record.gemms.label == "emulated"
+    assert isinstance(record.memory.hypernet_extra_allocated_bytes, int)
+    assert record.memory.hypernet_extra_allocated_bytes > 0
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"record.json", "config.yaml", "samples.csv", "training.csv", "events.out.tfevents.metagrad-bench"}
+    assert read_record(folder / "record.json") == record
+    assert run_cell(cell) == record, "the earlier record is the answer"
+    again = run_cell(dataclasses.replace(cell, fresh=True))
+    assert again.accuracy is not None
+    assert again.accuracy.losses_digest == record.accuracy.losses_digest
+    assert len(list((folder.parent / "superseded").iterdir())) == 1
+
+
+def test_tensorboard_reads_what_a_cell_leaves(cell_of: RunCell) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cell = cell_of("variant=fp32", "protocol.passes=[accuracy]")
+    record = run_cell(cell)
+    events = EventAccumulator(str(locate(cell)[0]))
+    events.Reload()
+    assert record.accuracy is not None
+    assert [event.step for event in events.Scalars("loss/step")] == list(range(1, record.accuracy.steps + 1))
+    assert events.Scalars("accuracy/test_pct")[-1].value == pytest.approx(record.accuracy.test_accuracy_pct)
+
+
+def test_divergence_is_a_result_with_its_curve(cell_of: RunCell) -> None:
+    cell = cell_of("variant=fp32", "protocol.passes=[accuracy]", "optimizer.lr=1e30", "protocol.epochs=3")
+    record = run_cell(cell)
+    assert record.status == "diverged"
+    assert "diverged" in record.reason
+    assert record.accuracy is not None
+    assert record.accuracy.curve
+    assert find_finished(locate(cell)[0]) == record
+
+
+def test_a_model_that_fails_becomes_a_record_with_its_traceback(
+    cell_of: RunCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import torch\nclass Net(torch.nn.Module):\n"
+    source += "    def __init__(self):\n        super().__init__()\n        self.fc = torch.nn.Linear(64, 10)\n"
+    source += "    def forward(self, x):\n        raise KeyError('planted')\n"
+    (tmp_path / "planted_model.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cell = cell_of("model=custom", "model.factory=planted_model:Net", "protocol.pretrain_epochs=0")
+    record = run_cell(cell)
+    sys.modules.pop("planted_model", None)
+    assert record.status == "failed"
+    assert "KeyError" in record.reason
+    assert record.timing is None
+    assert "planted" in record.missing["timing"]
+    assert "planted_model.py" in (locate(cell)[0] / "traceback.txt").read_text(encoding="utf-8")
+    assert find_finished(locate(cell)[0]) is None, "a failed cell is measured again"
+
+
+def test_passes_that_were_left_out_are_absent_with_the_reason(cell_of: RunCell) -> None:
+    record = run_cell(cell_of("variant=fp32", "protocol.passes=[accuracy]", "data=synthetic"))
+    assert record.status == "ok"
+    assert record.timing is None
+    assert "protocol.passes" in record.missing["timing"]
+    assert record.accuracy is None
+    assert "synthetic" in record.missing["accuracy"]
+
+
+def test_a_cells_key_follows_config_and_environment_but_not_places(cell_of: RunCell, tmp_path: Path) -> None:
+    cell = cell_of("variant=fp32")
+    key = cell_key(cell, fingerprint="cpu-1")
+    assert key == cell_key(dataclasses.replace(cell, output_dir=str(tmp_path / "other")), fingerprint="cpu-1")
+    assert key != cell_key(cell, fingerprint="cpu-2")
+    assert key != cell_key(dataclasses.replace(cell, seed=1), fingerprint="cpu-1")
+
+
+def test_all_methods_of_a_seed_share_one_pretraining(cell_of: RunCell) -> None:
+    def weights(*argv: str) -> Path:
+        return weights_path(for_pretraining(cell_of(*argv)), device_type="cpu")
+
+    shared = weights("variant=fp32")
+    assert shared == weights("variant=metagrad_int4_slim") == weights("variant=uint8_int8", "optimizer.lr=0.5")
+    assert shared == weights("variant=fp32", "edge_layers=int8", "protocol.timing_blocks=9", "dispatch=simulate")
+    assert shared != weights("variant=fp32", "seed=1")
+    assert shared != weights("variant=fp32", "protocol.pretrain_epochs=2")

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from bench.app import compose_variants, group_options, parse_arguments, plan_cells
+from bench.methods import METHODS, build_method, describe
+from bench.precheck import check_cells
+
+
+@pytest.mark.parametrize("suite", group_options("suite"))
+def test_every_suite_composes_and_passes_the_check(suite: str) -> None:
+    cells = plan_cells(parse_arguments([f"suite={suite}"])).cells
+    check_cells(cells)
+    assert {cell.suite_name for cell in cells} == {suite}
+
+
+def test_every_variant_is_a_valid_cell_and_every_method_has_one() -> None:
+    cells = compose_variants()
+    for cell in cells.values():
+        build_method(cell)
+        assert describe(cell).name == cell.method.name
+    assert {cell.method.name for cell in cells.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["method=ste"], "weight_bits"),
+        (["method=uint8", "weight_bits=8", "activation_bits=8"], "error_bits"),
+        (["method=fp32", "weight_bits=8"], "weight_bits"),
+        (["method=uniform", "weight_bits=8", "activation_bits=8", "error_bits=8", "grad_bits=32"], "grad_bits"),
+        (["method=ste", "weight_bits=4", "activation_bits=4", "strategy=slim"], "strategy"),
+        (["method=ste", "weight_bits=4", "activation_bits=4", "hypernet=lstm_fc"], "hypernet"),
+        (["method=metagrad", "weight_bits=4", "activation_bits=4", "error_bits=4", "grad_bits=4"], "dual_lstm_fc"),
+        (["method=ste", "weight_bits=1", "activation_bits=4"], "2 to 8"),
+        (["method=fp32", "method.error_quantizer=uint8", "error_bits=8"], "method.error_quantizer"),
+    ],
+)
+def test_a_combination_that_makes_no_sense_is_refused_with_the_valid_choice(argv: list[str], named: str) -> None:
+    from bench.errors import ConfigError
+
+    (cell,) = plan_cells(parse_arguments(argv)).cells
+    with pytest.raises(ConfigError, match=named):
+        check_cells([cell])

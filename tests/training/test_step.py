@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bench.app import compose_variants
+from bench.config import CellConfig
+from bench.data.base import DataSet
+from bench.data.loader import TrainBatches
+from bench.kernels.int_mm import record_gemms
+from bench.passes import flag_backward
+from bench.profilers.base import NO_PHASES
+from bench.profilers.gemm_count import FloatProductCounter, combine_counts
+from bench.training.assemble import Parts, as_fp32, build_parts, without_hypernet
+from bench.training.step import train_step
+
+CPU = torch.device("cpu")
+MakeCell = Callable[..., CellConfig]
+
+
+def assemble(cell: CellConfig, data: DataSet) -> tuple[Parts, TrainBatches]:
+    batches = TrainBatches(data, batch_size=cell.protocol.batch_size, seed=cell.seed, device=CPU)
+    return build_parts(cell, data, CPU), batches
+
+
+@pytest.mark.parametrize("edge_layers", ["same", "int8"])
+@pytest.mark.parametrize("variant", ["uint8_int8", "uniform_int4", "metagrad_int8_recompute", "metagrad_int4_retain"])
+def test_every_product_of_a_cell_with_low_bit_errors_is_an_integer_one(
+    variant: str, edge_layers: str, make_cell: MakeCell, digits: DataSet
+) -> None:
+    parts, batches = assemble(make_cell(f"variant={variant}", f"edge_layers={edge_layers}"), digits)
+    assert parts.conversion is not None
+    names = {layer.name for layer in parts.conversion.swapped}
+    assert len(names) == 20, "19 convolutions and the classifier of a ResNet-20"
+    images, labels = batches.batch(0, 0)
+    floats = FloatProductCounter()
+    with record_gemms() as calls, floats, flag_backward(floats) as phases:
+        train_step(parts, images, labels, 0.01, phases)
+    ran = {kind: {call.layer for call in calls if call.gemm == kind} for kind in ("fprop", "dgrad", "wgrad")}
+    assert ran == {"fprop": names, "dgrad": names - {"conv1"}, "wgrad": names}, "the first layer's input needs no dgrad"
+    assert floats.calls == {"fprop": 0, "dgrad": 0, "wgrad": 0}
+    assert combine_counts(calls, floats).integer_share_pct == 100.0
+
+
+def test_ste_runs_integer_products_forward_only(make_cell: MakeCell, digits: DataSet) -> None:
+    parts, batches = assemble(make_cell("variant=ste_int4"), digits)
+    assert parts.conversion is not None
+    images, labels = batches.batch(0, 0)
+    floats = FloatProductCounter()
+    with record_gemms() as calls, floats, flag_backward(floats) as phases:
+        train_step(parts, images, labels, 0.01, phases)
+    assert {call.gemm for call in calls} == {"fprop"}
+    assert {call.layer for call in calls} == {layer.name for layer in parts.conversion.swapped}
+    assert floats.calls == {"fprop": 0, "dgrad": 19, "wgrad": 20}
+
+
+def test_a_floating_point_cell_runs_no_integer_product(make_cell: MakeCell, digits: DataSet) -> None:
+    parts, batches = assemble(make_cell("variant=fp32"), digits)
+    images, labels = batches.batch(0, 0)
+    floats = FloatProductCounter()
+    with record_gemms() as calls, floats, flag_backward(floats) as phases:
+        train_step(parts, images, labels, 0.01, phases)
+    assert calls == []
+    assert floats.calls == {"fprop": 20, "dgrad": 19, "wgrad": 20}
+
+
+def test_the_fp32_step_equals_torchs_own_training(make_cell: MakeCell, digits: DataSet) -> None:
+    cell = make_cell("variant=fp32", "optimizer.lr=0.05")
+    parts, batches = assemble(cell, digits)
+    twin, _ = assemble(cell, digits)
+    twin.model.train()
+    optimizer = torch.optim.SGD(twin.model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+    for images, labels in batches.epoch(0):
+        ours = train_step(parts, images, labels, 0.05, NO_PHASES)
+        optimizer.zero_grad()
+        theirs = F.cross_entropy(twin.model(images), labels)
+        theirs.backward()
+        optimizer.step()
+        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", sorted(compose_variants()))
+def test_every_variant_trains_a_few_steps_to_finite_losses(variant: str, make_cell: MakeCell, digits: DataSet) -> None:
+    parts, batches = assemble(make_cell(f"variant={variant}"), digits)
+    before = [parameter.detach().clone() for parameter in parts.model.parameters()]
+    losses = [float(train_step(parts, images, labels, 0.01, NO_PHASES)) for images, labels in batches.epoch(0)]
+    assert all(0 < loss < 100 for loss in losses)
+    moved = [not torch.equal(a, b) for a, b in zip(before, parts.model.parameters(), strict=True)]
+    assert all(moved), "every parameter is trained"
+
+
+def test_retain_and_recompute_train_alike(make_cell: MakeCell, digits: DataSet) -> None:
+    losses = {}
+    for strategy in ("retain", "recompute"):
+        parts, batches = assemble(make_cell(f"variant=metagrad_int8_{strategy}"), digits)
+        losses[strategy] = [float(train_step(parts, x, y, 0.01, NO_PHASES)) for x, y in batches.epoch(0)]
+    assert losses["retain"] == pytest.approx(losses["recompute"], rel=1e-3)
+
+
+def test_uint8_lowers_its_layers_learning_rate(make_cell: MakeCell, digits: DataSet) -> None:
+    parts, batches = assemble(make_cell("variant=uint8_int4"), digits)
+    train_step(parts, *batches.batch(0, 0), 0.01, NO_PHASES)
+    assert parts.lr_factors is not None
+    factors = torch.stack(parts.lr_factors())
+    assert factors.numel() == len(list(parts.model.parameters()))
+    assert factors.min() < 1
+    assert factors.max() == 1
+
+
+def test_the_twins_of_a_cell_differ_only_where_they_should(make_cell: MakeCell) -> None:
+    cell = make_cell("variant=metagrad_int4_slim")
+    plain, fp32 = without_hypernet(cell), as_fp32(cell)
+    assert (plain.method.grad_quantizer, plain.grad_bits, plain.error_bits) == ("uniform", 4, 4)
+    assert (plain.hypernet.name, plain.strategy.name) == ("none", "none")
+    assert {fp32.weight_bits, fp32.activation_bits, fp32.error_bits, fp32.grad_bits} == {32}
+    assert plain.model == fp32.model == cell.model
+    assert plain.optimizer == fp32.optimizer == cell.optimizer
+
+
+def test_simulated_products_give_nearly_the_loss_of_integer_ones(make_cell: MakeCell, digits: DataSet) -> None:
+    losses = []
+    for dispatch in ("integer", "simulate"):
+        parts, batches = assemble(make_cell("variant=uniform_int8", f"dispatch={dispatch}"), digits)
+        losses.append(float(train_step(parts, *batches.batch(0, 0), 0.01, NO_PHASES)))
+    # Not bit for bit: a last bit before a quantizer can move a code by one.
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
