@@ -111,11 +111,13 @@ class StrategyConfig:
     """Group ``strategy``: how the meta-gradient is taken (docs/method.md section 4)."""
 
     name: str = "none"  # none, retain, slim, recompute, tabulate
-    chunk: int = 8192  # recompute: coordinates per chunk
+    chunk: int | None = None  # recompute: weights evaluated at a time; none: chosen by the hidden size
+    bound: float = 1e-5  # tabulate: largest interpolation error, as a share of the layer's largest gradient
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        check_positive("strategy", self, "chunk")
+        require(self.chunk is None or self.chunk > 0, "strategy.chunk", self.chunk, "above 0")
+        check_positive("strategy", self, "bound")
 
 
 @dataclass(kw_only=True)

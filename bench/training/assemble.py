@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -187,7 +187,11 @@ def _delayed_update(
 ) -> DelayedUpdate:
     with global_stream(cell.seed, "hypernet_init"):
         hypernet = build_hypernet(cell.hypernet.name, hidden=cell.hypernet.hidden, form=cell.hypernet.form).to(device)
-    options = {"slim": {"seed": sub_seed(cell.seed, "slim_layer")}, "recompute": {"chunk": cell.strategy.chunk}}
+    options: dict[str, dict[str, Any]] = {
+        "slim": {"seed": sub_seed(cell.seed, "slim_layer")},
+        "recompute": {"chunk": cell.strategy.chunk},
+        "tabulate": {"bound": cell.strategy.bound},
+    }
     uint8 = cell.method.error_quantizer == "uint8"
     return DelayedUpdate(
         weights,
