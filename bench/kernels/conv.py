@@ -10,15 +10,21 @@ part is a dense product over just the taps that reach it, so no zeros are insert
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-from bench.errors import ShapeError
 from bench.kernels import workspace
+from bench.kernels.conv_plan import (
+    Block,
+    ConvPlan,
+    Frame,
+    Pair,
+    blocks_of,
+    error_frame,
+    phases_of,
+    spans_of,
+    split_images,
+)
 from bench.kernels.im2col import (
     Axis,
     channel_multiple,
@@ -27,112 +33,9 @@ from bench.kernels.im2col import (
 )
 from bench.kernels.int_mm import CUDA_RULES, int_mm, max_reduction, round_up
 
-_BLOCK_CHANNELS = 16
-
-# Patches that are gathered before they are multiplied. On a CPU they then stay in its caches: 64 channels of 32×32,
-# batch 128, one core, fprop and wgrad: 100 and 111 ms in one piece of 75 MB, 45 and 53 ms in pieces of 5 MB.
-_CPU_PATCH_BYTES = 4 * 2**20
-
 # wgrad's product is quicker with the patches as its rows (0.29 against 0.47 ms for 64 channels of 8×8), but comes out
 # transposed then, and turning more values than these costs more than it saves (29 ms for 512 channels).
 _TURN_LIMIT = 2**18
-
-Pair = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConvPlan:
-    """Sizes of one convolution; ``padding`` holds (before, after) along H and along W."""
-
-    n: int
-    c: int
-    h: int
-    w: int
-    o: int
-    r: int
-    s: int
-    stride: Pair
-    padding: tuple[Pair, Pair]
-    dilation: Pair
-    groups: int
-
-    @property
-    def p(self) -> int:
-        """Output height."""
-        return _output_size(self.h, self.r, self.stride[0], self.padding[0], self.dilation[0])
-
-    @property
-    def q(self) -> int:
-        """Output width."""
-        return _output_size(self.w, self.s, self.stride[1], self.padding[1], self.dilation[1])
-
-    @property
-    def rows(self) -> int:
-        """Output positions N·P·Q: the rows of fprop's product and the reduced axis of wgrad's."""
-        return self.n * self.p * self.q
-
-    @property
-    def reduction(self) -> int:
-        """Terms of one fprop sum: R·S·C/groups."""
-        return self.r * self.s * self.c // self.groups
-
-
-@lru_cache(maxsize=1024)
-def plan_conv(
-    x_shape: tuple[int, ...],
-    w_shape: tuple[int, ...],
-    stride: Pair,
-    padding: tuple[Pair, Pair],
-    dilation: Pair,
-    groups: int,
-) -> ConvPlan:
-    """Check the sizes of a convolution once per shape.
-
-    Args:
-        x_shape: (N, C, H, W).
-        w_shape: (O, C/groups, R, S).
-        stride: along H and W.
-        padding: (before, after) along H and W.
-        dilation: along H and W.
-        groups: divides C and O.
-
-    Raises:
-        ShapeError: if the sizes do not fit each other or leave no output.
-    """
-    if len(x_shape) != 4:
-        raise ShapeError(f"convolution: the input has {len(x_shape)} dimensions; give (N, C, H, W)")
-    (n, c, h, w), (o, c_group, r, s) = x_shape, w_shape
-    if c != c_group * groups:
-        raise ShapeError(
-            f"convolution: the input has {c} channels and the weight wants {c_group * groups}; make them equal"
-        )
-    plan = ConvPlan(n=n, c=c, h=h, w=w, o=o, r=r, s=s, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    if n == 0 or plan.p < 1 or plan.q < 1:
-        raise ShapeError(
-            f"convolution: an input of {n}×{c}×{h}×{w} leaves no output for a {r}×{s} kernel; give larger images"
-        )
-    return plan
-
-
-@lru_cache(maxsize=1024)
-def split_images(plan: ConvPlan, device_type: str) -> tuple[tuple[slice, ConvPlan], ...]:
-    """Images to run at a time, each with its plan: all on a GPU, as many as the caches hold on a CPU.
-
-    Args:
-        plan: the sizes of the whole batch.
-        device_type: "cpu", "cuda".
-
-    Returns:
-        Slices of the batch, in order, with the plan of each.
-    """
-    positions = max(plan.p * plan.q * plan.c, plan.h * plan.w * plan.o)
-    patch_bytes = plan.n * plan.r * plan.s * positions * min(plan.groups, _BLOCK_CHANNELS) // plan.groups
-    pieces = min(plan.n, -(-patch_bytes // _CPU_PATCH_BYTES)) if device_type == "cpu" else 1
-    count = -(-plan.n // max(1, pieces))
-    return tuple(
-        (slice(first, min(first + count, plan.n)), replace(plan, n=min(count, plan.n - first)))
-        for first in range(0, plan.n, count)
-    )
 
 
 def fprop(
@@ -163,7 +66,7 @@ def fprop(
     """
     row = Axis(0, plan.dilation[0], plan.r, plan.stride[0], plan.p)
     column = Axis(0, plan.dilation[1], plan.s, plan.stride[1], plan.q)
-    blocks = _blocks(plan)
+    blocks = blocks_of(plan)
     total: Tensor | None = None
     for block in blocks:
         source = _framed_input(a_NHWC, block, plan, row, column, pad_value)
@@ -205,9 +108,9 @@ def dgrad(
         (N, H, W, C) and (N, H, W, groups), int32 views of one buffer that is valid until the next kernel call (int64
         where a reduction had to be split); the second is what an offset in the weight's grid multiplies.
     """
-    phases = _phases(plan)
-    frame = _error_frame(phases, plan)
-    blocks = _blocks(plan)
+    phases = phases_of(plan)
+    frame = error_frame(plan)
+    blocks = blocks_of(plan)
     single = len(blocks) == 1 and len(phases) == 1
     total: Tensor | None = None
     for block in blocks:
@@ -286,7 +189,7 @@ def _wgrad_at_once(
     (sh, sw), (dh, dw) = plan.stride, plan.dilation
     taps = [(r * dh, s * dw) for r in range(plan.r) for s in range(plan.s)]
     depth = round_up(plan.rows, 8)
-    blocks = _blocks(plan)
+    blocks = blocks_of(plan)
     result = sums = None
     for block in blocks:
         cb, ob = block.c1 - block.c0, block.o1 - block.o0
@@ -321,121 +224,7 @@ def _wgrad_at_once(
     return result, sums
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """Some neighbouring groups, computed as one dense product with zeros off the diagonal."""
-
-    c0: int
-    c1: int
-    o0: int
-    o1: int
-    g0: int
-    groups: int
-
-    def dense_weight(self, w_ORSC: Tensor) -> Tensor:
-        """(Ob, R, S, Cb) weight of the block, zero between different groups."""
-        w_block = w_ORSC[self.o0 : self.o1]
-        if self.groups == 1:
-            return w_block
-        o, r, s, c = w_block.shape
-        per_group = o // self.groups
-        dense = w_block.new_zeros(self.groups, per_group, r, s, self.groups, c)
-        diagonal = torch.diagonal(dense, dim1=0, dim2=4)  # (per_group, R, S, C, groups)
-        diagonal.copy_(w_block.view(self.groups, per_group, r, s, c).permute(1, 2, 3, 4, 0))
-        return dense.view(o, r, s, self.groups * c)
-
-    def take_diagonal(self, dense_ORSC: Tensor, out_ORSC: Tensor) -> None:
-        """Write each group's own part of a block's weight gradient into the whole one."""
-        o, r, s, c = dense_ORSC.shape
-        grouped = dense_ORSC.reshape(self.groups, o // self.groups, r, s, self.groups, c // self.groups)
-        diagonal = torch.diagonal(grouped, dim1=0, dim2=4).permute(4, 0, 1, 2, 3)
-        out_ORSC[self.o0 : self.o1] = diagonal.reshape(o, r, s, c // self.groups)
-
-
-@lru_cache(maxsize=1024)
-def _blocks(plan: ConvPlan) -> tuple[_Block, ...]:
-    c, o = plan.c // plan.groups, plan.o // plan.groups
-    packed = max(1, min(plan.groups, _BLOCK_CHANNELS // min(c, o)))
-    return tuple(
-        _Block(first * c, last * c, first * o, last * o, first, last - first)
-        for first in range(0, plan.groups, packed)
-        for last in [min(first + packed, plan.groups)]
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Phase:
-    """Input positions of one remainder modulo the stride, and the taps that reach them."""
-
-    row_phase: int
-    column_phase: int
-    row: Axis
-    column: Axis
-    row_taps: slice
-    column_taps: slice
-
-    @property
-    def empty(self) -> bool:
-        return self.row.count == 0 or self.column.count == 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """Zeros around the error signal, so that every tap of every phase stays inside."""
-
-    top: int
-    left: int
-    shape: Pair
-
-    def shifted(self, phase: _Phase) -> tuple[Axis, Axis]:
-        row, column = phase.row, phase.column
-        return (
-            Axis(row.start + self.top, row.step, row.count, row.stride, row.length),
-            Axis(column.start + self.left, column.step, column.count, column.stride, column.length),
-        )
-
-
-@lru_cache(maxsize=1024)
-def _phases(plan: ConvPlan) -> tuple[_Phase, ...]:
-    def along(axis: int, size: int, taps: int) -> list[tuple[int, Axis, slice]]:
-        stride, dilation, before = plan.stride[axis], plan.dilation[axis], plan.padding[axis][0]
-        period = stride // math.gcd(stride, dilation)  # taps of one phase are this far apart
-        found = []
-        for phase in range(min(stride, size)):
-            # Tap t reaches position phase + stride·i from output i + (phase + before − t·dilation)/stride.
-            chosen = [t for t in range(taps) if (phase + before - t * dilation) % stride == 0]
-            length = len(range(phase, size, stride))
-            if not chosen:
-                found.append((phase, Axis(0, 1, 0, 1, length), slice(0, 0)))
-                continue
-            start = (phase + before - chosen[-1] * dilation) // stride
-            axis_taps = Axis(start, period * dilation // stride, len(chosen), 1, length)
-            found.append((phase, axis_taps, slice(chosen[0], chosen[-1] + 1, period)))
-        return found
-
-    return tuple(
-        _Phase(row_phase, column_phase, row, column, row_taps, column_taps)
-        for row_phase, row, row_taps in along(0, plan.h, plan.r)
-        for column_phase, column, column_taps in along(1, plan.w, plan.s)
-    )
-
-
-@lru_cache(maxsize=1024)
-def _error_frame_of(phases: tuple[tuple[Axis, Axis], ...], p: int, q: int) -> _Frame:
-    if not phases:
-        return _Frame(0, 0, (p, q))
-    top = max(0, -min(row.start for row, _ in phases))
-    left = max(0, -min(column.start for _, column in phases))
-    height = max(p, max(row.reach for row, _ in phases)) + top
-    width = max(q, max(column.reach for _, column in phases)) + left
-    return _Frame(top, left, (height, width))
-
-
-def _error_frame(phases: tuple[_Phase, ...], plan: ConvPlan) -> _Frame:
-    return _error_frame_of(tuple((x.row, x.column) for x in phases if not x.empty), plan.p, plan.q)
-
-
-def _framed_input(a_NHWC: Tensor, block: _Block, plan: ConvPlan, row: Axis, column: Axis, pad_value: int) -> Tensor:
+def _framed_input(a_NHWC: Tensor, block: Block, plan: ConvPlan, row: Axis, column: Axis, pad_value: int) -> Tensor:
     channels = channel_multiple(block.c1 - block.c0)
     part = a_NHWC[..., block.c0 : block.c1]
     before = (plan.padding[0][0], plan.padding[1][0])
@@ -445,7 +234,7 @@ def _framed_input(a_NHWC: Tensor, block: _Block, plan: ConvPlan, row: Axis, colu
     return pad_images(part, before, (row.reach, column.reach), channels, pad_value, "input frame")
 
 
-def _framed_error(errors: Tensor, frame: _Frame, channels: int) -> Tensor:
+def _framed_error(errors: Tensor, frame: Frame, channels: int) -> Tensor:
     if frame.shape == tuple(errors.shape[1:3]) and channels == errors.shape[3] and _is_aligned(errors):
         return errors
     return pad_images(errors, (frame.top, frame.left), frame.shape, channels, 0, "error frame")
@@ -454,10 +243,6 @@ def _framed_error(errors: Tensor, frame: _Frame, channels: int) -> Tensor:
 def _is_aligned(codes: Tensor) -> bool:
     """Whether 8 codes at a time can be read in place."""
     return codes.is_contiguous() and codes.storage_offset() % 8 == 0
-
-
-def _output_size(size: int, taps: int, stride: int, padding: Pair, dilation: int) -> int:
-    return (size + sum(padding) - dilation * (taps - 1) - 1) // stride + 1
 
 
 def _rows_of_taps(w_ORSC: Tensor, channels: int, depth: int, groups: int) -> Tensor:
@@ -496,8 +281,8 @@ def _turned_frames(a_NHWC: Tensor, plan: ConvPlan, pad_value: int) -> dict[Pair,
     n, height, width, c = a_NHWC.shape
     turned = _images_innermost(a_NHWC)
     frames = {}
-    for row_phase, row_frame, (i, h, rows) in _spans(plan, 0, height):
-        for column_phase, column_frame, (j, w, columns) in _spans(plan, 1, width):
+    for row_phase, row_frame, (i, h, rows) in spans_of(plan, 0, height):
+        for column_phase, column_frame, (j, w, columns) in spans_of(plan, 1, width):
             part = turned[h :: plan.stride[0], w :: plan.stride[1]][:rows, :columns].permute(2, 0, 1, 3)
             if (rows, columns) == (row_frame, column_frame):
                 frames[row_phase, column_phase] = part
@@ -508,21 +293,6 @@ def _turned_frames(a_NHWC: Tensor, plan: ConvPlan, pad_value: int) -> dict[Pair,
             frame[:, i : i + rows, j : j + columns].copy_(part)
             frames[row_phase, column_phase] = frame
     return frames
-
-
-def _spans(plan: ConvPlan, axis: int, size: int) -> list[tuple[int, int, tuple[int, int, int]]]:
-    """Per phase along an axis: phase, frame size, (first position in the frame, in the image, count)."""
-    stride, dilation, before = plan.stride[axis], plan.dilation[axis], plan.padding[axis][0]
-    taps, outputs = (plan.r, plan.p) if axis == 0 else (plan.s, plan.q)
-    spans = []
-    for phase in sorted({tap * dilation % stride for tap in range(taps)}):
-        last = max(tap * dilation // stride for tap in range(taps) if tap * dilation % stride == phase)
-        frame = outputs + last
-        first = max(0, math.ceil((before - phase) / stride))
-        start = stride * first + phase - before
-        count = max(0, min(len(range(start, size, stride)), frame - first))
-        spans.append((phase, frame, (first, start, count)))
-    return spans
 
 
 def _turned_error(err_NPQO: Tensor, depth: int) -> Tensor:

@@ -88,13 +88,14 @@ def gather_patches(source_NHWC: Tensor, row: Axis, column: Axis, name: str) -> T
     taps = row.count * column.count * c
     depth = round_up(taps, 8)
     rows = n * row.length * column.length
-    if taps == c == depth and row == Axis(0, 1, 1, 1, height) and column == Axis(0, 1, 1, 1, width):
+    if taps == c == depth and rows == n * height * width:
         return source_NHWC.view(rows, c)
     patches = workspace.scratch(name, (rows, depth), torch.int8, source_NHWC.device)
     if depth > taps:
         patches[:, taps:] = 0
     wide = torch.int64 if c % 8 == 0 else torch.int32
-    source, target = source_NHWC.view(wide), patches.view(wide)
+    # a contiguous tensor may carry any stride where a size is 1; flat and back gives the plain ones
+    source, target = source_NHWC.view(-1).view(n, height, width, c).view(wide), patches.view(wide)
     per_image, per_row, per_pixel, _ = source.stride()
     lanes = source.shape[3]
     run = column.count * lanes

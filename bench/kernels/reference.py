@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.kernels.conv import ConvPlan
+from bench.kernels.conv_plan import ConvPlan
 
 
 def int_mm_reference(a_MK: Tensor, b_KN: Tensor) -> Tensor:

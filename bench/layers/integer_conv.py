@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from bench.kernels import affine, conv
-from bench.kernels.conv import ConvPlan
+from bench.kernels.conv_plan import ConvPlan, plan_conv, split_images
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
 from bench.layers.operands import both_quantized, grid_of, quantize_operand, restore_operand, tensors_of
 from bench.quantizers.base import QTensor
@@ -59,7 +59,7 @@ class IntegerConv2d(IntegerLayer):
 
     def plan(self, x_shape: torch.Size) -> ConvPlan:
         """Sizes for an input shape (N, C, H, W)."""
-        return conv.plan_conv(
+        return plan_conv(
             tuple(x_shape), tuple(self.weight.shape), self.stride, self.padding, self.dilation, self.groups
         )
 
@@ -144,7 +144,7 @@ def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
         columns = per_output.mul_(a.offset).view(plan.groups, -1)
     scale = a.scale * w.scale
     y = torch.empty(plan.n, plan.p, plan.q, plan.o, device=a.codes.device)
-    for images, part in conv.split_images(plan, a.codes.device.type):
+    for images, part in split_images(plan, a.codes.device.type):
         acc, sums = conv.fprop(
             a.codes[images], w.codes, part, pad_value=a.zero_code, a_max=a.code_max, w_max=w.code_max, layer=layer
         )
@@ -172,7 +172,7 @@ def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, ins
     assert (error.mult, error.offset) == (1, 0), "an error signal's grid is symmetric"
     scale = error.scale * w.scale
     dx = torch.empty(plan.n, plan.h, plan.w, plan.c, device=error.codes.device)
-    for images, part in conv.split_images(plan, error.codes.device.type):
+    for images, part in split_images(plan, error.codes.device.type):
         acc, sums = conv.dgrad(
             error.codes[images], w.codes, part, err_max=error.code_max, w_max=w.code_max, layer=layer
         )
@@ -215,7 +215,7 @@ def _weighted(sums: Tensor, offset: int) -> Tensor | None:
 
 def float_fprop(a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan) -> Tensor:
     """(N, P, Q, O) of a floating-point convolution of the same sizes."""
-    x, w = _padded_nchw(a_nhwc, plan), w_orsc.permute(0, 3, 1, 2)
+    x, w = _padded_nchw(a_nhwc, plan), _plain(w_orsc.permute(0, 3, 1, 2))
     y = F.conv2d(x, w, stride=plan.stride, dilation=plan.dilation, groups=plan.groups)
     return y.permute(0, 2, 3, 1).contiguous()
 
@@ -225,9 +225,9 @@ def float_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Floating-point dgrad (N, H, W, C) and wgrad (O, R, S, C/groups), each only if needed."""
     dx, dw, _ = torch.ops.aten.convolution_backward(
-        error_npqo.permute(0, 3, 1, 2),
+        _plain(error_npqo.permute(0, 3, 1, 2)),
         _padded_nchw(a_nhwc, plan),
-        w_orsc.permute(0, 3, 1, 2),
+        _plain(w_orsc.permute(0, 3, 1, 2)),
         None,
         plan.stride,
         (0, 0),
@@ -246,7 +246,15 @@ def float_backward(
 def _padded_nchw(a_nhwc: Tensor, plan: ConvPlan) -> Tensor:
     x = a_nhwc.permute(0, 3, 1, 2)
     (top, bottom), (left, right) = plan.padding
-    return F.pad(x, (left, right, top, bottom)) if top or bottom or left or right else x
+    return _plain(F.pad(x, (left, right, top, bottom)) if top or bottom or left or right else x)
+
+
+def _plain(x: Tensor) -> Tensor:
+    """The same tensor with the usual strides where its sizes of 1 left a choice.
+
+    Torch 2.13 on the CPU returned garbage for a float image of one channel with strides (30, 1, 3, 1), stride (1, 2).
+    """
+    return x.reshape(-1).view(x.shape) if x.is_contiguous() else x
 
 
 def _padding_of(source: nn.Conv2d) -> tuple[Pair, Pair]:

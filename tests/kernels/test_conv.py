@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.errors import ShapeError
 from bench.kernels import conv, reference
-from bench.kernels.conv import ConvPlan, plan_conv
+from bench.kernels.conv_plan import ConvPlan, plan_conv, split_images
 from bench.kernels.int_mm import record_gemms
 
 
@@ -134,10 +134,10 @@ def test_wgrad_of_a_wide_layer_takes_the_error_as_its_rows_and_stays_exact():
 
 def test_a_batch_larger_than_the_caches_runs_in_pieces_that_add_up():
     plan = plan_conv((5, 64, 40, 40), (8, 64, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
-    parts = conv.split_images(plan, "cpu")
+    parts = split_images(plan, "cpu")
     assert [images for images, _ in parts] == [slice(0, 3), slice(3, 5)]
     assert [part.n for _, part in parts] == [3, 2]
-    assert [part.n for _, part in conv.split_images(plan, "cuda")] == [5]
+    assert [part.n for _, part in split_images(plan, "cuda")] == [5]
     check_wgrad(plan, 0, -128)
 
 
@@ -158,6 +158,18 @@ def test_a_depthwise_convolution_runs_in_blocks_of_sixteen_channels():
         conv.fprop(a, w, plan)
     # beside each block's channels a column per group that sums the input
     assert [(call.n, call.k) for call in calls] == [(16 + 16, 144), (16 + 16, 144), (8 + 8, 72)]
+
+
+def test_a_single_pixel_with_odd_strides_is_read_rightly():
+    plan = plan_conv((1, 8, 1, 1), (2, 8, 1, 1), (1, 1), ((1, 1), (0, 0)), (1, 2), 1)
+    _, w, _ = operands(plan, 0)
+    a = full_range((1, 8, 1, 1), 4).permute(0, 2, 3, 1)
+    assert a.is_contiguous()
+    assert a.stride() != a.clone(memory_format=torch.contiguous_format).view(-1).view(a.shape).stride()
+    for padding in (((1, 1), (0, 0)), ((0, 0), (0, 0))):
+        plan = plan_conv((1, 8, 1, 1), (2, 8, 1, 1), (1, 1), padding, (1, 2), 1)
+        acc, _ = conv.fprop(a, w, plan)
+        assert torch.equal(acc.to(torch.int64), reference.fprop_reference(a, w, plan))
 
 
 def test_images_inside_a_larger_batch_are_read_where_they_lie():
