@@ -39,9 +39,10 @@ lint: $(STAMP) ## ruff, lint and format
 types: $(STAMP) ## mypy
 	$(BIN)/mypy
 
-bench: $(STAMP) ## the project's own benchmark: the demo's cells timed against FP32
+bench: $(STAMP) ## the project's own benchmarks: the demo's cells timed against FP32, the hypernetwork's strategies
 	$(BIN)/metagrad-bench run suite=demo suite_name=bench 'protocol.passes=[timing,memory]' fresh=true output_dir=$(OUT)
 	$(BIN)/metagrad-bench report $(OUT)/bench -o $(OUT)/bench
+	$(BIN)/metagrad-bench hypernets --device $(DEVICE) --json $(OUT)/bench/hypernets.json
 
 clean: ## remove the environment, caches and what was measured
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
