@@ -40,7 +40,8 @@ from bench.errors import ConfigError
 CONFIG_PATH = "pkg://suites"
 CONFIG_NAME = "config"
 GROUPS = (
-    "suite", "variant", "model", "data", "method", "quantizer", "hypernet", "strategy", "optimizer", "protocol",
+    "suite", "variant", "preset", "model", "data", "method", "quantizer", "hypernet", "strategy", "optimizer",
+    "protocol",
 )  # fmt: skip
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 PASSTHROUGH = ("cfg", "info", "hydra_help", "shell_completion")  # Hydra's own questions: nothing runs
@@ -163,6 +164,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     for job in jobs:
         choices = dict(part.lstrip("+~").split("=", 1) for part in job if "=" in part)
         _refuse_fixed_keys(choices.get("variant", "custom"), user_keys)
+        _refuse_preset_groups(choices.get("preset", "none"), user_keys)
         cell = to_cell(compose(config_name=config_name, overrides=job))
         if cell.variant_name != choices.get("variant", cell.variant_name):
             raise ConfigError(
@@ -233,24 +235,35 @@ def _refuse_fixed_keys(variant: str, user_keys: Sequence[tuple[str, Override]]) 
             )
 
 
-def _fixed_keys(variant: str) -> list[str]:
-    """Keys and groups that a variant's file sets, with the keys that the chosen groups' files set."""
+def _refuse_preset_groups(preset: str, user_keys: Sequence[tuple[str, Override]]) -> None:
+    """A preset's numbers belong to the model that it names; single numbers may be overridden beside it."""
+    groups = [name for name in _fixed_keys(preset, group="preset") if name in GROUPS]
+    clash = next((key for key, _ in user_keys if key in groups), None)
+    if clash:
+        raise ConfigError(
+            f"{clash}= cannot be set beside preset={preset}, whose numbers are meant for the {clash} that it names: "
+            "choose another preset, or preset=none."
+        )
+
+
+def _fixed_keys(name: str, *, group: str = "variant") -> list[str]:
+    """Keys and groups that a variant's or preset's file sets, with the keys that the chosen groups' files set."""
     repository = _repository()
-    result = repository.load_config(f"variant/{variant}")
+    result = repository.load_config(f"{group}/{name}")
     if result is None:
-        raise ConfigError(unknown_name("variant", variant, _options("variant")))
+        raise ConfigError(unknown_name(group, name, _options(group)))
     body = OmegaConf.to_container(cast(DictConfig, result.config), resolve=False)
     fixed = list(_flat_keys(cast(Mapping[str, Any], body)))
     for default in result.defaults_list or []:
-        group = getattr(default, "group", None)
-        if not group:
+        chosen = getattr(default, "group", None)
+        if not chosen:
             continue
-        name = str(group).lstrip("/")
-        fixed.append(name)
-        part = repository.load_config(f"{name}/{getattr(default, 'value', None)}")
+        part_group = str(chosen).lstrip("/")
+        fixed.append(part_group)
+        part = repository.load_config(f"{part_group}/{getattr(default, 'value', None)}")
         if part is not None:
             part_body = OmegaConf.to_container(cast(DictConfig, part.config), resolve=False)
-            fixed.extend(f"{name}.{key}" for key in _flat_keys(cast(Mapping[str, Any], part_body)))
+            fixed.extend(f"{part_group}.{key}" for key in _flat_keys(cast(Mapping[str, Any], part_body)))
     return fixed
 
 

@@ -42,3 +42,57 @@ def test_a_combination_that_makes_no_sense_is_refused_with_the_valid_choice(argv
     (cell,) = plan_cells(parse_arguments(argv)).cells
     with pytest.raises(ConfigError, match=named):
         check_cells([cell])
+
+
+PRESETS = {  # docs/method.md section 6: learning rate, weight decay, H
+    "metagrad_int8_resnet20": ("resnet20", 0.01, 1e-3, 100),
+    "metagrad_int8_resnet32": ("resnet32", 0.005, 1e-4, 150),
+    "metagrad_int8_mobilenet_v2": ("mobilenet_v2", 0.005, 1e-4, 11),
+    "metagrad_int8_vgg16": ("vgg16", 0.005, 1e-4, 11),
+    "metagrad_int4_resnet20": ("resnet20", 0.01, 1e-4, 150),
+    "metagrad_int4_resnet32": ("resnet32", 0.005, 1e-4, 150),
+    "metagrad_int4_resnet56": ("resnet56", 0.001, 1e-4, 150),
+    "metagrad_int4_resnet110": ("resnet110", 0.0001, 1e-4, 100),
+    "metagrad_int4_mobilenet_v2": ("mobilenet_v2", 0.0005, 1e-4, 11),
+    "metagrad_int4_vgg16": ("vgg16", 0.0005, 1e-4, 11),
+}
+
+
+def test_the_presets_are_the_papers_numbers() -> None:
+    assert set(group_options("preset")) == {"none", *PRESETS}
+    for preset, numbers in PRESETS.items():
+        variant = f"metagrad_{preset.split('_')[1]}_tabulate"
+        (cell,) = plan_cells(parse_arguments([f"preset={preset}", f"variant={variant}"])).cells
+        optimizer = cell.optimizer
+        assert (cell.model.name, optimizer.lr, optimizer.weight_decay, cell.hypernet.hidden) == numbers
+        assert (optimizer.name, optimizer.momentum) == ("sgd", 0.9)
+
+
+@pytest.mark.parametrize("table", ["metagrad_table_1_int4_cifar10", "metagrad_table_3_hypernetworks_int4_cifar10"])
+def test_a_papers_suite_has_a_cell_for_every_row_of_its_table(table: str) -> None:
+    import json
+    from importlib.resources import files
+
+    rows = json.loads(files("reports").joinpath("paper_tables.json").read_text(encoding="utf-8"))[table]["rows"]
+    cells = plan_cells(parse_arguments([f"suite=metagrad_table{table.split('_')[2]}"])).cells
+    assert {cell.data.name for cell in cells} == {"cifar10"}
+    assert {cell.protocol.augment for cell in cells} == {True}
+    ours = {(cell.model.name, cell.method.name, cell.hypernet.name) for cell in cells}
+    wanted = {(row["model"], "fp32", "none") for row in rows}
+    for row in rows:
+        method = row.get("method", "metagrad")
+        hypernet = row.get("hypernetwork", "dual_lstm_fc") if method == "metagrad" else "none"
+        wanted.add((row["model"], method, hypernet))
+    assert ours == wanted
+    assert len(cells) == len(wanted)
+
+
+def test_one_preset_of_a_suite_can_be_run_alone_but_not_with_another_model() -> None:
+    from bench.errors import ConfigError
+
+    argv = ["suite=metagrad_table1", "preset=metagrad_int4_vgg16"]
+    cells = plan_cells(parse_arguments(argv)).cells
+    assert [cell.model.name for cell in cells] == ["vgg16"] * 3
+    assert {cell.optimizer.lr for cell in plan_cells(parse_arguments([*argv, "optimizer.lr=0.1"])).cells} == {0.1}
+    with pytest.raises(ConfigError, match="model= cannot be set beside preset=metagrad_int4_vgg16"):
+        plan_cells(parse_arguments([*argv, "model=resnet20"]))

@@ -18,7 +18,7 @@ VERBS = {
     "baseline": ("tools.baseline", "write a baseline for the gate from run folders"),
     "doctor": ("tools.doctor", "what this machine can do, and what would spoil a measurement"),
     "hypernets": ("tools.hypernet_bench", "what the hypernetwork costs, by strategy and within a training step"),
-    "list": ("tools.listing", "suites, variants, models, methods, datasets, GPUs known"),
+    "list": ("tools.listing", "suites, variants, presets, models, methods, datasets, GPUs known"),
 }
 HELP = """usage: metagrad-bench VERB [arguments]
 

@@ -1,4 +1,4 @@
-"""``metagrad-bench list``: suites, variants, models, methods, datasets and GPUs known, a line and a source each."""
+"""``metagrad-bench list``: suites, variants, presets, models, methods, datasets and GPUs, a line and a source each."""
 
 from __future__ import annotations
 
@@ -73,6 +73,10 @@ def _variants(config_dir: str | None) -> list[Row]:
     return rows
 
 
+def _presets(config_dir: str | None) -> list[Row]:
+    return _yaml_rows("preset", config_dir)
+
+
 def _yaml_rows(group: str, config_dir: str | None) -> list[Row]:
     from bench.app import group_files
 
@@ -124,6 +128,7 @@ def _gpus(config_dir: str | None) -> list[Row]:
 LISTS: dict[str, Callable[[str | None], list[Row]]] = {
     "suites": _suites,
     "variants": _variants,
+    "presets": _presets,
     "models": _models,
     "methods": _methods,
     "datasets": _datasets,
