@@ -30,6 +30,7 @@ from bench.records.curves import write_curves
 from bench.records.schema import (
     SCHEMA_VERSION,
     AccuracyResult,
+    HypernetPoint,
     HypernetResult,
     MemoryResult,
     RunRecord,
@@ -113,6 +114,7 @@ class _CellRun:
     missing: dict[str, str] = field(default_factory=dict)
     tracebacks: list[str] = field(default_factory=list)
     losses: tuple[float, ...] = ()
+    hypernet_points: tuple[HypernetPoint, ...] = ()
 
     def measure(self, key: str) -> RunRecord:
         cell = self.cell
@@ -259,6 +261,7 @@ class _CellRun:
         if answer is None:
             return None, {}
         self.losses = answer.fit.losses
+        self.hypernet_points = answer.fit.hypernet
         if isinstance(answer.accuracy_pct, Absent):
             self.missing.setdefault("accuracy", answer.accuracy_pct.reason)
             if check.data.synthetic:
@@ -359,6 +362,6 @@ def _save(folder: Path, cell: CellConfig, record: RunRecord, run: _CellRun) -> N
     folder.mkdir(parents=True, exist_ok=True)
     if run.tracebacks:
         (folder / "traceback.txt").write_text("\n".join(run.tracebacks), encoding="utf-8")
-    write_curves(folder, record, run.losses)
+    write_curves(folder, record, run.losses, run.hypernet_points)
     # The record comes last: a folder with a record is whole.
     write_record(folder, record, config_yaml=OmegaConf.to_yaml(OmegaConf.create(as_plain(cell))))

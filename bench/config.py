@@ -99,9 +99,12 @@ class HypernetConfig:
     form: str = "residual"  # residual (starts at the plain quantizer) or literal (the papers' formula)
     hidden: int = 100  # H, the hidden size
     meta_lr: float = 1e-3  # Adam's learning rate for psi
+    observe_every: int | None = None  # steps between two rows of hypernet.csv; none: only the last step of each epoch
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        every = self.observe_every
+        require(every is None or every > 0, "hypernet.observe_every", every, "above 0")
         check_positive("hypernet", self, "hidden", "meta_lr")
         require(self.form in ("residual", "literal"), "hypernet.form", self.form, "residual or literal")
 

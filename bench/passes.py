@@ -9,6 +9,7 @@ memory: peaks of a few steps. accuracy: the training itself.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -199,6 +200,7 @@ def accuracy_pass(*, report: Report, cell: CellConfig, device: str, weights: str
         result = fit(
             parts, _batches(cell, data, where), test, cell.optimizer,
             epochs=cell.protocol.epochs, phase="training", report=report,
+            observe_every=cell.hypernet.observe_every,
         )  # fmt: skip
     except DivergedError as error:
         error.partial = _accuracy_answer(error.partial, pretrained)
@@ -223,7 +225,7 @@ def _accuracy_answer(result: FitResult, pretrained: float | Absent) -> AccuracyA
 
 
 def _without_tensors(result: FitResult) -> FitResult:
-    return FitResult(losses=result.losses, curve=result.curve, observation=None, losses_digest=result.losses_digest)
+    return dataclasses.replace(result, observation=None)
 
 
 def _prepare(cell: CellConfig, device: str) -> tuple[torch.device, DataSet]:

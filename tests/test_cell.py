@@ -50,6 +50,10 @@ def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell
     assert record.memory.hypernet_extra_allocated_bytes > 0
     names = {path.name for path in folder.iterdir()}
     assert names >= {"record.json", "config.yaml", "samples.csv", "training.csv", "events.out.tfevents.metagrad-bench"}
+    header, *rows = (folder / "hypernet.csv").read_text(encoding="utf-8").splitlines()
+    assert header == "step,layer,amplification,cosine,zero_share_pct,meta_grad_norm"
+    assert len(rows) == 20
+    assert {row.split(",")[0] for row in rows} == {str(record.accuracy.steps)}
     assert read_record(folder / "record.json") == record
     assert run_cell(cell) == record, "the earlier record is the answer"
     again = run_cell(dataclasses.replace(cell, fresh=True))

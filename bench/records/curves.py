@@ -1,13 +1,14 @@
-"""What a training leaves beside its record: every step's loss as a flat table, and scalars for TensorBoard."""
+"""What a training leaves beside its record: flat tables of losses and of the hypernetwork, scalars for TensorBoard."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.records.schema import RunRecord
+from bench.records.schema import HypernetPoint, RunRecord
 from bench.records.store import write_atomic
 from bench.units import Absent
 
@@ -15,13 +16,22 @@ from bench.units import Absent
 EVENTS_NAME = "events.out.tfevents.metagrad-bench"
 
 
-def write_curves(folder: Path, record: RunRecord, losses: Sequence[float]) -> None:
+HYPERNET_FILE = "hypernet.csv"
+
+
+def write_curves(
+    folder: Path, record: RunRecord, losses: Sequence[float], hypernet: Sequence[HypernetPoint] = ()
+) -> None:
     """Write ``training.csv`` (step, loss) and a TensorBoard event file into a run's folder.
+
+    Where the hypernetwork was observed, also ``hypernet.csv``: a row per observed step and layer, an undefined figure
+    (the layer's gradient or what replaced it was zero or not finite) left empty.
 
     Args:
         folder: exists.
         record: its curve gives accuracy, learning rate and mean loss by epoch.
         losses: one per step, from the first.
+        hypernet: observations in the order of the steps.
 
     Raises:
         RecordError: if a file cannot be written.
@@ -31,7 +41,20 @@ def write_curves(folder: Path, record: RunRecord, losses: Sequence[float]) -> No
     writer.writerow(("step", "loss"))
     writer.writerows((step, loss) for step, loss in enumerate(losses, start=1))
     write_atomic(folder / "training.csv", text.getvalue().encode(), replace=False)
+    if hypernet:
+        write_atomic(folder / HYPERNET_FILE, _hypernet_table(hypernet).encode(), replace=False)
     write_atomic(folder / EVENTS_NAME, _events(record, losses), replace=False)
+
+
+def _hypernet_table(points: Sequence[HypernetPoint]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [field.name for field in dataclasses.fields(HypernetPoint)]
+    writer.writerow(columns)
+    for point in points:
+        values = [getattr(point, name) for name in columns]
+        writer.writerow(["" if isinstance(value, Absent) else value for value in values])
+    return text.getvalue()
 
 
 def _events(record: RunRecord, losses: Sequence[float]) -> bytes:

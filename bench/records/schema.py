@@ -114,6 +114,18 @@ class EpochPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HypernetPoint:
+    """What the hypernetwork did to one layer's gradient in one observed step; a row of ``hypernet.csv``."""
+
+    step: int  # 1-based
+    layer: str
+    amplification: float | Absent  # |g̃|/|g| (MetaQuant Fig. 4)
+    cosine: float | Absent  # between g̃ and g
+    zero_share_pct: float | Absent  # share of zero codes
+    meta_grad_norm: float  # of the whole step, the same for all its layers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyResult:
     """Accuracy of the trained model, in percent of the whole test set."""
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor
 from bench.config import OptimizerConfig
 from bench.data.loader import EvalBatches, TrainBatches
 from bench.errors import DivergedError
+from bench.layers.convert import quantized_layers
 from bench.optim import build_schedule
 from bench.profilers.base import NO_PHASES
-from bench.records.schema import EpochPoint
+from bench.records.schema import EpochPoint, HypernetPoint
 from bench.training.assemble import Parts
 from bench.training.step import evaluate_batch, train_step
 from bench.units import Absent
-from bench.update import Observation
+from bench.update import Observation, read_observation
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -35,6 +36,7 @@ class FitResult:
     curve: tuple[EpochPoint, ...]
     observation: Observation | None  # of the hypernetwork at the last observed step
     losses_digest: str
+    hypernet: tuple[HypernetPoint, ...] = ()  # every observed step, a point per layer
 
 
 def fit(
@@ -46,6 +48,7 @@ def fit(
     epochs: int,
     phase: str,
     report: Report,
+    observe_every: int | None = None,
 ) -> FitResult:
     """Train for some epochs, evaluating after each.
 
@@ -57,6 +60,7 @@ def fit(
         epochs: how many.
         phase: name shown in the progress.
         report: takes progress.
+        observe_every: steps between two observations of the hypernetwork, beside the last step of each epoch.
 
     Raises:
         DivergedError: a loss that is not finite; its ``partial`` holds the FitResult up to there.
@@ -67,25 +71,31 @@ def fit(
     losses: list[float] = []
     curve: list[EpochPoint] = []
     observation: Observation | None = None
+    points: list[HypernetPoint] = []
+    layers = list(quantized_layers(parts.model)) if parts.delayed is not None else []
     training_s = 0.0
     for epoch in range(epochs):
         started = time.perf_counter()
         parts.model.train()
         epoch_losses: list[Tensor] = []
+        observed: list[tuple[int, Observation]] = []  # left on the device until the epoch's end
         lr = config.lr
         for index, (images, labels) in enumerate(batches.epoch(epoch)):
             step = epoch * steps_per_epoch + index
             lr = config.lr * schedule(step / total)
             if parts.delayed is not None:
-                parts.delayed.observe = index == steps_per_epoch - 1
+                due = observe_every is not None and (step + 1) % observe_every == 0
+                parts.delayed.observe = due or index == steps_per_epoch - 1
             epoch_losses.append(train_step(parts, images, labels, lr, NO_PHASES))
+            if parts.delayed is not None and parts.delayed.observation is not None:
+                observed.append((step + 1, parts.delayed.observation))
             step_ms = 1e3 * (time.perf_counter() - started) / (index + 1)
             report({"phase": phase, "done": step + 1, "total": total, "step_ms": step_ms})
         values = torch.stack(epoch_losses).tolist()  # waits for the device
         training_s += time.perf_counter() - started
         losses.extend(values)
-        if parts.delayed is not None:
-            observation = parts.delayed.observation
+        for step, observation in observed:
+            points.extend(_hypernet_points(step, observation, layers))
         finite = all(math.isfinite(value) for value in values)
         accuracy = evaluate(parts, test) if test is not None and finite else Absent(_no_accuracy(finite))
         curve.append(
@@ -104,9 +114,9 @@ def fit(
                 f"training diverged: the loss of step {first + 1} of {total} is {losses[first]}; "
                 "a lower optimizer.lr or more bits may hold it."
             )
-            error.partial = _result(losses, curve, observation)
+            error.partial = _result(losses, curve, observation, points)
             raise error
-    return _result(losses, curve, observation)
+    return _result(losses, curve, observation, points)
 
 
 def evaluate(parts: Parts, test: EvalBatches) -> float:
@@ -120,6 +130,31 @@ def _no_accuracy(finite: bool) -> str:
     return "synthetic data has no accuracy" if finite else "training diverged"
 
 
-def _result(losses: list[float], curve: list[EpochPoint], observation: Observation | None) -> FitResult:
+def _hypernet_points(step: int, observation: Observation, layers: list[str]) -> list[HypernetPoint]:
+    """An observation as one point per layer; waits for the device."""
+    seen = read_observation(observation, layers)
+    by_layer = {key: cast(dict[str, float | Absent], seen[key]) for key in ("amplification", "cosine", "zero_share")}
+    norm = cast(float, seen["meta_gradient_norm"])
+    points = []
+    for layer in layers:
+        zeros = by_layer["zero_share"][layer]
+        points.append(
+            HypernetPoint(
+                step=step,
+                layer=layer,
+                amplification=by_layer["amplification"][layer],
+                cosine=by_layer["cosine"][layer],
+                zero_share_pct=zeros if isinstance(zeros, Absent) else 100 * zeros,
+                meta_grad_norm=norm,
+            )
+        )
+    return points
+
+
+def _result(
+    losses: list[float], curve: list[EpochPoint], observation: Observation | None, points: list[HypernetPoint]
+) -> FitResult:
     digest = hashlib.sha256(np.asarray(losses, dtype=np.float32).tobytes()).hexdigest()
-    return FitResult(losses=tuple(losses), curve=tuple(curve), observation=observation, losses_digest=digest)
+    return FitResult(
+        losses=tuple(losses), curve=tuple(curve), observation=observation, losses_digest=digest, hypernet=tuple(points)
+    )

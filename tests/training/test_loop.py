@@ -22,7 +22,14 @@ def train(cell: CellConfig, data: DataSet, test: bool = True) -> FitResult:
     batches = TrainBatches(data, batch_size=cell.protocol.batch_size, seed=cell.seed, device=CPU)
     held_out = EvalBatches(data, batch_size=64, device=CPU) if test else None
     return fit(
-        parts, batches, held_out, cell.optimizer, epochs=cell.protocol.epochs, phase="training", report=lambda _: None
+        parts,
+        batches,
+        held_out,
+        cell.optimizer,
+        epochs=cell.protocol.epochs,
+        phase="training",
+        report=lambda _: None,
+        observe_every=cell.hypernet.observe_every,
     )
 
 
@@ -66,6 +73,24 @@ def test_the_last_epochs_last_step_is_observed(make_cell: MakeCell, digits: Data
     assert observation is not None
     assert observation.amplification.shape == (20,)
     assert torch.isfinite(observation.meta_gradient_norm)
+
+
+def test_the_hypernetwork_is_observed_at_the_last_steps_and_every_so_many(make_cell: MakeCell, digits: DataSet) -> None:
+    cell = make_cell("variant=metagrad_int4_recompute", "protocol.epochs=2", "hypernet.observe_every=2")
+    often = train(cell, digits)
+    assert sorted({point.step for point in often.hypernet}) == [2, 3, 4, 6], "3 steps an epoch"
+    assert len(often.hypernet) == 4 * 20
+    first, last = often.hypernet[0], often.hypernet[-20]
+    assert first.layer == last.layer == "conv1"
+    assert often.observation is not None
+    assert last.amplification == pytest.approx(float(often.observation.amplification[0]))
+    assert last.zero_share_pct == pytest.approx(100 * float(often.observation.zero_share[0]))
+    assert last.meta_grad_norm == pytest.approx(float(often.observation.meta_gradient_norm))
+    seldom = train(make_cell("variant=metagrad_int4_recompute", "protocol.epochs=2"), digits)
+    assert sorted({point.step for point in seldom.hypernet}) == [3, 6]
+    assert seldom.hypernet == tuple(point for point in often.hypernet if point.step in (3, 6))
+    assert seldom.losses == often.losses, "observing changes nothing"
+    assert train(make_cell("variant=fp32"), digits).hypernet == ()
 
 
 def test_accuracy_counts_the_right_answers(make_cell: MakeCell, digits: DataSet) -> None:

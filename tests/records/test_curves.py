@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.records.curves import write_curves
+from bench.records.schema import HypernetPoint, RunRecord
+from bench.units import Absent
+
+MakeRecord = Callable[..., RunRecord]
+
+
+def test_hypernet_csv_has_a_row_per_step_and_layer_and_leaves_the_undefined_empty(
+    tmp_path: Path, make_record: MakeRecord
+) -> None:
+    undefined = Absent("the layer's gradient is zero")
+    points = [
+        HypernetPoint(step=3, layer="conv1", amplification=1.5, cosine=0.9, zero_share_pct=60.0, meta_grad_norm=0.1),
+        HypernetPoint(
+            step=3, layer="fc", amplification=undefined, cosine=undefined, zero_share_pct=100.0, meta_grad_norm=0.1
+        ),
+    ]
+    write_curves(tmp_path, make_record(), [0.5, 0.25], points)
+    with (tmp_path / "hypernet.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == {
+        "step": "3", "layer": "conv1", "amplification": "1.5", "cosine": "0.9", "zero_share_pct": "60.0",
+        "meta_grad_norm": "0.1",
+    }  # fmt: skip
+    assert (rows[1]["layer"], rows[1]["amplification"], rows[1]["cosine"]) == ("fc", "", "")
+    assert (tmp_path / "training.csv").read_text(encoding="utf-8") == "step,loss\n1,0.5\n2,0.25\n"
+
+
+def test_a_run_without_a_hypernetwork_leaves_no_table_of_it(tmp_path: Path, make_record: MakeRecord) -> None:
+    write_curves(tmp_path, make_record(), [0.5])
+    assert not (tmp_path / "hypernet.csv").exists()
