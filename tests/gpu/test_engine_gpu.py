@@ -14,7 +14,6 @@ from bench.data.loader import TrainBatches
 from bench.kernels.int_mm import int_mm, record_gemms
 from bench.kernels.reference import int_mm_reference
 from bench.kernels.selfcheck import check_device
-from bench.passes import flag_backward
 from bench.profilers.gemm_count import FloatProductCounter
 from bench.training.assemble import build_parts
 from bench.training.step import train_step
@@ -46,8 +45,8 @@ def test_a_training_step_gives_the_cpus_loss_and_the_same_products(variant: str)
         parts = build_parts(cell, data, device)
         images, labels = TrainBatches(data, batch_size=64, seed=0, device=device).batch(0, 0)
         floats = FloatProductCounter()
-        with record_gemms() as calls, floats, flag_backward(floats) as phases:
-            losses[name] = float(train_step(parts, images, labels, 0.01, phases))
+        with record_gemms() as calls, floats:
+            losses[name] = float(train_step(parts, images, labels, 0.01, floats.phases))
         products[name] = ({(call.gemm, call.layer) for call in calls}, floats.calls)
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-2)
     assert products["cuda"] == products["cpu"]
