@@ -172,7 +172,7 @@ class HypernetResult:
     amplification: float | Absent  # mean |g̃|/|g| over layers at the last observed step
     cosine: float | Absent  # between g̃ and g
     zero_share_pct: float | Absent  # share of zero codes
-    meta_grad_norm: float | Absent
+    meta_grad_norm: float | Absent  # of the gradient that stepped psi: with slim, one layer's share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
