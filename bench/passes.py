@@ -8,7 +8,6 @@ memory: peaks of a few steps. accuracy: the training itself.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.kernels.selfcheck import check_device
 from bench.methods import build_method
 from bench.profilers.base import NO_PHASES
-from bench.profilers.gemm_count import FloatProductCounter, combine_counts
+from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
 from bench.profilers.memory import MemoryMeter, MemoryPeaks
 from bench.profilers.phase_timer import PhaseTimer
 from bench.records.schema import DataFacts, GemmResult, Label, LayerFacts, ModelFacts, TimingRepeat
@@ -36,6 +35,7 @@ from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.loop import FitResult, evaluate, fit
 from bench.training.step import train_step
 from bench.units import Absent
+from bench.update import Slim
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -71,12 +71,14 @@ def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
     if build_method(cell).low_bit and cell.dispatch == "integer":
         check_device(where)
     parts = build_parts(cell, data, where)
-    images, labels = next(iter(_batches(cell, data, where).epoch(0)))
+    batches = _batches(cell, data, where)
+    parts.model.train()
     floats = FloatProductCounter()
-    with record_gemms() as calls, floats, flag_backward(floats) as phases:
-        parts.model.train()
-        train_step(parts, images, labels, cell.optimizer.lr, phases)
-    counts = combine_counts(calls, floats)
+    with record_layer_macs(parts.model) as macs:
+        train_step(parts, *batches.batch(0, 0), cell.optimizer.lr, NO_PHASES)  # a hypernetwork first acts in the second
+        with record_gemms() as calls, floats:
+            train_step(parts, *batches.batch(0, batches.steps_per_epoch - 1), cell.optimizer.lr, floats.phases)
+    ran = integer_layers(calls)
     low_bits = [bits for bits in (cell.weight_bits, cell.activation_bits, cell.error_bits) if bits < 32]
     layers = _layer_facts(parts, calls)
     labels_ran = {label for layer in layers for label in (layer.fprop, layer.wgrad)}
@@ -91,9 +93,10 @@ def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
         ),
         data=_data_facts(data),
         gemms=GemmResult(
-            integer_calls=counts.integer_calls,
-            float_calls=counts.float_calls,
-            integer_share_pct=counts.integer_share_pct,
+            integer_calls={kind: len(names) for kind, names in ran.items()},
+            float_calls=floats.calls,
+            integer_share_pct=_integer_share_pct(layers, ran, macs),
+            hypernet_float_macs=floats.hypernet_macs,
             label=cast(Label, label),
         ),
         hypernet_parameters=sum(p.numel() for p in parts.delayed.hypernet.parameters()) if parts.delayed else 0,
@@ -169,18 +172,29 @@ def timing_pass(*, report: Report, cell: CellConfig, device: str, weights: str |
 
 
 def memory_pass(*, report: Report, cell: CellConfig, device: str, weights: str | None, name: str) -> MemoryPeaks:
-    """Peaks of a few training steps, model and optimizer included."""
+    """Peaks of a few training steps, model and optimizer included; slim takes its largest layer in each."""
     where, data = _prepare(cell, device)
     parts = build_parts(cell, data, where, initial_state=_load(weights))
     parts.model.train()
     stream = _endless(_batches(cell, data, where))
     batches = [next(stream) for _ in range(cell.protocol.memory_steps)]
+    if parts.delayed is not None and isinstance(parts.delayed.strategy, Slim):
+        parts.delayed.strategy.largest_only = True  # a training of any length comes upon its largest layer
+
+    def train(meter: MemoryMeter) -> MemoryPeaks:
+        with meter:
+            for done, (images, labels) in enumerate(batches):
+                train_step(parts, images, labels, cell.optimizer.lr, NO_PHASES)
+                report({"phase": f"memory {name}", "done": done + 1, "total": len(batches)})
+        return meter.peaks()
+
+    # The process first: counting storages imports modules of torch (tens of MiB) that belong to no step.
+    peaks = train(MemoryMeter(where, track=False))
+    if where.type == "cuda":
+        return peaks
     alive: list[Tensor] = [*parts.model.parameters(), *parts.model.buffers(), *(x for pair in batches for x in pair)]
-    with MemoryMeter(where, existing=alive) as meter:
-        for done, (images, labels) in enumerate(batches):
-            train_step(parts, images, labels, cell.optimizer.lr, NO_PHASES)
-            report({"phase": f"memory {name}", "done": done + 1, "total": len(batches)})
-    return meter.peaks()
+    tracked = train(MemoryMeter(where, existing=alive))
+    return dataclasses.replace(peaks, peak_allocated_bytes=tracked.peak_allocated_bytes)
 
 
 def accuracy_pass(*, report: Report, cell: CellConfig, device: str, weights: str | None) -> AccuracyAnswer:
@@ -262,24 +276,11 @@ def _timed_step(parts: Parts, stream: Iterator[tuple[Tensor, Tensor]], lr: float
         train_step(parts, images, labels, lr, timer)
 
 
-@contextlib.contextmanager
-def flag_backward(floats: FloatProductCounter) -> Iterator[Any]:
-    """Phases that tell the counter when backward runs."""
-
-    class Flag:
-        def __call__(self, name: str) -> contextlib.AbstractContextManager[None]:
-            return flagged() if name == "backward" else contextlib.nullcontext()
-
-        def step(self) -> contextlib.AbstractContextManager[None]:
-            return contextlib.nullcontext()
-
-    @contextlib.contextmanager
-    def flagged() -> Iterator[None]:
-        floats.backward = True
-        yield
-        floats.backward = False
-
-    yield Flag()
+def _integer_share_pct(layers: tuple[LayerFacts, ...], ran: dict[str, set[str]], macs: dict[str, int]) -> float:
+    """Share of the layers' multiply-accumulates that ran as integers, in percent."""
+    integer = sum(macs[name] for names in ran.values() for name in names)
+    total = sum(macs[layer.name] * (2 if isinstance(layer.dgrad, Absent) else 3) for layer in layers)
+    return 100.0 * integer / total
 
 
 def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:

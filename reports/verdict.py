@@ -72,7 +72,11 @@ def _speed(section: Section) -> str:
     if ratio.high < 1:
         verdict = "faster than FP32"
     elif ratio.low > 1:
-        verdict = "slower than FP32, as is every other low-bit row" if len(timed) > 1 else "slower than FP32"
+        others = [row.time_vs_fp32 for row in timed if row is not best]
+        slower = [other for other in others if isinstance(other, Interval) and other.low > 1]
+        verdict = "slower than FP32"
+        if others and len(slower) == len(others):
+            verdict += ", as is every other low-bit row"
     else:
         verdict = "no difference from FP32 that these samples can show"
     interval = f"[{ratio.low:.2f}, {ratio.high:.2f}]"
@@ -158,7 +162,9 @@ def _strategy_clause(row: Row) -> str:
         return ""
     costs = []
     if isinstance(against.time, Interval):
-        costs.append(f"{ratio_text(against.time.value)} the step time")
+        time = against.time
+        doubt = ", which could be chance," if time.low <= 1 <= time.high else ""
+        costs.append(f"{ratio_text(time.value)} [{time.low:.2f}, {time.high:.2f}] the step time{doubt}")
     if not isinstance(against.hypernet_extra, Absent):
         costs.append(f"{ratio_text(against.hypernet_extra)} the added memory")
     if not costs:

@@ -154,7 +154,7 @@ def _metagrad_int4_record() -> RunRecord:
         ),
         gemms=GemmResult(
             integer_calls={"fprop": 2, "dgrad": 1, "wgrad": 2}, float_calls={"fprop": 0, "dgrad": 0, "wgrad": 0},
-            integer_share_pct=100.0, label="emulated",
+            integer_share_pct=100.0, hypernet_float_macs=1_000_000, label="emulated",
         ),
         missing={},
         notices=("INT4 runs in int8 containers (emulated)",),

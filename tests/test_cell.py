@@ -46,6 +46,8 @@ def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell
     assert len(record.timing.repeats[0].step_ms) == len(record.timing.repeats[0].fp32_step_ms) == 4
     assert record.gemms.integer_calls == {"fprop": 20, "dgrad": 19, "wgrad": 20}
     assert record.gemms.label == "emulated"
+    assert record.gemms.integer_share_pct == 100
+    assert record.gemms.hypernet_float_macs > 0
     assert isinstance(record.memory.hypernet_extra_allocated_bytes, int)
     assert record.memory.hypernet_extra_allocated_bytes > 0
     names = {path.name for path in folder.iterdir()}

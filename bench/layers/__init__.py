@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.layers.base import IntegerLayer, LayerFacts, raise_if_diverged
+from bench.layers.base import IntegerLayer, LayerFacts
 from bench.layers.convert import (
     Conversion,
     KeptLayer,
@@ -25,5 +25,4 @@ __all__ = [
     "check_spec",
     "quantize_model",
     "quantized_layers",
-    "raise_if_diverged",
 ]

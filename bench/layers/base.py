@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.errors import DivergedError, ShapeError
+from bench.errors import ShapeError
 from bench.kernels.int4 import gemm_label
 from bench.kernels.selfcheck import check_device
 from bench.quantizers import DorefaWeight, ErrorQuantizer, ForwardQuantizer, Uint8ClipQuantizer
@@ -53,7 +53,7 @@ class IntegerLayer(nn.Module):
 
     After backward ``weight.grad`` is ∇W, through ∂Ŵ/∂W (MetaGrad Eq. 2). A value that is not finite anywhere in the
     input, the weight or the error signal makes the scale of its codes NaN, hence the output, the loss or the gradients
-    NaN: nothing inside the step waits for the device, and ``raise_if_diverged`` says it where the loop reads the loss.
+    NaN: nothing inside the step waits for the device, and the training loop says it where it reads the loss.
 
     The bias stays float; its gradient sums the error signal that the other gradients see, the quantized one.
     """
@@ -120,22 +120,6 @@ class IntegerLayer(nn.Module):
 def values_of(operand: QTensor | Tensor) -> Tensor:
     """Float values of an operand, quantized or not."""
     return dequantize(operand) if isinstance(operand, QTensor) else operand
-
-
-def raise_if_diverged(loss: float, step: int) -> None:
-    """Say that training left the finite numbers; call it where the loss is read anyway.
-
-    Args:
-        loss: the step's loss.
-        step: its number, for the sentence.
-
-    Raises:
-        DivergedError: if the loss is NaN or infinite.
-    """
-    if not torch.isfinite(torch.tensor(loss)):
-        raise DivergedError(
-            f"training diverged at step {step}: the loss is {loss}; lower the learning rate or raise the bits"
-        )
 
 
 def _describe(quantizer: ForwardQuantizer | ErrorQuantizer | None) -> str:

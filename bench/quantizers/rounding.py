@@ -17,6 +17,7 @@ ROUNDINGS = ("nearest", "stochastic")
 # expectation of a rounded value is off by at most 2⁻¹⁷ of a step.
 _LANES = 4
 _LANE_STEP = 2.0**-16
+_CENTRE = 0.5 + _LANE_STEP / 2  # lanes run from -2^15; half a step more makes u symmetric in (0, 1)
 
 
 def round_nearest_(x: Tensor) -> Tensor:
@@ -43,12 +44,12 @@ def round_stochastic_(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def draw_uniform(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Uniform numbers in [0, 1), multiples of 2⁻¹⁶, float32."""
+    """Uniform numbers in (0, 1), odd multiples of 2⁻¹⁷, float32."""
     size = shape.numel()
     words = torch.empty(-(-size // _LANES), dtype=torch.int64, device=generator.device)
     words.random_(-(2**63), None, generator=generator)
     lanes = words.view(torch.int16)[:size].view(shape)
-    return torch.empty(shape, dtype=torch.float32, device=generator.device).copy_(lanes).mul_(_LANE_STEP).add_(0.5)
+    return torch.empty(shape, dtype=torch.float32, device=generator.device).copy_(lanes).mul_(_LANE_STEP).add_(_CENTRE)
 
 
 def round_(x: Tensor, rounding: str, generator: torch.Generator | None) -> Tensor:

@@ -184,16 +184,17 @@ class HypernetResult:
     amplification: float | Absent  # mean |g̃|/|g| over layers at the last observed step
     cosine: float | Absent  # between g̃ and g
     zero_share_pct: float | Absent  # share of zero codes
-    meta_grad_norm: float | Absent
+    meta_grad_norm: float | Absent  # of the gradient that stepped psi: with slim, one layer's share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmResult:
-    """GEMMs of one training step, counted in the accuracy pass's first step: calls by kind and path."""
+    """GEMMs of one training step, counted in its second, the first in which a hypernetwork runs."""
 
     integer_calls: dict[str, int]  # fprop, dgrad, wgrad through torch._int_mm
     float_calls: dict[str, int]
-    integer_share_pct: float  # of multiply-accumulates in quantized and unquantized layers together
+    integer_share_pct: float  # of the multiply-accumulates of the model's layers, the hypernetwork apart
+    hypernet_float_macs: int  # floating-point multiply-accumulates of the hypernetwork in one step; 0 without one
     label: Label  # of the low-bit products: emulated for INT4 codes in int8 containers, float where none ran
 
 

@@ -85,12 +85,14 @@ def build_parts(
     weights = [cast(nn.Parameter, layer.weight) for layer in layers.values()]
     delayed = None
     immediate = list(model.parameters())
-    factor_of = {id(layer.weight): layer for layer in layers.values()}
+    # UINT8's factor lowers the layer's learning rate: its weight's and its bias's.
+    factor_of = {id(tensor): layer for layer in layers.values() for tensor in (layer.weight, layer.bias)}
     if cell.method.grad_quantizer == "hypernet":
         delayed = _delayed_update(cell, device, weights, list(layers.values()))
-        immediate = [parameter for parameter in immediate if id(parameter) not in factor_of]
+        delayed_ids = {id(weight) for weight in weights}
+        immediate = [parameter for parameter in immediate if id(parameter) not in delayed_ids]
     lr_factors = None
-    if cell.method.error_quantizer == "uint8" and delayed is None:
+    if cell.method.error_quantizer == "uint8":
         one = torch.ones((), device=device)
 
         def lr_factors() -> list[Tensor]:

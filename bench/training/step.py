@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.profilers.base import Phases
 from bench.training.assemble import Parts
 
+PhaseContext = Callable[[str], AbstractContextManager[Any]]
 # The update's own phases under the step's names.
 _PHASE_OF = {"hypernet_forward": "meta", "meta_gradient": "meta"}
 
 
-def train_step(parts: Parts, images: Tensor, labels: Tensor, lr: float, phases: Phases) -> Tensor:
+def train_step(parts: Parts, images: Tensor, labels: Tensor, lr: float, phases: PhaseContext) -> Tensor:
     """Preview, forward, backward, meta step, optimizer step, commit; nothing here waits for the device.
 
     Args:
@@ -29,16 +31,16 @@ def train_step(parts: Parts, images: Tensor, labels: Tensor, lr: float, phases: 
         () float32 loss, detached.
     """
     delayed = parts.delayed
+    for parameter in parts.model.parameters():
+        parameter.grad = (
+            None  # before the forward, in every method alike: last step's gradients are no part of its peak
+        )
     if delayed is not None:
         delayed.phases = lambda name: phases(_PHASE_OF.get(name, name))
         delayed.preview(lr)
-    with phases("forward"):
-        autocast = torch.autocast(images.device.type, torch.bfloat16) if parts.autocast_bf16 else nullcontext()
-        with autocast:
-            loss = F.cross_entropy(parts.model(images), labels)
+    with phases("forward"), _autocast(parts, images):
+        loss = F.cross_entropy(parts.model(images), labels)
     with phases("backward"):
-        for parameter in parts.model.parameters():
-            parameter.grad = None
         loss.backward()
     if delayed is not None:
         delayed.meta_step()
@@ -57,4 +59,9 @@ def train_step(parts: Parts, images: Tensor, labels: Tensor, lr: float, phases: 
 @torch.no_grad()
 def evaluate_batch(parts: Parts, images: Tensor, labels: Tensor) -> Tensor:
     """Number of right answers in a batch, as a () int64 tensor on the device."""
-    return (parts.model(images).argmax(dim=1) == labels).sum()
+    with _autocast(parts, images):
+        return (parts.model(images).argmax(dim=1) == labels).sum()
+
+
+def _autocast(parts: Parts, images: Tensor) -> AbstractContextManager[Any]:
+    return torch.autocast(images.device.type, torch.bfloat16) if parts.autocast_bf16 else nullcontext()

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.errors import DivergedError
 from bench.kernels.int_mm import record_gemms
-from bench.layers import QuantSpec, quantize_model, quantized_layers, raise_if_diverged
+from bench.layers import QuantSpec, quantize_model, quantized_layers
 
 ALL_INTEGER = [
     QuantSpec(error="uniform", error_bits=8),
@@ -147,9 +146,7 @@ def test_an_input_that_is_not_finite_makes_the_loss_nan_instead_of_integers(smal
     quantize_model(model, QuantSpec(error="uniform", error_bits=8))
     images[0, 0, 0, 0] = bad
     loss = F.cross_entropy(model(images), labels).item()
-    assert loss != loss
-    with pytest.raises(DivergedError, match="diverged at step 3: the loss is nan"):
-        raise_if_diverged(loss, step=3)
+    assert loss != loss, "the training loop reads it and says that training diverged"
 
 
 def test_a_weight_that_is_not_finite_makes_the_output_nan(small_resnet, images):
@@ -172,9 +169,3 @@ def test_an_error_signal_that_is_not_finite_makes_every_gradient_not_finite(bad,
     for parameter in model.parameters():
         assert parameter.grad is not None
         assert not parameter.grad.isfinite().any()
-
-
-def test_finite_losses_pass():
-    raise_if_diverged(2.5, step=0)
-    with pytest.raises(DivergedError, match="the loss is inf; lower the learning rate or raise the bits"):
-        raise_if_diverged(float("inf"), step=1)

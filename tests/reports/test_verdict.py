@@ -27,10 +27,8 @@ def test_the_demo_answers_every_question(demo_records: Make) -> None:
     assert "faster than FP32, with −0.27 points of accuracy (98.06 %, 1 seed)" in said["speed"]
     assert "metagrad_int4_slim (emulated)" in said["hypernetwork"]
     assert "21.0 MiB" in said["hypernetwork"]
-    assert "slim takes 0.59× the step time and 0.21× the added memory" in said["strategies"]
-    assert (
-        "recompute takes 0.68× the step time and 0.089× the added memory, with the same accuracy" in said["strategies"]
-    )
+    assert "slim takes 0.59× [0.55, 0.62] the step time and 0.21× the added memory" in said["strategies"]
+    assert "recompute takes 0.68× [0.64, 0.73] the step time and 0.089× the added memory" in said["strategies"]
     assert "Nothing here ran on a GPU" in said["scope"]
     assert "unfinished" not in said
 

@@ -11,9 +11,8 @@ from bench.config import CellConfig
 from bench.data.base import DataSet
 from bench.data.loader import TrainBatches
 from bench.kernels.int_mm import record_gemms
-from bench.passes import flag_backward
 from bench.profilers.base import NO_PHASES
-from bench.profilers.gemm_count import FloatProductCounter, combine_counts
+from bench.profilers.gemm_count import FloatProductCounter, integer_layers
 from bench.training.assemble import Parts, as_fp32, build_parts, without_hypernet
 from bench.training.step import train_step
 
@@ -37,12 +36,12 @@ def test_every_product_of_a_cell_with_low_bit_errors_is_an_integer_one(
     assert len(names) == 20, "19 convolutions and the classifier of a ResNet-20"
     images, labels = batches.batch(0, 0)
     floats = FloatProductCounter()
-    with record_gemms() as calls, floats, flag_backward(floats) as phases:
-        train_step(parts, images, labels, 0.01, phases)
-    ran = {kind: {call.layer for call in calls if call.gemm == kind} for kind in ("fprop", "dgrad", "wgrad")}
-    assert ran == {"fprop": names, "dgrad": names - {"conv1"}, "wgrad": names}, "the first layer's input needs no dgrad"
+    with record_gemms() as calls, floats:
+        train_step(parts, images, labels, 0.01, floats.phases)
+    assert integer_layers(calls) == {"fprop": names, "dgrad": names - {"conv1"}, "wgrad": names}, (
+        "the first layer's input needs no dgrad"
+    )
     assert floats.calls == {"fprop": 0, "dgrad": 0, "wgrad": 0}
-    assert combine_counts(calls, floats).integer_share_pct == 100.0
 
 
 def test_ste_runs_integer_products_forward_only(make_cell: MakeCell, digits: DataSet) -> None:
@@ -50,8 +49,8 @@ def test_ste_runs_integer_products_forward_only(make_cell: MakeCell, digits: Dat
     assert parts.conversion is not None
     images, labels = batches.batch(0, 0)
     floats = FloatProductCounter()
-    with record_gemms() as calls, floats, flag_backward(floats) as phases:
-        train_step(parts, images, labels, 0.01, phases)
+    with record_gemms() as calls, floats:
+        train_step(parts, images, labels, 0.01, floats.phases)
     assert {call.gemm for call in calls} == {"fprop"}
     assert {call.layer for call in calls} == {layer.name for layer in parts.conversion.swapped}
     assert floats.calls == {"fprop": 0, "dgrad": 19, "wgrad": 20}
@@ -61,8 +60,8 @@ def test_a_floating_point_cell_runs_no_integer_product(make_cell: MakeCell, digi
     parts, batches = assemble(make_cell("variant=fp32"), digits)
     images, labels = batches.batch(0, 0)
     floats = FloatProductCounter()
-    with record_gemms() as calls, floats, flag_backward(floats) as phases:
-        train_step(parts, images, labels, 0.01, phases)
+    with record_gemms() as calls, floats:
+        train_step(parts, images, labels, 0.01, floats.phases)
     assert calls == []
     assert floats.calls == {"fprop": 20, "dgrad": 19, "wgrad": 20}
 
