@@ -15,6 +15,10 @@ from bench.records.schema import RunRecord
 from bench.records.store import find_records, show_path
 from bench.units import Absent
 
+#: Why a ratio of step times stands without an interval: one process knows nothing of the shifts between processes.
+ONE_PROCESS = "one process, no interval"
+_RATIO_ENDS = ("timing.time_vs_fp32.low", "timing.time_vs_fp32.high")
+
 
 @dataclass(frozen=True, slots=True)
 class UnreadFile:
@@ -132,6 +136,21 @@ def is_synthetic(record: RunRecord) -> bool:
     return record.data.synthetic if record.data is not None else record.data_name == "synthetic"
 
 
+def shown_value(record: RunRecord, path: str, value: Any) -> Any:
+    """A record's value as a report may show it: no accuracy on random data, no interval from one process.
+
+    Args:
+        record: that holds the value.
+        path: of the value, as ``leaves`` gives it.
+        value: at that path.
+    """
+    if path.endswith("_accuracy_pct") and is_synthetic(record):
+        return Absent(reason="synthetic data")
+    if path in _RATIO_ENDS and record.timing is not None and len(record.timing.repeats) < 2:
+        return Absent(reason=ONE_PROCESS)
+    return value
+
+
 def _identity(record: RunRecord) -> dict[str, Any]:
     names = ("suite", "variant", "model_name", "data_name", "seed", "device", "fingerprint", "key")
     return {name: getattr(record, name) for name in names}
@@ -142,9 +161,7 @@ def _flat_row(record: RunRecord) -> dict[str, Any]:
     for path, value in leaves(_without_lists(record)):
         if "[" in path:
             continue
-        if path.endswith("_accuracy_pct") and is_synthetic(record):
-            value = Absent(reason="synthetic data")
-        row |= _with_reasons({path: value})
+        row |= _with_reasons({path: shown_value(record, path, value)})
     return row
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from bench.config import CellConfig, as_plain
 from bench.records.schema import RunRecord
 from bench.units import Absent, format_absent, format_duration
-from reports.load import Loaded, UnreadFile, is_synthetic, leaves
+from reports.load import Loaded, UnreadFile, is_synthetic, leaves, shown_value
 from reports.paper import PaperTable, paper_claims, paper_tables
 from reports.rows import Row, Section, machine_name, status_text
 from reports.tables import Column, Table, difference_cell, estimate_cell, section_tables, trouble_reasons
@@ -45,7 +45,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("float", "no low-bit product ran"),
     ("Step", "median of all measured steps with their quartiles; warm-up is left out"),
     ("Step vs FP32", "ratio of medians against FP32 steps that alternated with the row's own in the same processes, "
-     "with its 95 % interval by bootstrap over processes; below 1 is faster"),
+     "with its 95 % interval by bootstrap over processes; an interval wholly below 1 is faster; one process gives no "
+     "interval and no order"),
     ("Forward, backward, meta, optimizer", "shares of the mean step; what is missing to 100 is data and time that no "
      "phase covers"),
     ("Peak allocated", "largest sum of live tensors in a few training steps: the allocator's count on CUDA, storage "
@@ -55,8 +56,18 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("Peak device", "everything on the device, other processes included"),
     ("Hypernetwork adds", "peak with the hypernetwork minus peak without it, measured in two fresh processes"),
     ("vs retain", "against the row that keeps the whole graph and is otherwise the same; step times are compared "
-     "through their ratios to FP32, and both intervals add up"),
-    ("bold", "the best value of a column"),
+     "through their ratios to FP32, and both intervals add up; retain and slim run an LSTM as the published nn.LSTM, "
+     "recompute and tabulate as our reduced cell"),
+    ("Added memory vs retain", "ratio of what the hypernetwork adds; on a CPU the allocated bytes of nn.LSTM hold "
+     "oneDNN's workspace in full, about 1 KiB a weight at H = 4 and 10 KiB at H = 100, touched or not; process memory "
+     "counts what was touched"),
+    ("Meta-gradient norm", "of the gradient for the hypernetwork's weights, summed over layers, at the last observed "
+     "step; slim's is one layer's share and does not compare with the others'"),
+    ("Integer share", "share of the multiply-accumulates of the model's layers that ran as integers; the hypernetwork "
+     "is not in it"),
+    ("Hypernetwork, float multiply-adds", "floating-point multiply-accumulates of the hypernetwork in the same step"),
+    ("bold", "the best value of a column as measured, which may be chance; a value of one seed or one process is never "
+     "marked"),
 )  # fmt: skip
 
 
@@ -344,8 +355,7 @@ def _detail(record: RunRecord, label: str, anchor: str) -> Detail:
     for path, value in leaves(record):
         if path.startswith(("environment.", "timing.repeats", "model.layers")):
             continue
-        if path.endswith("_accuracy_pct") and is_synthetic(record):
-            value = Absent(reason="synthetic data")
+        value = shown_value(record, path, value)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         fields.append(Field(path=path, text=_value_text(value), value=repr(value) if number else ""))
     layers = tuple(

@@ -8,6 +8,7 @@ their own, and a difference to FP32 is always that of the same source.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,6 +22,25 @@ Sameness = Literal["same", "same as far as stated", "differs"]
 PAPER_DATA = "cifar10"
 PAPER_TRAIN_SAMPLES = 50_000
 METAQUANT_EPOCHS = 100  # docs/method.md section 6; MetaGrad states no epochs
+METAQUANT_LR = 1e-3
+#: (learning rate, weight decay, hidden size) by bits and model, with SGD with momentum. Source: MetaGrad section 5.1,
+#: which gives them for all of its runs, its own UINT8 included; "learning rate weight decay" is read as weight decay.
+METAGRAD_PRESETS: dict[int, dict[str, tuple[float, float, int]]] = {
+    8: {
+        "resnet20": (0.01, 1e-3, 100),
+        "resnet32": (0.005, 1e-4, 150),
+        "mobilenet_v2": (0.005, 1e-4, 11),
+        "vgg16": (0.005, 1e-4, 11),
+    },
+    4: {
+        "resnet20": (0.01, 1e-4, 150),
+        "resnet32": (0.005, 1e-4, 150),
+        "resnet56": (0.001, 1e-4, 150),
+        "resnet110": (0.0001, 1e-4, 100),
+        "mobilenet_v2": (0.0005, 1e-4, 11),
+        "vgg16": (0.0005, 1e-4, 11),
+    },
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +133,14 @@ def _our_row(layout: _Layout, published: Mapping[str, Any], section: Section, ro
     epochs = _epochs(row)
     unstated = []
     if layout.epochs is None:
-        unstated = [f"{epochs} epochs, the paper states none"] if epochs is not None else []
+        # MetaGrad gives momentum no value, and neither batch size nor epochs nor what its first and last layers are.
+        settings = [
+            _setting(row, "momentum", "optimizer", "momentum"),
+            _setting(row, "batch", "protocol", "batch_size"),
+        ]
+        settings.append(f"{epochs} epochs" if epochs is not None else "")
+        settings.append(f"edge layers {row.method.edge_layers}")
+        unstated = [f"{', '.join(filter(None, settings))}: the paper states none of these"]
     elif epochs is not None and epochs != layout.epochs:
         differences.append(f"{epochs} epochs, paper {layout.epochs}")
     sameness: Sameness = "differs" if differences else "same as far as stated" if layout.epochs is None else "same"
@@ -140,6 +167,25 @@ def _data_differences(section: Section, row: Row) -> list[str]:
 
 def _epochs(row: Row) -> int | None:
     return next((record.accuracy.epochs for record in row.records if record.accuracy is not None), None)
+
+
+def _config(row: Row, group: str, name: str) -> Any:
+    """A setting of the row's config, None where the record holds none."""
+    values = row.first.cell.get(group)
+    return values.get(name) if isinstance(values, dict) else None
+
+
+def _setting(row: Row, words: str, group: str, name: str) -> str:
+    value = _config(row, group, name)
+    return "" if value is None else f"{words} {value}"
+
+
+def _optimizer_difference(row: Row, words: str, name: str, paper: float) -> Iterable[str]:
+    value = _config(row, "optimizer", name)
+    if value is None:
+        yield f"{words} not recorded, paper {paper:g}"
+    elif not math.isclose(value, paper):
+        yield f"{words} {value:g}, paper {paper:g}"
 
 
 def _published_text(key: str, value: Any) -> str:
@@ -183,10 +229,28 @@ def _metagrad_setting(bits: int) -> Callable[[Mapping[str, Any], Row], Iterable[
                 yield f"strategy {facts.strategy}, paper retain"
             if facts.hypernet_form != "literal":
                 yield f"{facts.hypernet_form} form, paper literal"
+        if published.get("method") == "daint8":
+            yield "settings of DAINT8's own paper, not compared here"
+        else:
+            yield from _preset_differences(row, METAGRAD_PRESETS[bits][published["model"]])
         if min(facts.weight_bits, facts.activation_bits) != bits or facts.weight_bits != facts.activation_bits:
             yield f"W{facts.weight_bits} A{facts.activation_bits}, paper W{bits} A{bits}"
 
     return differences
+
+
+def _preset_differences(row: Row, preset: tuple[float, float, int]) -> Iterable[str]:
+    """Where a row of ours was trained otherwise than MetaGrad's preset."""
+    lr, weight_decay, hidden = preset
+    facts = row.method
+    if facts.optimizer != "momentum":
+        yield f"optimizer {facts.optimizer}, paper SGD with momentum"
+    yield from _optimizer_difference(row, "learning rate", "lr", lr)
+    yield from _optimizer_difference(row, "weight decay", "weight_decay", weight_decay)
+    if row.has_hypernet and facts.hidden != hidden:
+        yield f"hidden size {'unknown' if isinstance(facts.hidden, Absent) else facts.hidden}, paper {hidden}"
+    if facts.forward_quantizer != "dorefa":
+        yield f"forward quantizer {facts.forward_quantizer}, paper dorefa"
 
 
 def _metaquant_setting(optimizers: tuple[str, ...], name: str) -> Callable[[Mapping[str, Any], Row], Iterable[str]]:
@@ -194,6 +258,9 @@ def _metaquant_setting(optimizers: tuple[str, ...], name: str) -> Callable[[Mapp
         facts = row.method
         if facts.optimizer not in optimizers:
             yield f"optimizer {facts.optimizer}, paper {name}"
+        yield from _optimizer_difference(row, "learning rate", "lr", METAQUANT_LR)
+        if facts.edge_layers != "same":
+            yield f"edge layers {facts.edge_layers}, paper quantizes all"
         if facts.weight_bits != 1 or facts.activation_bits != 32:
             yield f"W{facts.weight_bits} A{facts.activation_bits}, paper W1 A32"
         if "slim" in published and facts.strategy not in {"slim", "retain"}:

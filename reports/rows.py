@@ -18,7 +18,7 @@ from typing import Any
 from bench.records.schema import Interval, Label, MethodFacts, RunRecord, Summary
 from bench.stats import mean_interval, ratio_interval, summarize
 from bench.units import Absent
-from reports.load import is_synthetic, leaves
+from reports.load import ONE_PROCESS, is_synthetic, leaves
 
 PHASES = ("data", "forward", "backward", "meta", "optimizer", "unattributed")
 POOLED_RESAMPLES = (
@@ -37,13 +37,22 @@ class Estimate:
     n: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A ratio of step times; the 95 % interval is absent where one process gives none."""
+
+    value: float
+    interval: Interval | Absent
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgainstRetain:
     """A strategy beside the retained graph of the same configuration."""
 
-    time: Interval | Absent  # ratio of step times
+    time: Ratio | Absent  # of step times
     peak_allocated: float | Absent  # ratio of peaks
-    hypernet_extra: float | Absent  # ratio of the parts that the hypernetwork adds
+    hypernet_extra_allocated: float | Absent  # ratio of what the hypernetwork adds to the peak
+    hypernet_extra_process: float | Absent
     accuracy_points: Estimate | Absent
 
 
@@ -57,7 +66,7 @@ class Row:
     accuracy_vs_fp32: Estimate | Absent  # points
     step_ms: Summary | Absent
     fp32_step_ms: Summary | Absent
-    time_vs_fp32: Interval | Absent
+    time_vs_fp32: Ratio | Absent
     phases_ms: Mapping[str, float] | Absent
     phase_share_pct: Mapping[str, float] | Absent
     peak_allocated_bytes: float | Absent
@@ -94,6 +103,11 @@ class Row:
     def has_hypernet(self) -> bool:
         """Whether a hypernetwork computes the weight gradient."""
         return self.method.hypernet != "none"
+
+    @property
+    def timed_once(self) -> bool:
+        """Whether one process alone timed it: it is not ranked by time."""
+        return isinstance(self.time_vs_fp32, Ratio) and isinstance(self.time_vs_fp32.interval, Absent)
 
     @property
     def ran_as(self) -> Label | Absent:
@@ -370,16 +384,19 @@ def _summary(
     return summarize([value for timing in timings for repeat in timing.repeats for value in samples(repeat)])
 
 
-def _time_vs_fp32(records: Sequence[RunRecord]) -> Interval | Absent:
+def _time_vs_fp32(records: Sequence[RunRecord]) -> Ratio | Absent:
     timings = _timed(records)
     if not timings:
         return Absent(reason=_why_none(records, "timing"))
-    if len(timings) == 1:
-        return timings[0].time_vs_fp32
     repeats = [repeat for timing in timings for repeat in timing.repeats]
-    return ratio_interval(
-        [r.step_ms for r in repeats], [r.fp32_step_ms for r in repeats], seed=0, resamples=POOLED_RESAMPLES
-    )
+    if len(repeats) < 2:
+        return Ratio(value=timings[0].time_vs_fp32.value, interval=Absent(reason=ONE_PROCESS))
+    interval: Interval = timings[0].time_vs_fp32
+    if len(timings) > 1:
+        interval = ratio_interval(
+            [r.step_ms for r in repeats], [r.fp32_step_ms for r in repeats], seed=0, resamples=POOLED_RESAMPLES
+        )
+    return Ratio(value=interval.value, interval=interval)
 
 
 def _mean_mapping(
@@ -412,23 +429,31 @@ def _against_retain(row: Row, retained: Mapping[str, Row]) -> AgainstRetain | Ab
     return AgainstRetain(
         time=ratio_of_ratios(row.time_vs_fp32, twin.time_vs_fp32),
         peak_allocated=_ratio(row.peak_allocated_bytes, twin.peak_allocated_bytes),
-        hypernet_extra=_ratio(row.hypernet_extra_allocated_bytes, twin.hypernet_extra_allocated_bytes),
+        hypernet_extra_allocated=_ratio(row.hypernet_extra_allocated_bytes, twin.hypernet_extra_allocated_bytes),
+        hypernet_extra_process=_ratio(row.hypernet_extra_process_bytes, twin.hypernet_extra_process_bytes),
         accuracy_points=_accuracy_difference(row, twin, "retain"),
     )
 
 
-def ratio_of_ratios(one: Interval | Absent, other: Interval | Absent) -> Interval | Absent:
+def ratio_of_ratios(one: Ratio | Absent, other: Ratio | Absent) -> Ratio | Absent:
     """Divide two independent ratios; their intervals add in quadrature on the log scale."""
     if isinstance(one, Absent):
         return one
     if isinstance(other, Absent):
         return other
-    if one is other:
-        return Interval(value=1.0, low=1.0, high=1.0)
     value = one.value / other.value
-    below = math.hypot(math.log(one.value / one.low), math.log(other.high / other.value))
-    above = math.hypot(math.log(one.high / one.value), math.log(other.value / other.low))
-    return Interval(value=value, low=value * math.exp(-below), high=value * math.exp(above))
+    mine, theirs = one.interval, other.interval
+    if isinstance(mine, Absent):
+        return Ratio(value=value, interval=mine)
+    if isinstance(theirs, Absent):
+        return Ratio(value=value, interval=theirs)
+    if one is other:
+        return Ratio(value=1.0, interval=Interval(value=1.0, low=1.0, high=1.0))
+    below = math.hypot(math.log(mine.value / mine.low), math.log(theirs.high / theirs.value))
+    above = math.hypot(math.log(mine.high / mine.value), math.log(theirs.value / theirs.low))
+    return Ratio(
+        value=value, interval=Interval(value=value, low=value * math.exp(-below), high=value * math.exp(above))
+    )
 
 
 def _ratio(one: float | Absent, other: float | Absent) -> float | Absent:
@@ -438,4 +463,6 @@ def _ratio(one: float | Absent, other: float | Absent) -> float | Absent:
         return other
     if other <= 0:
         return Absent(reason="the retained graph added no measurable memory")
+    if one < 0:
+        return Absent(reason="no measurable memory added")
     return one / other

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.records.schema import Interval, MethodFacts, Summary
 from bench.units import Absent, format_bytes, format_ms, format_percent
-from reports.rows import PHASES, Estimate, Row, Section, status_text
+from reports.rows import PHASES, Estimate, Ratio, Row, Section, status_text
 from reports.text import ratio_text, signed
 
 FLOAT_BITS = 32
@@ -39,6 +39,7 @@ class Cell:
     source: str = ""  # path in the record, where one record gives the value as it stands
     chip: str = ""  # a label that belongs to the value: integer, emulated, failed, ...
     best: bool = False
+    unranked: bool = False  # of one seed or one process: never marked as the best
     empty: bool = False  # does not apply: read as "does not apply", printed as a dash
 
 
@@ -76,7 +77,8 @@ def main_table(section: Section) -> Table:
         Column(key="peak", header="Peak memory", unit="allocated", best="low"),
         Column(key="hypernet_memory", header="Hypernetwork adds", unit="allocated"),
         Column(key="retain_time", header="Step vs retain", unit="ratio [95 %]"),
-        Column(key="retain_memory", header="Added memory vs retain", unit="ratio"),
+        Column(key="retain_memory", header="Added memory vs retain", unit="ratio, allocated"),
+        Column(key="retain_process", header="Added memory vs retain", unit="ratio, process"),
     )
     rows = [
         (
@@ -90,12 +92,12 @@ def main_table(section: Section) -> Table:
                 Cell(text="reference", detail="", value=0.0)
                 if row.is_fp32 and isinstance(row.accuracy, Estimate)
                 else difference_cell(row.accuracy_vs_fp32),
-                summary_cell(row.step_ms, source="timing.step_ms.median", chip=_label(row)),
+                step_cell(row),
                 interval_cell(row.time_vs_fp32, source="timing.time_vs_fp32.value"),
                 *(share_cell(row, name) for name in _SHARES),
                 bytes_cell(row.peak_allocated_bytes, source="memory.peak_allocated_bytes"),
                 hypernet_bytes_cell(row, row.hypernet_extra_allocated_bytes, "memory.hypernet_extra_allocated_bytes"),
-                *retain_cells(row)[:2],
+                *retain_cells(row)[:3],
             ),
         )
         for row in section.rows
@@ -119,7 +121,7 @@ def time_table(section: Section) -> Table:
             row,
             (
                 label_cell(row),
-                summary_cell(row.step_ms, source="timing.step_ms.median", chip=_label(row)),
+                step_cell(row),
                 _count_cell(row.step_ms),
                 summary_cell(row.fp32_step_ms, source="timing.fp32_step_ms.median"),
                 interval_cell(row.time_vs_fp32, source="timing.time_vs_fp32.value"),
@@ -176,7 +178,8 @@ def hypernet_table(section: Section) -> Table:
         Column(key="meta_ms", header="Meta phase", unit="ms, median", best="low"),
         Column(key="adds", header="Adds", unit="allocated", best="low"),
         Column(key="retain_time", header="Step vs retain", unit="ratio [95 %]", best="low"),
-        Column(key="retain_memory", header="Added memory vs retain", unit="ratio", best="low"),
+        Column(key="retain_memory", header="Added memory vs retain", unit="ratio, allocated", best="low"),
+        Column(key="retain_process", header="Added memory vs retain", unit="ratio, process"),
         Column(key="retain_peak", header="Peak vs retain", unit="ratio", best="low"),
         Column(key="retain_accuracy", header="Accuracy vs retain", unit="points"),
         Column(key="amplification", header="Amplification", unit="mean |g̃|/|g|"),
@@ -198,13 +201,16 @@ def hypernet_table(section: Section) -> Table:
                 _hypernet_number(row, "amplification", ".4g"),
                 _hypernet_number(row, "cosine", ".4f"),
                 _hypernet_number(row, "zero_share_pct", ".1f"),
-                _hypernet_number(row, "meta_grad_norm", ".3g"),
+                _meta_grad_cell(row),
             ),
         )
         for row in section.rows
         if row.has_hypernet
     ]
-    caption = "Retain keeps the whole graph (the papers' non-slim form); slim keeps one random layer's; recompute none."
+    caption = (
+        "Retain keeps the whole graph (the papers' non-slim form); slim keeps one random layer's; recompute none. "
+        "Retain and slim run an LSTM as the published nn.LSTM, recompute and tabulate as our reduced cell."
+    )
     return _table("hypernetwork", "Hypernetwork", caption, columns, rows)
 
 
@@ -216,7 +222,8 @@ def gemm_table(section: Section) -> Table:
         Column(key="ran_as", header="Ran as", numeric=False),
         *(Column(key=f"integer_{kind}", header=f"Integer {kind}", unit="calls") for kind in kinds),
         *(Column(key=f"float_{kind}", header=f"Float {kind}", unit="calls") for kind in kinds),
-        Column(key="share", header="Integer share", unit="% of multiply-adds", best="high"),
+        Column(key="share", header="Integer share", unit="% of the layers' multiply-adds", best="high"),
+        Column(key="hypernet_macs", header="Hypernetwork", unit="million float multiply-adds"),
     )
     rows = []
     for row in section.rows:
@@ -232,9 +239,13 @@ def gemm_table(section: Section) -> Table:
             for kind in kinds
         ]
         share = record.gemms.integer_share_pct
-        last = Cell(text=f"{share:.1f}", value=share, source="gemms.integer_share_pct")
-        rows.append((row, (label_cell(row), ran_as_cell(row), *calls, last)))
-    caption = "Counted in one training step; integer products went through torch._int_mm."
+        share_of_layers = Cell(text=f"{share:.1f}", value=share, source="gemms.integer_share_pct")
+        hypernet = _hypernet_macs_cell(row, record.gemms.hypernet_float_macs)
+        rows.append((row, (label_cell(row), ran_as_cell(row), *calls, share_of_layers, hypernet)))
+    caption = (
+        "Counted in the second training step, the first in which a hypernetwork runs; integer products went through "
+        "torch._int_mm."
+    )
     return _table("gemms", "Integer products", caption, columns, rows)
 
 
@@ -295,7 +306,8 @@ def estimate_cell(value: Estimate | Absent, *, source: str = "", digits: int = 2
     if isinstance(value, Absent):
         return absent_cell(value)
     if value.n == 1:
-        return Cell(text=f"{value.value:.{digits}f}", detail="n = 1", value=value.value, source=source)
+        text = f"{value.value:.{digits}f}"
+        return Cell(text=text, detail="n = 1", value=value.value, source=source, unranked=True)
     if isinstance(value.interval, Absent):
         return Cell(text=f"{value.value:.{digits}f}", detail=f"n = {value.n}", value=value.value)
     span = f"[{value.interval.low:.{digits}f}, {value.interval.high:.{digits}f}]"
@@ -309,7 +321,8 @@ def difference_cell(value: Estimate | Absent, *, digits: int = 2) -> Cell:
     detail = f"n = {value.n}"
     if isinstance(value.interval, Interval):
         detail = f"[{signed(value.interval.low, digits)}, {signed(value.interval.high, digits)}], {detail}"
-    return Cell(text=signed(value.value, digits), detail=detail, value=value.value)
+    unranked = not isinstance(value.interval, Interval)
+    return Cell(text=signed(value.value, digits), detail=detail, value=value.value, unranked=unranked)
 
 
 def summary_cell(value: Summary | Absent, *, source: str = "", chip: str = "") -> Cell:
@@ -320,11 +333,20 @@ def summary_cell(value: Summary | Absent, *, source: str = "", chip: str = "") -
     return Cell(text=format_ms(value.median), detail=detail, value=value.median, source=source, chip=chip)
 
 
-def interval_cell(value: Interval | Absent, *, source: str = "") -> Cell:
-    """A ratio with its 95 % interval."""
+def step_cell(row: Row) -> Cell:
+    """The row's step time with what it ran as."""
+    cell = summary_cell(row.step_ms, source="timing.step_ms.median", chip=_label(row))
+    return dataclasses.replace(cell, unranked=row.timed_once)
+
+
+def interval_cell(value: Ratio | Absent, *, source: str = "") -> Cell:
+    """A ratio with its 95 % interval, or why it has none."""
     if isinstance(value, Absent):
         return absent_cell(value)
-    detail = f"[{value.low:.2f}, {value.high:.2f}]"
+    if isinstance(value.interval, Absent):
+        detail = value.interval.reason
+        return Cell(text=ratio_text(value.value), detail=detail, value=value.value, source=source, unranked=True)
+    detail = f"[{value.interval.low:.2f}, {value.interval.high:.2f}]"
     return Cell(text=ratio_text(value.value), detail=detail, value=value.value, source=source)
 
 
@@ -357,22 +379,24 @@ def phase_cell(row: Row, name: str) -> Cell:
     if name not in row.phases_ms:
         return Cell(text="–", empty=True)
     value = row.phases_ms[name]
-    return Cell(text=_bare(format_ms(value)), value=value, source=f"timing.phases_ms.{name}.median")
+    source = f"timing.phases_ms.{name}.median"
+    return Cell(text=_bare(format_ms(value)), value=value, source=source, unranked=row.timed_once)
 
 
-def retain_cells(row: Row) -> tuple[Cell, Cell, Cell, Cell]:
-    """Step time, added memory, peak and accuracy against the retained graph of the same setting."""
+def retain_cells(row: Row) -> tuple[Cell, Cell, Cell, Cell, Cell]:
+    """Step time, added memory (allocated, process), peak and accuracy against retain of the same setting."""
     against = row.against_retain
     dash = Cell(text="–", empty=True)
     if against is None:
-        return (dash,) * 4
+        return (dash,) * 5
     if row.method.strategy == "retain":
-        return (Cell(text="reference"),) * 4
+        return (Cell(text="reference"),) * 5
     if isinstance(against, Absent):
-        return (absent_cell(against), dash, dash, dash)
+        return (absent_cell(against), dash, dash, dash, dash)
     return (
         interval_cell(against.time),
-        _ratio_cell(against.hypernet_extra),
+        _ratio_cell(against.hypernet_extra_allocated),
+        _ratio_cell(against.hypernet_extra_process),
         _ratio_cell(against.peak_allocated),
         difference_cell(against.accuracy_points),
     )
@@ -407,6 +431,20 @@ def _hypernet_number(row: Row, name: str, form: str) -> Cell:
     return Cell(text=format(value, form), detail=detail, value=value, source=f"hypernet.{name}")
 
 
+def _meta_grad_cell(row: Row) -> Cell:
+    """The meta-gradient's norm; under slim it is one layer's share, which no other strategy's is."""
+    cell = _hypernet_number(row, "meta_grad_norm", ".3g")
+    if row.method.strategy != "slim" or cell.value is None:
+        return cell
+    return dataclasses.replace(cell, detail=", ".join(part for part in (cell.detail, "one layer's share") if part))
+
+
+def _hypernet_macs_cell(row: Row, macs: int) -> Cell:
+    if not row.has_hypernet:
+        return Cell(text="–", empty=True)
+    return Cell(text=f"{macs / 1e6:,.1f}", value=macs, source="gemms.hypernet_float_macs")
+
+
 def _floating(facts: MethodFacts) -> str:
     return "bf16" if facts.name == "bf16" else "FP32"
 
@@ -435,13 +473,15 @@ def _table(
     """Mark the best value of each column that has a better end, where at least two rows have a value."""
     marked = [list(cells) for _, cells in rows]
     for index, column in enumerate(columns):
-        values = [cells[index].value for cells in marked if cells[index].value is not None]
+        values = [
+            cells[index].value for cells in marked if cells[index].value is not None and not cells[index].unranked
+        ]
         pick: Callable[..., float] = min if column.best == "low" else max
         if not column.best or len(values) < 2 or len(set(values)) < 2:
             continue
         best = pick(values)
         for cells in marked:
-            if cells[index].value == best and cells[index].text != "reference":
+            if cells[index].value == best and not cells[index].unranked and cells[index].text != "reference":
                 cells[index] = dataclasses.replace(cells[index], best=True)
     table_rows = tuple(TableRow(cells=tuple(cells), row=row) for (row, _), cells in zip(rows, marked, strict=True))
     return Table(key=key, title=title, caption=caption, columns=columns, rows=table_rows)
@@ -473,7 +513,11 @@ def _flat_row(section: Section, row: Row) -> dict[str, Any]:
     against = row.against_retain
     if against is not None and not isinstance(against, Absent):
         flat |= _spread("time_vs_retain", against.time)
-        flat |= {"peak_vs_retain": against.peak_allocated, "added_memory_vs_retain": against.hypernet_extra}
+        flat |= {
+            "peak_vs_retain": against.peak_allocated,
+            "added_allocated_vs_retain": against.hypernet_extra_allocated,
+            "added_process_vs_retain": against.hypernet_extra_process,
+        }
     reasons = {f"{name}.reason": value.reason for name, value in flat.items() if isinstance(value, Absent)}
     return {name: None if isinstance(value, Absent) else value for name, value in flat.items()} | reasons
 
@@ -482,15 +526,17 @@ def _whole(cell: Cell) -> str:
     return f"{cell.text} {cell.detail}".strip()
 
 
-def _spread(name: str, value: Estimate | Summary | Interval | Absent) -> dict[str, Any]:
+def _spread(name: str, value: Estimate | Summary | Ratio | Absent) -> dict[str, Any]:
     if isinstance(value, Absent):
         return {name: value}
     if isinstance(value, Summary):
         return {f"{name}_median": value.median, f"{name}_q1": value.q1, f"{name}_q3": value.q3, f"{name}_n": value.n}
-    interval = value.interval if isinstance(value, Estimate) else value
+    interval = value.interval
     spread: dict[str, Any] = {name: value.value}
     if isinstance(interval, Interval):
         spread |= {f"{name}_low95": interval.low, f"{name}_high95": interval.high}
+    else:
+        spread |= {f"{name}_low95": interval, f"{name}_high95": interval}
     if isinstance(value, Estimate):
         spread[f"{name}_n"] = value.n
     return spread

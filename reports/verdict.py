@@ -9,10 +9,12 @@ from typing import Literal
 
 from bench.records.schema import Interval, Summary
 from bench.units import Absent, format_bytes, format_ms, format_percent
-from reports.rows import Estimate, Row, Section, machine_name
+from reports.load import ONE_PROCESS
+from reports.rows import AgainstRetain, Estimate, Ratio, Row, Section, machine_name
 from reports.text import plural, ratio_text, signed
 
-_FINE = 0.005  # two decimals show no smaller difference
+_COARSE_POINTS = 0.05  # what one test image is worth from where on the sentence says it
+_NAMED = 4  # rows that one sentence names
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,66 +65,131 @@ def section_titles(sections: Sequence[Section]) -> tuple[str, ...]:
 
 
 def _speed(section: Section) -> str:
-    timed = [row for row in section.rows if row.is_low_bit and isinstance(row.time_vs_fp32, Interval)]
-    if not timed:
-        return ""
-    best = min(timed, key=lambda row: row.time_vs_fp32.value if isinstance(row.time_vs_fp32, Interval) else 0.0)
-    ratio = best.time_vs_fp32
-    assert isinstance(ratio, Interval), "only timed rows are compared"
+    low_bit = [row for row in section.rows if row.is_low_bit]
+    timed = [(row, row.time_vs_fp32) for row in low_bit if isinstance(row.time_vs_fp32, Ratio)]
+    ranked = [(row, ratio.interval) for row, ratio in timed if isinstance(ratio.interval, Interval)]
+    if not ranked:
+        return _unranked_speed(timed)
+    best, ratio = min(ranked, key=lambda pair: pair[1].value)
     if ratio.high < 1:
         verdict = "faster than FP32"
     elif ratio.low > 1:
-        others = [row.time_vs_fp32 for row in timed if row is not best]
-        slower = [other for other in others if isinstance(other, Interval) and other.low > 1]
-        verdict = "slower than FP32"
-        if others and len(slower) == len(others):
-            verdict += ", as is every other low-bit row"
+        slower = [row for row, other in ranked if other.low > 1]
+        every = len(low_bit) > 1 and len(slower) == len(low_bit)
+        verdict = f"slower than FP32{', as is every other low-bit row' if every else ''}"
     else:
         verdict = "no difference from FP32 that these samples can show"
-    interval = f"[{ratio.low:.2f}, {ratio.high:.2f}]"
-    step = f", {format_ms(best.step_ms.median)} at the median" if isinstance(best.step_ms, Summary) else ""
+    alike = [row.label for row, other in ranked if row is not best and other.low <= ratio.high]
+    single = [row.label for row, _ in timed if row.timed_once]
+    lead = "The fastest low-bit row by its point estimate" if alike else "The fastest low-bit row"
+    doubts = f"; {_listed(alike)} cannot be told from it by these samples" if alike else ""
+    doubts += f"; not ranked, since one process gives no interval: {_listed(single)}" if single else ""
     return (
-        f"The fastest low-bit row is {_named(best)}: its training step takes {ratio_text(ratio.value)} {interval} "
-        f"the FP32 step's time on {machine_name(best.first)}{step}, {verdict}{_accuracy_clause(best)}."
+        f"{lead} is {_named(best)}: its training step takes {_with_interval(ratio)} the FP32 step's time on "
+        f"{machine_name(best.first)}{_median_clause(best)}, {verdict}{_accuracy_clause(best)}{doubts}."
     )
 
 
-def _accuracy_clause(row: Row) -> str:
-    delta = row.accuracy_vs_fp32
-    if isinstance(delta, Absent) or isinstance(row.accuracy, Absent):
+def _unranked_speed(timed: Sequence[tuple[Row, Ratio]]) -> str:
+    """Rows of one process each: their ratios, and no order."""
+    if not timed:
         return ""
-    return f", with {_points(delta.value)} ({row.accuracy.value:.2f} %, {plural(delta.n, 'seed')})"
+    ordered = sorted(timed, key=lambda pair: pair[1].value)
+    (first, lowest), (last, highest) = ordered[0], ordered[-1]
+    machine = machine_name(first.first)
+    if len(ordered) == 1:
+        return (
+            f"The training step of {_named(first)} takes {ratio_text(lowest.value)} the FP32 step's time on {machine}"
+            f"{_median_clause(first)} ({ONE_PROCESS}): whether it differs from FP32 cannot be told."
+        )
+    return (
+        f"The training steps of {len(ordered)} low-bit rows take {ratio_text(lowest.value)} ({first.label}) to "
+        f"{ratio_text(highest.value)} ({last.label}) the FP32 step's time on {machine} ({ONE_PROCESS}): no order among "
+        "them or against FP32 can be told."
+    )
 
 
-def _points(difference: float) -> str:
-    return "the same accuracy" if abs(difference) < _FINE else f"{signed(difference)} points of accuracy"
+def _median_clause(row: Row) -> str:
+    return f", {format_ms(row.step_ms.median)} at the median" if isinstance(row.step_ms, Summary) else ""
+
+
+def _accuracy_clause(row: Row) -> str:
+    delta, accuracy = row.accuracy_vs_fp32, row.accuracy
+    if isinstance(delta, Absent) or isinstance(accuracy, Absent):
+        return ""
+    text = f", with {_points_text(delta)} points of accuracy"
+    if isinstance(delta.interval, Absent):
+        return f"{text} ({accuracy.value:.2f} %; one seed, no statement about significance)"
+    if _shows_difference(delta):
+        return f"{text} ({accuracy.value:.2f} %, {plural(delta.n, 'seed')})"
+    return f"{text} ({accuracy.value:.2f} %; no difference that {plural(delta.n, 'seed')} show)"
 
 
 def _accuracy(section: Section) -> str:
     if section.synthetic:
         return ""
-    compared = [row for row in section.rows if row.is_low_bit and isinstance(row.accuracy_vs_fp32, Estimate)]
+    compared = [
+        (_named(row), row.accuracy_vs_fp32)
+        for row in section.rows
+        if row.is_low_bit and isinstance(row.accuracy_vs_fp32, Estimate)
+    ]
     fp32 = section.fp32
-    if len(compared) < 2 or fp32 is None or isinstance(fp32.accuracy, Absent):
+    if not compared or fp32 is None or isinstance(fp32.accuracy, Absent):
         return ""
-    ranked = sorted(compared, key=_delta)
-    best, worst = ranked[-1], ranked[0]
-    return (
-        f"Against FP32's {fp32.accuracy.value:.2f} %, the most accurate low-bit row is {_named(best)} "
-        f"({signed(_delta(best))} points) and the least accurate {_named(worst)} ({signed(_delta(worst))} points)."
-    )
+    reference = f"{fp32.accuracy.value:.2f} % ({plural(fp32.accuracy.n, 'seed')})"
+    return f"Against FP32's {reference}: {'; '.join(_difference_clauses(compared))}.{_grain(section)}"
 
 
-def _delta(row: Row) -> float:
-    assert isinstance(row.accuracy_vs_fp32, Estimate), "only rows with a difference are ranked"
-    return row.accuracy_vs_fp32.value
+def _difference_clauses(differences: Sequence[tuple[str, Estimate]]) -> list[str]:
+    """Named differences of accuracy: those that their seeds show, those that they do not, those of one seed."""
+    clauses = []
+    for count in sorted({delta.n for _, delta in differences}, reverse=True):
+        same = [(name, delta) for name, delta in differences if delta.n == count]
+        single = [pair for pair in same if isinstance(pair[1].interval, Absent)]
+        shown = [pair for pair in same if _shows_difference(pair[1])]
+        alike = [name for name, delta in same if isinstance(delta.interval, Interval) and not _shows_difference(delta)]
+        if shown:
+            clauses.append(f"{_points_list(shown)} points over {plural(count, 'seed')}")
+        if alike:
+            clauses.append(f"no difference that {plural(count, 'seed')} show for {_listed(alike)}")
+        if single:
+            clauses.append(f"{_points_list(single)} points on one seed, no statement about significance")
+    return clauses
+
+
+def _points_list(pairs: Sequence[tuple[str, Estimate]]) -> str:
+    """A few differences one by one, many by their ends."""
+    if len(pairs) <= _NAMED - 1:
+        return _joined([f"{name} {_points_text(delta)}" for name, delta in pairs])
+    ordered = sorted(pairs, key=lambda pair: pair[1].value)
+    (first, lowest), (last, highest) = ordered[0], ordered[-1]
+    return f"{len(pairs)} low-bit rows from {_points_text(lowest)} ({first}) to {_points_text(highest)} ({last})"
+
+
+def _points_text(delta: Estimate) -> str:
+    if isinstance(delta.interval, Absent):
+        return signed(delta.value)
+    return f"{signed(delta.value)} [{signed(delta.interval.low)}, {signed(delta.interval.high)}]"
+
+
+def _shows_difference(delta: Estimate) -> bool:
+    """Whether the interval over its seeds leaves out 0."""
+    return isinstance(delta.interval, Interval) and not delta.interval.low <= 0 <= delta.interval.high
+
+
+def _grain(section: Section) -> str:
+    """What one test image is worth, where that is coarse."""
+    samples = {record.data.test_samples for record in section.records if record.data is not None}
+    if len(samples) != 1 or (count := samples.pop()) <= 0 or 100 / count < _COARSE_POINTS:
+        return ""
+    return f" One of {count:,} test images is worth {100 / count:.2f} points."
 
 
 def _hypernetwork(section: Section) -> str:
     rows = [row for row in section.rows if row.has_hypernet and not isinstance(row.phase_share_pct, Absent)]
     if not rows:
         return ""
-    row = min(rows, key=lambda one: one.time_vs_fp32.value if isinstance(one.time_vs_fp32, Interval) else float("inf"))
+    row = min(rows, key=lambda one: one.time_vs_fp32.value if isinstance(one.time_vs_fp32, Ratio) else float("inf"))
     assert not isinstance(row.phase_share_pct, Absent), "rows without phases were left out"
     assert not isinstance(row.phases_ms, Absent), "phases come with their shares"
     share, meta_ms = row.phase_share_pct.get("meta"), row.phases_ms.get("meta")
@@ -134,9 +201,10 @@ def _hypernetwork(section: Section) -> str:
     if isinstance(memory, Absent):
         memory, kind = row.hypernet_extra_process_bytes, "process memory"
     adds = "" if isinstance(memory, Absent) else f", and adds {format_bytes(memory)} to the peak {kind}"
+    chosen = f", which has the lowest measured ratio to FP32 of {len(rows)} such rows" if len(rows) > 1 else ""
     return (
-        f"The hypernetwork ({row.method.hypernet}{size}) at its fastest, {_named(row)}, takes {format_ms(meta_ms)} "
-        f"a step, {format_percent(share)} of it{adds}."
+        f"The hypernetwork ({row.method.hypernet}{size}) takes {format_ms(meta_ms)} a step, {format_percent(share)} of "
+        f"it{adds}: in {_named(row)}{chosen}."
     )
 
 
@@ -153,7 +221,17 @@ def _strategies(section: Section) -> str:
         return ""
     name, rows = max(groups.items(), key=lambda item: len(item[1]))
     parts = [part for part in map(_strategy_clause, rows) if part]
-    return f"Against the retained graph ({name}), {'; '.join(parts)}." if parts else ""
+    accuracies = [
+        (row.method.strategy, row.against_retain.accuracy_points)
+        for row in rows
+        if row.method.strategy != "retain"
+        and isinstance(row.against_retain, AgainstRetain)
+        and isinstance(row.against_retain.accuracy_points, Estimate)
+    ]
+    if parts and accuracies:
+        parts.append(f"in accuracy, {'; '.join(_difference_clauses(accuracies))}")
+    published = "; retain runs the published nn.LSTM" if "lstm" in rows[0].method.hypernet else ""
+    return f"Against the retained graph ({name}{published}), {'; '.join(parts)}." if parts else ""
 
 
 def _strategy_clause(row: Row) -> str:
@@ -161,17 +239,17 @@ def _strategy_clause(row: Row) -> str:
     if row.method.strategy == "retain" or against is None or isinstance(against, Absent):
         return ""
     costs = []
-    if isinstance(against.time, Interval):
-        time = against.time
-        doubt = ", which could be chance," if time.low <= 1 <= time.high else ""
-        costs.append(f"{ratio_text(time.value)} [{time.low:.2f}, {time.high:.2f}] the step time{doubt}")
-    if not isinstance(against.hypernet_extra, Absent):
-        costs.append(f"{ratio_text(against.hypernet_extra)} the added memory")
-    if not costs:
-        return ""
-    points = against.accuracy_points
-    accuracy = f", with {_points(points.value)}" if isinstance(points, Estimate) else ""
-    return f"{row.method.strategy} takes {' and '.join(costs)}{accuracy}"
+    if isinstance(against.time, Ratio):
+        interval = against.time.interval
+        if isinstance(interval, Absent):
+            costs.append(f"{ratio_text(against.time.value)} the step time ({ONE_PROCESS})")
+        else:
+            doubt = " (which could be chance)" if interval.low <= 1 <= interval.high else ""
+            costs.append(f"{_with_interval(interval)} the step time{doubt}")
+    for kind, extra in (("allocated", against.hypernet_extra_allocated), ("process", against.hypernet_extra_process)):
+        if not isinstance(extra, Absent) and extra > 0:
+            costs.append(f"{ratio_text(extra)} the added {kind} memory")
+    return f"{row.method.strategy} takes {_joined(costs)}" if costs else ""
 
 
 def _unfinished(section: Section) -> str:
@@ -202,3 +280,18 @@ def _scope(section: Section) -> str:
 
 def _named(row: Row) -> str:
     return f"{row.label} ({row.ran_as})" if isinstance(row.ran_as, str) else row.label
+
+
+def _with_interval(ratio: Interval) -> str:
+    return f"{ratio_text(ratio.value)} [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names, the first few of many."""
+    if len(names) <= _NAMED:
+        return _joined(names)
+    return f"{', '.join(names[: _NAMED - 1])} and {len(names) - _NAMED + 1} more"
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

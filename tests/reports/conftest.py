@@ -131,7 +131,7 @@ def _demo_record(
         base.memory, peak_allocated_bytes=int(peak * mebibyte), fp32_peak_allocated_bytes=61 * mebibyte,
         peak_process_bytes=int((peak + 330) * mebibyte),
         hypernet_extra_allocated_bytes=int(extra * mebibyte) if meta else absent,
-        hypernet_extra_process_bytes=int(extra * 1.1 * mebibyte) if meta else absent,
+        hypernet_extra_process_bytes=int((extra * 0.8 + 2) * mebibyte) if meta else absent,
     )  # fmt: skip
     low_bit = facts.error_bits < 32
     integer = {"fprop": 22, "dgrad": 21, "wgrad": 22} if low_bit else {"fprop": 22 if facts.weight_bits < 32 else 0}
@@ -139,13 +139,15 @@ def _demo_record(
         integer_calls={"fprop": 0, "dgrad": 0, "wgrad": 0} | integer,
         float_calls={"fprop": 22 - integer["fprop"], "dgrad": 0 if low_bit else 21, "wgrad": 0 if low_bit else 22},
         integer_share_pct=100.0 if low_bit else 33.9 if facts.weight_bits < 32 else 0.0,
+        hypernet_float_macs=24_124_320 if meta else 0,
         label=label,  # type: ignore[arg-type]
     )  # fmt: skip
     values: dict[str, Any] = {
         "key": f"{variant}-{seed}-{machine}", "variant": variant, "seed": seed, "fingerprint": machine,
         "environment": {**ENVIRONMENT, "device": {**ENVIRONMENT["device"], "name": f"Example CPU ({machine})"}},
         "cell": {"variant_name": variant, "seed": seed, "strategy": {"name": facts.strategy},
-                 "weight_bits": facts.weight_bits, "protocol": {"epochs": 4, "batch_size": 64}},
+                 "weight_bits": facts.weight_bits, "protocol": {"epochs": 4, "batch_size": 64},
+                 "optimizer": {"name": "sgd", "lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}},
         "started_at": f"2026-11-21T12:{len(variant):02d}:{seed:02d}+00:00",
         "method": facts, "timing": timing(step_ms, 41.0, shares, seed=len(variant) * 10 + seed), "memory": memory,
         "gemms": gemms,
@@ -171,6 +173,21 @@ def write_runs(tmp_path: Path) -> Callable[[Sequence[RunRecord]], Path]:
         return root
 
     return write
+
+
+@pytest.fixture
+def one_process() -> Callable[[RunRecord], RunRecord]:
+    """The record as one timing process would have left it, its doubtful interval included."""
+
+    def cut(record: RunRecord) -> RunRecord:
+        assert record.timing is not None, "only a timed record has processes"
+        repeats = record.timing.repeats[:1]
+        ratio = ratio_interval([r.step_ms for r in repeats], [r.fp32_step_ms for r in repeats], seed=0)
+        return dataclasses.replace(
+            record, timing=dataclasses.replace(record.timing, repeats=repeats, time_vs_fp32=ratio)
+        )
+
+    return cut
 
 
 @pytest.fixture

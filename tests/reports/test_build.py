@@ -68,6 +68,23 @@ def test_tables_carry_the_records_numbers_and_quote_formulas(
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_tables_give_no_interval_of_one_process(
+    demo_records: Make, write_runs: Write, one_process: Callable[[RunRecord], RunRecord], tmp_path: Path
+) -> None:
+    (record,) = demo_records(["uint8_int8"])
+    build_report([write_runs([one_process(record)])], tmp_path / "out")
+    for name, low, high in (
+        ("cells", "timing.time_vs_fp32.low", "timing.time_vs_fp32.high"),
+        ("rows", "time_vs_fp32_low95", "time_vs_fp32_high95"),
+    ):
+        with (tmp_path / "out" / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
+            (row,) = csv.DictReader(stream)
+        for end in (low, high):
+            assert row[end] == ""
+            assert row[f"{end}.reason"] == "one process, no interval"
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_corrupt_and_foreign_files_are_named_and_the_rest_is_shown(
     demo_records: Make, write_runs: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

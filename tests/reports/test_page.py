@@ -104,6 +104,42 @@ def test_html_and_markdown_print_the_same_main_table(demo_records: Make) -> None
             assert cell.detail in html
 
 
+def test_a_ratio_of_one_process_shows_no_interval_anywhere_and_is_never_marked(
+    demo_records: Make, one_process: Any
+) -> None:
+    records = [one_process(record) for record in demo_records(["fp32", "uint8_int8", "uint8_int4"])]
+    page = _page(records)
+    for table in page.sections[0].tables[:2]:
+        keys = [column.key for column in table.columns]
+        ratio, step = keys.index("time_vs_fp32"), keys.index("step")
+        assert {row.cells[ratio].detail for row in table.rows} == {"one process, no interval"}
+        assert not any(row.cells[index].best for row in table.rows for index in (ratio, step))
+    html, markdown = render_html(page), render_markdown(page)
+    assert "<br>one process, no interval" in markdown
+    for record in records:
+        assert record.timing is not None
+        ends = record.timing.time_vs_fp32
+        assert f'data-value="{ends.value}" data-source="timing.time_vs_fp32.value"' in html
+        assert str(ends.low) not in html
+        assert str(ends.high) not in html
+
+
+def test_accuracies_of_one_seed_are_not_marked_as_the_best(demo_records: Make) -> None:
+    for seeds, marked in (((0,), 0), ((0, 1), 1)):
+        table = _page(demo_records(["fp32", "uint8_int8", "uint8_int4"], seeds=seeds)).sections[0].tables[0]
+        index = [column.key for column in table.columns].index("accuracy")
+        assert sum(row.cells[index].best for row in table.rows) == marked
+
+
+def test_the_hypernetworks_own_products_and_slims_share_are_shown_as_such(demo_records: Make) -> None:
+    page = _page(demo_records(["uint8_int4", "metagrad_int4_retain", "metagrad_int4_slim"]))
+    tables = {table.key: table for table in page.sections[0].tables}
+    macs = [row.cells[-1] for row in tables["gemms"].rows]
+    assert [cell.text for cell in macs] == ["–", "24.1", "24.1"]
+    assert macs[1].source == "gemms.hypernet_float_macs"
+    assert [row.cells[-1].detail for row in tables["hypernetwork"].rows] == ["", "one layer's share"]
+
+
 def test_the_page_is_one_file_that_may_load_nothing(demo_records: Make) -> None:
     html = render_html(_page(demo_records()))
     tags = _tags(html)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.records.schema import RunRecord
-from reports.paper import paper_claims, paper_tables
+from reports.paper import METAGRAD_PRESETS, paper_claims, paper_tables
 from reports.rows import build_sections
 
 Make = Callable[..., list[RunRecord]]
@@ -51,8 +51,31 @@ def test_a_setting_that_differs_says_how(demo_records: Make) -> None:
         "data digits (1,437 training images), paper CIFAR-10",
         "strategy slim, paper retain",
         "residual form, paper literal",
-        "4 epochs, the paper states none",
+        "learning rate 0.03, paper 0.01",
+        "hidden size 4, paper 150",
+        "momentum 0.9, batch 64, 4 epochs, edge layers same: the paper states none of these",
     )
+
+
+def test_a_setting_that_the_record_does_not_hold_is_never_called_the_same(demo_records: Make) -> None:
+    records = demo_records(["uint8_int8"], cell={"protocol": {"batch_size": 64}})
+    method = dataclasses.replace(records[0].method, optimizer="adam", edge_layers="full")
+    table = paper_tables(build_sections([dataclasses.replace(records[0], method=method)]))[1]
+    assert table.rows[0].ours[0].differences == (
+        "data digits (1,437 training images), paper CIFAR-10",
+        "optimizer adam, paper SGD with momentum",
+        "learning rate not recorded, paper 0.01",
+        "weight decay not recorded, paper 0.001",
+        "batch 64, 4 epochs, edge layers full: the paper states none of these",
+    )
+
+
+def test_every_published_row_of_metagrads_own_runs_has_a_preset() -> None:
+    for bits, key in ((4, "metagrad_table_1_int4_cifar10"), (8, "metagrad_table_2_int8_cifar10")):
+        models = {row["model"] for row in PUBLISHED[key]["rows"] if row["method"] != "daint8"}
+        assert models == set(METAGRAD_PRESETS[bits])
+    assert METAGRAD_PRESETS[8]["resnet20"] == (0.01, 1e-3, 100)
+    assert METAGRAD_PRESETS[4]["resnet110"] == (0.0001, 1e-4, 100)
 
 
 def test_the_papers_own_setting_is_called_the_same_as_far_as_stated(demo_records: Make) -> None:
@@ -61,11 +84,12 @@ def test_the_papers_own_setting_is_called_the_same_as_far_as_stated(demo_records
     record = dataclasses.replace(
         record,
         data=dataclasses.replace(record.data, name="cifar10", train_samples=50_000),
-        method=dataclasses.replace(record.method, hypernet_form="literal"),
+        method=dataclasses.replace(record.method, hypernet_form="literal", hidden=150),
+        cell={**record.cell, "optimizer": {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}},
     )
     ours = paper_tables(build_sections([record]))[0].rows[1].ours[0]
     assert ours.sameness == "same as far as stated"
-    assert ours.differences == ("4 epochs, the paper states none",)
+    assert ours.differences == ("momentum 0.9, batch 64, 4 epochs, edge layers same: the paper states none of these",)
 
 
 def test_metaquant_rows_need_its_method_hypernetwork_and_hidden_size(make_record: Callable[..., RunRecord]) -> None:
@@ -79,7 +103,8 @@ def test_metaquant_rows_need_its_method_hypernetwork_and_hidden_size(make_record
     table_5 = tables["metaquant_table_5_slim_resnet20_cifar10_sgd_dorefa"]
     assert [bool(row.ours) for row in table_5.rows] == [True, False, False]
     assert table_5.rows[0].ours[0].differences == (
-        "data digits (1,437 training images), paper CIFAR-10", "2 epochs, paper 100",
+        "data digits (1,437 training images), paper CIFAR-10", "learning rate not recorded, paper 0.001",
+        "2 epochs, paper 100",
     )  # fmt: skip
     table_6 = tables["metaquant_table_6_multi_fc_resnet20_cifar10_adam_dorefa"]
     assert {row.published[0] for row in table_6.rows if row.ours} == {"100"}

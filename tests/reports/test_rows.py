@@ -9,7 +9,7 @@ import pytest
 
 from bench.records.schema import Interval, RunRecord, Summary
 from bench.units import Absent
-from reports.rows import AgainstRetain, Estimate, build_sections, machine_name, ratio_of_ratios
+from reports.rows import AgainstRetain, Estimate, Ratio, build_sections, machine_name, ratio_of_ratios
 
 Make = Callable[..., list[RunRecord]]
 
@@ -19,7 +19,8 @@ def test_one_seed_shows_the_records_own_figures(demo_records: Make) -> None:
     (row,) = build_sections([record])[0].rows
     assert record.timing is not None
     assert row.step_ms == record.timing.step_ms
-    assert row.time_vs_fp32 == record.timing.time_vs_fp32
+    ratio = record.timing.time_vs_fp32
+    assert row.time_vs_fp32 == Ratio(value=ratio.value, interval=ratio)
     assert row.accuracy == Estimate(value=98.06, interval=Absent(reason="one seed"), n=1)
 
 
@@ -34,8 +35,33 @@ def test_seeds_are_aggregated_with_mean_interval_and_all_samples(demo_records: M
     assert isinstance(row.accuracy.interval, Interval)
     assert isinstance(row.step_ms, Summary)
     assert row.step_ms.n == 3 * 24
-    assert isinstance(row.time_vs_fp32, Interval)
-    assert row.time_vs_fp32.low < row.time_vs_fp32.value < row.time_vs_fp32.high
+    assert isinstance(row.time_vs_fp32, Ratio)
+    assert isinstance(row.time_vs_fp32.interval, Interval)
+    assert row.time_vs_fp32.interval.low < row.time_vs_fp32.value < row.time_vs_fp32.interval.high
+
+
+def test_one_process_gives_a_ratio_without_an_interval_and_two_give_one(demo_records: Make, one_process: Any) -> None:
+    records = [one_process(record) for record in demo_records(["metagrad_int4_slim"], seeds=(0, 1))]
+    alone = build_sections(records[:1])[0].rows[0]
+    assert records[0].timing is not None
+    expected = Ratio(value=records[0].timing.time_vs_fp32.value, interval=Absent(reason="one process, no interval"))
+    assert alone.time_vs_fp32 == expected
+    assert alone.timed_once
+    both = build_sections(records)[0].rows[0]
+    assert isinstance(both.time_vs_fp32, Ratio)
+    assert isinstance(both.time_vs_fp32.interval, Interval)
+    assert not both.timed_once
+
+
+def test_a_strategy_or_its_retain_timed_in_one_process_is_compared_without_an_interval(
+    demo_records: Make, one_process: Any
+) -> None:
+    retain, slim = demo_records(["metagrad_int4_retain", "metagrad_int4_slim"])
+    for records in ([one_process(retain), slim], [retain, one_process(slim)]):
+        against = build_sections(records)[0].rows[1].against_retain
+        assert isinstance(against, AgainstRetain)
+        assert isinstance(against.time, Ratio)
+        assert against.time.interval == Absent(reason="one process, no interval")
 
 
 def test_differences_to_fp32_pair_equal_seeds_only(demo_records: Make) -> None:
@@ -109,17 +135,31 @@ def test_strategies_are_compared_with_retain_of_the_same_setting(demo_records: M
     by_label = {row.label: row for row in section.rows}
     slim = by_label["metagrad_int4_slim"].against_retain
     assert isinstance(slim, AgainstRetain)
-    assert slim.hypernet_extra == pytest.approx(21 / 98)
+    assert slim.hypernet_extra_allocated == pytest.approx(21 / 98)
+    assert slim.hypernet_extra_process == pytest.approx((21 * 0.8 + 2) / (98 * 0.8 + 2))
     assert slim.peak_allocated == pytest.approx(82 / 161)
-    assert isinstance(slim.time, Interval)
-    assert slim.time.low < slim.time.value < slim.time.high
+    assert isinstance(slim.time, Ratio)
+    assert isinstance(slim.time.interval, Interval)
+    assert slim.time.interval.low < slim.time.value < slim.time.interval.high
     assert by_label["metagrad_int8_recompute"].against_retain == Absent(reason="no retain row of the same setting")
     assert by_label["uint8_int8"].against_retain is None
 
 
+def test_memory_that_shrinks_with_the_hypernetwork_gives_no_ratio(demo_records: Make) -> None:
+    retain, slim = demo_records(["metagrad_int4_retain", "metagrad_int4_slim"])
+    assert slim.memory is not None
+    slim = dataclasses.replace(slim, memory=dataclasses.replace(slim.memory, hypernet_extra_process_bytes=-4096))
+    against = build_sections([retain, slim])[0].rows[1].against_retain
+    assert isinstance(against, AgainstRetain)
+    assert against.hypernet_extra_process == Absent(reason="no measurable memory added")
+    assert against.hypernet_extra_allocated == pytest.approx(21 / 98)
+
+
 def test_the_interval_of_a_ratio_of_ratios_adds_on_the_log_scale() -> None:
     one, other = Interval(value=2.0, low=1.0, high=4.0), Interval(value=4.0, low=2.0, high=8.0)
-    ratio = ratio_of_ratios(one, other)
+    divided = ratio_of_ratios(Ratio(value=2.0, interval=one), Ratio(value=4.0, interval=other))
+    assert isinstance(divided, Ratio)
+    ratio = divided.interval
     assert isinstance(ratio, Interval)
     assert ratio.value == 0.5
     assert math.log(ratio.high / ratio.value) == pytest.approx(math.hypot(math.log(2), math.log(2)))
