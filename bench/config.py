@@ -73,7 +73,7 @@ class MethodConfig:
     """Group ``method``: which gradients are low-bit and by what (docs/method.md section 5)."""
 
     name: str = "fp32"  # see `metagrad-bench list methods`
-    error_quantizer: str = "none"  # of the error signals: none, uniform, uint8
+    error_quantizer: str = "none"  # of the error signals: none, uniform, uint8, daint8
     error_rounding: str = "nearest"  # nearest or stochastic
     error_granularity: str = "tensor"  # one scale per tensor
     grad_quantizer: str = "none"  # of the weight gradient: none, uniform, hypernet

@@ -33,6 +33,10 @@ def test_every_variant_is_a_valid_cell_and_every_method_has_one() -> None:
         (["method=ste", "weight_bits=4", "activation_bits=4", "hypernet=lstm_fc"], "hypernet"),
         (["method=metagrad", "weight_bits=4", "activation_bits=4", "error_bits=4", "grad_bits=4"], "dual_lstm_fc"),
         (["method=ste", "weight_bits=1", "activation_bits=4"], "2 to 8"),
+        (
+            ["variant=daint8_int8", "method.error_granularity=channel"],
+            "per tensor for dgrad, which sums over the channels, and per output channel for wgrad",
+        ),
         (["method=fp32", "method.error_quantizer=uint8", "error_bits=8"], "method.error_quantizer"),
     ],
 )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bench.errors import DivergedError, ShapeError
 from bench.kernels.int4 import gemm_label
 from bench.kernels.selfcheck import check_device
+from bench.layers.operands import quantizations_of
 from bench.quantizers import DorefaWeight, ErrorQuantizer, ForwardQuantizer, Uint8ClipQuantizer
 from bench.quantizers.base import FLOAT_BITS, QTensor, dequantize
 
@@ -36,6 +37,7 @@ class LayerFacts:
     fprop: str
     dgrad: str
     wgrad: str
+    error_quantizations: int  # of one error signal where both backward products run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,7 @@ class IntegerLayer(nn.Module):
             weight_bits=weight,
             activation_bits=activation,
             error_bits=error,
+            error_quantizations=quantizations_of(self.error_quantizer),
             **labels,
         )
 

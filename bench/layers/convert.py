@@ -24,6 +24,7 @@ from bench.quantizers import (
     check_name,
 )
 from bench.quantizers.base import FLOAT_BITS, check_bits
+from bench.quantizers.daint8 import check_granularity
 from bench.quantizers.uniform import check_choices
 
 EDGE_LAYERS = ("full", "int8", "same")
@@ -40,13 +41,14 @@ class QuantSpec:
     activation_bits: int = 8
     """2..8, or 32 for float."""
     error: str = "none"
-    """Error-signal quantizer: none, uniform or uint8."""
+    """Error-signal quantizer: none, uniform, uint8 or daint8."""
     error_bits: int = 32
     """2..8, or 32 with error=none."""
     error_rounding: str = "nearest"
     """nearest or stochastic."""
     error_granularity: str = "tensor"
-    """tensor; sample and channel fit one of the two backward products only, so they need dispatch=simulate."""
+    """tensor; sample and channel fit one of the two backward products only, so they need dispatch=simulate. DAINT8
+    adds codes per output channel for wgrad to those per tensor for dgrad."""
     edge_layers: str = "same"
     """First convolution and last linear layer: full (left float), int8 (8 bits), same."""
     dispatch: str = "integer"
@@ -98,6 +100,8 @@ def check_spec(spec: QuantSpec) -> None:
         )
     if spec.error == "uint8" and spec.error_granularity != "tensor":
         raise ConfigError("error=uint8 clips per tensor; set error_granularity=tensor or error=uniform")
+    if spec.error == "daint8":
+        check_granularity(spec.error_granularity)
     if spec.dispatch == "simulate":
         return
     if FLOAT_BITS in (spec.weight_bits, spec.activation_bits):
@@ -163,7 +167,9 @@ def quantize_model(
             kept.append(KeptLayer(name=name, kind=type(layer).__name__, reason=reason))
             continue
         own_spec = _edge_spec(spec) if edge and spec.edge_layers == "int8" else spec
-        quantizers = _layer_quantizers(own_spec, signed=name in signed, generator=generator)
+        quantizers = _layer_quantizers(
+            own_spec, signed=name in signed, generator=generator, channels=layer.weight.shape[0]
+        )
         replacement = (
             IntegerConv2d(layer, name, quantizers)
             if isinstance(layer, nn.Conv2d)
@@ -254,7 +260,7 @@ def _to_eight(bits: int) -> int:
     return bits if bits == FLOAT_BITS else 8
 
 
-def _layer_quantizers(spec: QuantSpec, *, signed: bool, generator: torch.Generator) -> LayerQuantizers:
+def _layer_quantizers(spec: QuantSpec, *, signed: bool, generator: torch.Generator, channels: int) -> LayerQuantizers:
     activation = "uniform" if signed else spec.forward
     return LayerQuantizers(
         weight=None if spec.weight_bits == FLOAT_BITS else build_weight_quantizer(spec.forward, spec.weight_bits),
@@ -269,6 +275,7 @@ def _layer_quantizers(spec: QuantSpec, *, signed: bool, generator: torch.Generat
             rounding=spec.error_rounding,
             granularity=spec.error_granularity,
             generator=generator,
+            channels=channels,
         ),
         dispatch=spec.dispatch,
     )

@@ -17,7 +17,14 @@ from torch.autograd.function import once_differentiable
 from bench.kernels import affine, conv
 from bench.kernels.conv_plan import ConvPlan, plan_conv, split_images
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
-from bench.layers.operands import both_quantized, grid_of, quantize_operand, restore_operand, tensors_of
+from bench.layers.operands import (
+    both_quantized,
+    grid_of,
+    quantize_error,
+    quantize_operand,
+    restore_operand,
+    tensors_of,
+)
 from bench.quantizers.base import QTensor
 
 Pair = tuple[int, int]
@@ -101,22 +108,25 @@ class _ConvFunction(Function):
         needs_dx, needs_dw, needs_db, _ = ctx.needs_input_grad
         error_npqo = grads[0].permute(0, 2, 3, 1).contiguous()
         dx = dw_hat = db = None
+        for_dx = for_dw = None
+        if layer.error_quantizer is not None:
+            for_dx, for_dw = quantize_error(
+                layer.error_quantizer, error_npqo, needs_dgrad=needs_dx, needs_wgrad=needs_dw or needs_db
+            )
         if layer.error_quantizer is not None and layer.dispatch == "integer":
-            error = layer.error_quantizer.quantize(error_npqo)
             a, w = both_quantized(a, w)
-            if needs_dx:
-                dx = integer_dgrad(error, w, plan, layer.name, inside=inside)
-            if needs_dw:
-                dw_hat, db = integer_wgrad(a, error, plan, layer.name)
-            elif needs_db:
-                db = affine.dequantize(error.codes.view(plan.rows, plan.o).sum(0, dtype=torch.int64), error.scale)
+            if for_dx is not None and needs_dx:
+                dx = integer_dgrad(for_dx, w, plan, layer.name, inside=inside)
+            if for_dw is not None and needs_dw:
+                dw_hat, db = integer_wgrad(a, for_dw, plan, layer.name)
+            elif for_dw is not None and needs_db:
+                db = affine.dequantize(for_dw.codes.view(plan.rows, plan.o).sum(0, dtype=torch.int64), for_dw.scale)
         else:
-            if layer.error_quantizer is not None:
-                error_npqo = values_of(layer.error_quantizer.quantize(error_npqo))
-            dx, dw_hat = float_backward(error_npqo, values_of(a), values_of(w), plan, (needs_dx, needs_dw))
+            dx_error, dw_error = (error_npqo if codes is None else values_of(codes) for codes in (for_dx, for_dw))
+            dx, dw_hat = float_backward(dx_error, dw_error, values_of(a), values_of(w), plan, (needs_dx, needs_dw))
             if dx is not None and inside is not None:
                 dx.mul_(inside)
-            db = error_npqo.sum((0, 1, 2)) if needs_db else None
+            db = dw_error.sum((0, 1, 2)) if needs_db else None
         dw = None
         if dw_hat is not None:
             dw = dw_hat.permute(0, 3, 1, 2)
@@ -193,7 +203,7 @@ def integer_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: str) -> tup
 
     Args:
         a: codes (N, H, W, C).
-        error: codes (N, P, Q, O) on a symmetric grid.
+        error: codes (N, P, Q, O) on a symmetric grid, with one scale, or one (O,) per output channel.
         plan: the sizes.
         layer: name for the GEMM log.
     """
@@ -203,7 +213,8 @@ def integer_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: str) -> tup
     )
     rows = sums.to(torch.int64).mul_(a.offset).view(-1, 1, 1, 1) if a.offset else None
     total = affine.combine(acc, factor=1, rows=rows, bound=plan.rows * a.value_max * error.value_max)
-    return affine.dequantize(total, a.scale * error.scale), affine.dequantize(sums, error.scale)
+    by_channel = error.scale.view(-1, 1, 1, 1) if error.scale.dim() else error.scale
+    return affine.dequantize(total, a.scale * by_channel), affine.dequantize(sums, error.scale)
 
 
 def _weighted(sums: Tensor, offset: int) -> Tensor | None:
@@ -221,22 +232,31 @@ def float_fprop(a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan) -> Tensor:
 
 
 def float_backward(
-    error_npqo: Tensor, a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan, needs: tuple[bool, bool]
+    dx_error: Tensor, dw_error: Tensor, a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan, needs: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Floating-point dgrad (N, H, W, C) and wgrad (O, R, S, C/groups), each only if needed."""
-    dx, dw, _ = torch.ops.aten.convolution_backward(
-        _plain(error_npqo.permute(0, 3, 1, 2)),
-        _padded_nchw(a_nhwc, plan),
-        _plain(w_orsc.permute(0, 3, 1, 2)),
-        None,
-        plan.stride,
-        (0, 0),
-        plan.dilation,
-        False,
-        (0, 0),
-        plan.groups,
-        (*needs, False),
-    )
+    """Floating-point dgrad (N, H, W, C) and wgrad (O, R, S, C/groups), each only if needed.
+
+    Args:
+        dx_error: (N, P, Q, O) that dgrad reads.
+        dw_error: (N, P, Q, O) that wgrad reads; the same tensor unless the quantizer makes two.
+        a_nhwc: (N, H, W, C).
+        w_orsc: (O, R, S, C/groups).
+        plan: the sizes.
+        needs: whether dgrad and wgrad are wanted.
+    """
+    a, w = _padded_nchw(a_nhwc, plan), _plain(w_orsc.permute(0, 3, 1, 2))
+
+    def backward(error_npqo: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+        error = _plain(error_npqo.permute(0, 3, 1, 2))
+        dx, dw, _ = torch.ops.aten.convolution_backward(
+            error, a, w, None, plan.stride, (0, 0), plan.dilation, False, (0, 0), plan.groups, (*wanted, False)
+        )
+        return dx, dw
+
+    if dx_error is dw_error or not all(needs):
+        dx, dw = backward(dx_error if needs[0] else dw_error, needs)
+    else:
+        (dx, _), (_, dw) = backward(dx_error, (True, False)), backward(dw_error, (False, True))
     if dx is not None:
         (top, _), (left, _) = plan.padding
         dx = dx[:, :, top : top + plan.h, left : left + plan.w].permute(0, 2, 3, 1).contiguous()

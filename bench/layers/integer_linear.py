@@ -15,7 +15,14 @@ from torch.autograd.function import once_differentiable
 from bench.errors import ShapeError
 from bench.kernels import affine, linear
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
-from bench.layers.operands import both_quantized, grid_of, quantize_operand, restore_operand, tensors_of
+from bench.layers.operands import (
+    both_quantized,
+    grid_of,
+    quantize_error,
+    quantize_operand,
+    restore_operand,
+    tensors_of,
+)
 from bench.quantizers.base import QTensor
 
 
@@ -88,22 +95,24 @@ class _LinearFunction(Function):
         needs_dx, needs_dw, needs_db, _ = ctx.needs_input_grad
         error_mn = grads[0].contiguous()
         dx = dw = db = None
+        for_dx = for_dw = None
+        if layer.error_quantizer is not None:
+            for_dx, for_dw = quantize_error(
+                layer.error_quantizer, error_mn, needs_dgrad=needs_dx, needs_wgrad=needs_dw or needs_db
+            )
         if layer.error_quantizer is not None and layer.dispatch == "integer":
-            error = layer.error_quantizer.quantize(error_mn)
             a, w = both_quantized(a, w)
-            sums = error.codes.sum(0, dtype=torch.int64)
-            if needs_dx:
-                dx = integer_dgrad(error, w, layer.name)
-            if needs_dw:
-                dw = integer_wgrad(a, error, sums, layer.name)
-            if needs_db:
-                db = affine.dequantize(sums, error.scale)
+            if for_dx is not None and needs_dx:
+                dx = integer_dgrad(for_dx, w, layer.name)
+            if for_dw is not None:
+                sums = for_dw.codes.sum(0, dtype=torch.int64)
+                dw = integer_wgrad(a, for_dw, sums, layer.name) if needs_dw else None
+                db = affine.dequantize(sums, for_dw.scale) if needs_db else None
         else:
-            if layer.error_quantizer is not None:
-                error_mn = values_of(layer.error_quantizer.quantize(error_mn))
-            dx = error_mn @ values_of(w) if needs_dx else None
-            dw = error_mn.t() @ values_of(a) if needs_dw else None
-            db = error_mn.sum(0) if needs_db else None
+            dx_error, dw_error = (error_mn if codes is None else values_of(codes) for codes in (for_dx, for_dw))
+            dx = dx_error @ values_of(w) if needs_dx else None
+            dw = dw_error.t() @ values_of(a) if needs_dw else None
+            db = dw_error.sum(0) if needs_db else None
         if dx is not None and inside is not None:
             dx.mul_(inside)
         if dw is not None and layer.weight_quantizer is not None:
@@ -136,10 +145,13 @@ def integer_dgrad(error: QTensor, w: QTensor, layer: str) -> Tensor:
 
 
 def integer_wgrad(a: QTensor, error: QTensor, error_sums: Tensor, layer: str) -> Tensor:
-    """Dequantized gradient of Ŵ (N, K) float32, from codes (M, K) and (M, N) and the error's int64 sums (N,)."""
+    """Dequantized gradient of Ŵ (N, K) float32, from codes (M, K) and (M, N) and the error's int64 sums (N,).
+
+    The error has one scale, or one (N,) per output feature.
+    """
     assert (error.mult, error.offset, a.mult) == (1, 0, 1), "grids with steps of one; the error's has no offset"
     acc = linear.wgrad(a.codes, error.codes, a_max=a.code_max, err_max=error.code_max, layer=layer)
     rows = (error_sums * a.offset).unsqueeze(1) if a.offset else None
     bound = a.codes.shape[0] * a.value_max * error.value_max
     total = affine.combine(acc, factor=1, rows=rows, bound=bound)
-    return affine.dequantize(total, a.scale * error.scale)
+    return affine.dequantize(total, a.scale * (error.scale.unsqueeze(1) if error.scale.dim() else error.scale))

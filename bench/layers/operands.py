@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.quantizers.base import ForwardQuantizer, QTensor
+from bench.quantizers import Daint8Quantizer
+from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer, QTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +59,33 @@ def both_quantized(a: QTensor | Tensor, w: QTensor | Tensor) -> tuple[QTensor, Q
     assert isinstance(a, QTensor), "an integer product needs a quantized activation"
     assert isinstance(w, QTensor), "an integer product needs a quantized weight"
     return a, w
+
+
+def quantize_error(
+    quantizer: ErrorQuantizer, error: Tensor, *, needs_dgrad: bool, needs_wgrad: bool
+) -> tuple[QTensor | None, QTensor | None]:
+    """Codes of an error signal for dgrad and for wgrad: the same, or with DAINT8 two quantizations, as far as needed.
+
+    Args:
+        quantizer: of the layer.
+        error: float32, channels last.
+        needs_dgrad: whether dgrad runs.
+        needs_wgrad: whether wgrad runs, or the bias's gradient is wanted.
+
+    Returns:
+        (for dgrad, for wgrad), None for what is not needed.
+    """
+    if isinstance(quantizer, Daint8Quantizer):
+        return (
+            quantizer.quantize(error) if needs_dgrad else None,
+            quantizer.quantize_for_wgrad(error) if needs_wgrad else None,
+        )
+    codes = quantizer.quantize(error)
+    return codes, codes
+
+
+def quantizations_of(quantizer: ErrorQuantizer | None) -> int:
+    """How often an error signal is quantized where both backward products run."""
+    if quantizer is None:
+        return 0
+    return 2 if isinstance(quantizer, Daint8Quantizer) else 1

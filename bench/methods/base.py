@@ -11,6 +11,7 @@ from bench.config import FLOAT_BITS, CellConfig
 from bench.errors import ConfigError
 from bench.hypernets import HYPERNETS
 from bench.quantizers import WEIGHT_QUANTIZERS
+from bench.quantizers.daint8 import check_granularity
 from bench.records.schema import MethodFacts
 from bench.units import Absent
 from bench.update import STRATEGIES
@@ -47,6 +48,8 @@ def check_method(method: Method, cell: CellConfig) -> None:
     _member(cell, "method.grad_quantizer", cell.method.grad_quantizer, method.grad_quantizers)
     _bits_match(cell, "error_bits", cell.error_bits, cell.method.error_quantizer)
     _bits_match(cell, "grad_bits", cell.grad_bits, cell.method.grad_quantizer)
+    if cell.method.error_quantizer == "daint8":
+        check_granularity(cell.method.error_granularity)
     _require(
         cell.method.error_granularity == "tensor", cell, "takes one error scale per tensor: error_granularity=tensor"
     )

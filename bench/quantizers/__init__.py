@@ -9,6 +9,7 @@ import torch
 
 from bench.errors import ConfigError
 from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer
+from bench.quantizers.daint8 import Daint8Quantizer
 from bench.quantizers.dorefa import DorefaActivation, DorefaWeight
 from bench.quantizers.uint8_clip import Uint8ClipQuantizer
 from bench.quantizers.uniform import UniformActivation, UniformQuantizer
@@ -18,7 +19,7 @@ ACTIVATION_QUANTIZERS: dict[str, Callable[[int], ForwardQuantizer]] = {
     "dorefa": DorefaActivation,
     "uniform": UniformActivation,
 }
-ERROR_QUANTIZERS = {"uniform": UniformQuantizer, "uint8": Uint8ClipQuantizer}
+ERROR_QUANTIZERS = {"uniform": UniformQuantizer, "uint8": Uint8ClipQuantizer, "daint8": Daint8Quantizer}
 
 QUANTIZERS = {"weight": WEIGHT_QUANTIZERS, "activation": ACTIVATION_QUANTIZERS, "error": ERROR_QUANTIZERS}
 
@@ -50,6 +51,7 @@ def build_error_quantizer(
     rounding: str = "nearest",
     granularity: str = "tensor",
     generator: torch.Generator | None = None,
+    channels: int | None = None,
 ) -> ErrorQuantizer:
     """Error-signal quantizer by name.
 
@@ -57,8 +59,9 @@ def build_error_quantizer(
         name: one of ``ERROR_QUANTIZERS``.
         bits: 2..8.
         rounding: "nearest" or "stochastic".
-        granularity: "tensor", "sample" or "channel"; UINT8 knows only "tensor".
+        granularity: "tensor", "sample" or "channel"; UINT8 and DAINT8's dgrad know only "tensor".
         generator: for stochastic rounding.
+        channels: output channels of the layer, which DAINT8 needs.
 
     Raises:
         ConfigError: for an unknown name, width or combination.
@@ -70,6 +73,8 @@ def build_error_quantizer(
                 f"error quantizer uint8 clips per tensor; granularity {granularity!r} needs error=uniform"
             )
         return Uint8ClipQuantizer(bits, rounding=rounding, generator=generator)
+    if name == "daint8":
+        return Daint8Quantizer(bits, channels=channels, rounding=rounding, granularity=granularity, generator=generator)
     return UniformQuantizer(bits, rounding=rounding, granularity=granularity, generator=generator)
 
 

@@ -15,6 +15,8 @@ from bench.units import Absent
 SCHEMA_VERSION = 1
 
 Status = Literal["ok", "diverged", "out_of_memory", "failed"]
+NOT_RECORDED = Absent("not recorded by the version that wrote this")
+
 STATUSES: tuple[Status, ...] = ("ok", "diverged", "out_of_memory", "failed")
 Label = Literal["integer", "emulated", "simulated", "float"]
 
@@ -75,6 +77,8 @@ class LayerFacts:
     fprop: Label
     dgrad: Label | Absent  # absent: the layer's input needs no gradient
     wgrad: Label
+    error: str = ""  # the error signal's quantizers in words, "" when not quantized
+    error_quantizations: int | Absent = NOT_RECORDED  # that ran each step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,8 +131,8 @@ def without_hypernet(cell: CellConfig) -> CellConfig:
     if cell.method.grad_quantizer != "hypernet":
         return cell
     method = dataclasses.replace(cell.method, name="uniform", grad_quantizer="uniform")
-    if cell.method.error_quantizer == "uint8":
-        method = dataclasses.replace(method, name="uint8")
+    if cell.method.error_quantizer in ("uint8", "daint8"):
+        method = dataclasses.replace(method, name=cell.method.error_quantizer)
     return dataclasses.replace(
         cell, method=method, hypernet=HypernetConfig(name="none"), strategy=StrategyConfig(name="none")
     )

@@ -139,6 +139,22 @@ def test_a_layer_used_in_two_places_stays_one_layer():
     assert shared.weight.grad is not None
 
 
+def test_daint8_says_that_it_quantizes_twice_and_keeps_its_maxima_in_the_state(small_resnet, images, labels):
+    model = small_resnet()
+    rows = quantize_model(model, QuantSpec(error="daint8", error_bits=6)).swapped
+    assert {row.error for row in rows} == {
+        "daint8, 6 bits, nearest, two quantizations: per tensor for dgrad, per output channel for wgrad"
+    }
+    assert {row.error_quantizations for row in rows} == {2}
+    nn.functional.cross_entropy(model(images), labels).backward()
+    state = model.state_dict()
+    assert state["block2.conv1.error_quantizer.channel_clip.moving"].shape == (24,)
+    assert (state["block2.conv1.error_quantizer.channel_clip.moving"] > 0).any()
+    assert state["block2.conv1.error_quantizer.tensor_clip.moving"] > 0
+    assert [row.error_quantizations for row in quantize_model(small_resnet(), INT8).swapped][:2] == [1, 1]
+    assert quantize_model(small_resnet(), QuantSpec()).swapped[0].error_quantizations == 0
+
+
 def test_uint8_exposes_its_learning_rate_factor_per_layer(small_resnet, images, labels):
     model = small_resnet()
     quantize_model(model, QuantSpec(error="uint8", error_bits=4, error_rounding="stochastic"))
@@ -187,6 +203,10 @@ def test_a_copy_of_a_converted_model_draws_its_own_roundings(small_resnet, image
         (
             {"error": "uint8", "error_bits": 8, "error_granularity": "channel", "dispatch": "simulate"},
             "clips per tensor",
+        ),
+        (
+            {"error": "daint8", "error_bits": 8, "error_granularity": "channel", "dispatch": "simulate"},
+            "leave error_granularity=tensor",
         ),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.layers import IntegerConv2d, IntegerLinear
 from bench.layers.base import LayerQuantizers
-from bench.quantizers import build_activation_quantizer, build_error_quantizer, build_weight_quantizer
+from bench.quantizers import Daint8Quantizer, build_activation_quantizer, build_error_quantizer, build_weight_quantizer
 from bench.quantizers.base import dequantize
 
 BITS = st.integers(2, 8)
@@ -39,11 +41,19 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Conv2d, tuple[int, ...]]:
     return layer, (draw(st.integers(1, 3)), channels, *size)
 
 
-def quantizers(weight: int, activation: int, error: int | None, signed: bool, dispatch: str) -> LayerQuantizers:
+def quantizers(
+    weight: int,
+    activation: int,
+    error: int | None,
+    signed: bool,
+    dispatch: str,
+    kind: str = "uniform",
+    channels: int | None = None,
+) -> LayerQuantizers:
     return LayerQuantizers(
         weight=build_weight_quantizer("dorefa", weight),
         activation=build_activation_quantizer("uniform" if signed else "dorefa", activation),
-        error=None if error is None else build_error_quantizer("uniform", error),
+        error=None if error is None else build_error_quantizer(kind, error, channels=channels),
         dispatch=dispatch,
     )
 
@@ -68,10 +78,22 @@ def reference(layer: nn.Conv2d | nn.Linear, used: LayerQuantizers, x: Tensor, up
         y = F.conv2d(padded, w_hat, b64, layer.stride, 0, layer.dilation, layer.groups)
     else:
         y = F.linear(a_hat, w_hat, b64)
-    error = upstream if used.error is None else dequantize(used.error.quantize(upstream))
-    y.backward(error.double())
-    leaves = [x64, w64] if b64 is None else [x64, w64, b64]
-    return [y.detach(), *(leaf.grad for leaf in leaves)]
+    for_dx, for_dw = errors_of(used, upstream)
+    leaves = [w64] if b64 is None else [w64, b64]
+    (dx,) = torch.autograd.grad(y, x64, for_dx.double(), retain_graph=True)
+    return [y.detach(), dx, *torch.autograd.grad(y, leaves, for_dw.double())]
+
+
+def errors_of(used: LayerQuantizers, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    """The error signals that ∇x and ∇W see, quantized anew, channels last as the layers hand them over."""
+    if used.error is None:
+        return upstream, upstream
+    quantizer = copy.deepcopy(used.error)
+    last = upstream.movedim(1, -1)
+    for_dx = dequantize(quantizer.quantize(last)).movedim(-1, 1)
+    if not isinstance(quantizer, Daint8Quantizer):
+        return for_dx, for_dx
+    return for_dx, dequantize(quantizer.quantize_for_wgrad(last)).movedim(-1, 1)
 
 
 def check_layer(layer: nn.Conv2d | nn.Linear, shape: tuple[int, ...], used: LayerQuantizers, seed: int) -> None:
@@ -118,6 +140,25 @@ def test_a_convolution_agrees_with_float64_on_many_more_geometries(
     case, weight, activation, error, signed, dispatch, seed
 ):
     check_layer(*case, quantizers(weight, activation, error, signed, dispatch), seed)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(case=convolutions(), **{**CASES, "error": BITS})
+def test_a_convolution_with_two_quantizations_of_the_error_agrees_with_float64(
+    case, weight, activation, error, signed, dispatch, seed
+):
+    layer, shape = case
+    used = quantizers(weight, activation, error, signed, dispatch, "daint8", layer.out_channels)
+    check_layer(layer, shape, used, seed)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(m=st.integers(1, 30), k=st.integers(1, 60), n=st.integers(1, 20), bias=st.booleans(), **{**CASES, "error": BITS})
+def test_a_linear_layer_with_two_quantizations_of_the_error_agrees_with_float64(
+    m, k, n, bias, weight, activation, error, signed, dispatch, seed
+):
+    used = quantizers(weight, activation, error, signed, dispatch, "daint8", n)
+    check_layer(nn.Linear(k, n, bias), (m, k), used, seed)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

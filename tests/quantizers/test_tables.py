@@ -20,7 +20,7 @@ def test_every_name_builds_at_every_width_and_describes_itself():
         built = [
             *(build_weight_quantizer(name, bits) for name in WEIGHT_QUANTIZERS),
             *(build_activation_quantizer(name, bits) for name in ACTIVATION_QUANTIZERS),
-            *(build_error_quantizer(name, bits) for name in ERROR_QUANTIZERS),
+            *(build_error_quantizer(name, bits, channels=3) for name in ERROR_QUANTIZERS),
         ]
         assert all(quantizer.bits == bits and f"{bits} bits" in quantizer.describe() for quantizer in built)
 

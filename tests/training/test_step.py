@@ -27,7 +27,9 @@ def assemble(cell: CellConfig, data: DataSet) -> tuple[Parts, TrainBatches]:
 
 
 @pytest.mark.parametrize("edge_layers", ["same", "int8"])
-@pytest.mark.parametrize("variant", ["uint8_int8", "uniform_int4", "metagrad_int8_recompute", "metagrad_int4_retain"])
+@pytest.mark.parametrize(
+    "variant", ["uint8_int8", "daint8_int4", "uniform_int4", "metagrad_int8_recompute", "metagrad_int4_retain"]
+)
 def test_every_product_of_a_cell_with_low_bit_errors_is_an_integer_one(
     variant: str, edge_layers: str, make_cell: MakeCell, digits: DataSet
 ) -> None:
