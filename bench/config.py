@@ -73,15 +73,20 @@ class MethodConfig:
     """Group ``method``: which gradients are low-bit and by what (docs/method.md section 5)."""
 
     name: str = "fp32"  # see `metagrad-bench list methods`
-    error_quantizer: str = "none"  # of the error signals: none, uniform, uint8, daint8
+    error_quantizer: str = "none"  # of the error signals: none, uniform, dorefa, uint8, daint8
     error_rounding: str = "nearest"  # nearest or stochastic
-    error_granularity: str = "tensor"  # one scale per tensor
-    grad_quantizer: str = "none"  # of the weight gradient: none, uniform, hypernet
+    error_granularity: str = "tensor"  # one scale per tensor; sample or channel only with dispatch=simulate
+    grad_quantizer: str = "none"  # of the weight gradient: none, uniform, dorefa, uint8, daint8, hypernet
+    grad_rounding: str = "nearest"  # nearest or stochastic
 
     def __post_init__(self) -> None:
         """Check ranges."""
         rounding = ("nearest", "stochastic")
         require(self.error_rounding in rounding, "method.error_rounding", self.error_rounding, "nearest or stochastic")
+        require(self.grad_rounding in rounding, "method.grad_rounding", self.grad_rounding, "nearest or stochastic")
+        scales = ("tensor", "sample", "channel")
+        granularity = self.error_granularity
+        require(granularity in scales, "method.error_granularity", granularity, "tensor, sample or channel")
 
 
 @dataclass(kw_only=True)

@@ -6,6 +6,8 @@ from bench.app import compose_variants, group_options, parse_arguments, plan_cel
 from bench.methods import METHODS, build_method, describe
 from bench.precheck import check_cells
 
+W8A8 = ("weight_bits=8", "activation_bits=8")
+
 
 @pytest.mark.parametrize("suite", group_options("suite"))
 def test_every_suite_composes_and_passes_the_check(suite: str) -> None:
@@ -37,6 +39,19 @@ def test_every_variant_is_a_valid_cell_and_every_method_has_one() -> None:
             ["variant=daint8_int8", "method.error_granularity=channel"],
             "per tensor for dgrad, which sums over the channels, and per output channel for wgrad",
         ),
+        (
+            ["variant=dorefa_int4", "method.error_granularity=sample"],
+            "leave method.error_granularity=tensor, or set dispatch=simulate",
+        ),
+        (
+            ["variant=dorefa_int4", "method.error_granularity=channel", "dispatch=simulate"],
+            "takes method.error_granularity of tensor, sample, not channel",
+        ),
+        (
+            ["method=uint8", *W8A8, "error_bits=8", "method.grad_quantizer=daint8", "grad_bits=8"],
+            "of none, uniform, uint8, not daint8",
+        ),
+        (["method=uint8", *W8A8, "method.error_quantizer=none"], "quantizes nothing with uint8"),
         (["method=fp32", "method.error_quantizer=uint8", "error_bits=8"], "method.error_quantizer"),
     ],
 )

@@ -11,7 +11,7 @@ from bench.errors import DivergedError, ShapeError
 from bench.kernels.int4 import gemm_label
 from bench.kernels.selfcheck import check_device
 from bench.layers.operands import quantizations_of
-from bench.quantizers import DorefaWeight, ErrorQuantizer, ForwardQuantizer, Uint8ClipQuantizer
+from bench.quantizers import DorefaWeight, ErrorQuantizer, ForwardQuantizer, GradQuantizer, Uint8ClipQuantizer
 from bench.quantizers.base import FLOAT_BITS, QTensor, dequantize
 
 GEMMS = ("fprop", "dgrad", "wgrad")
@@ -77,6 +77,7 @@ class IntegerLayer(nn.Module):
         self.weight_quantizer = quantizers.weight
         self.activation_quantizer = quantizers.activation
         self.error_quantizer = quantizers.error  # a Module (UINT8) registers itself, its clip travels in the state dict
+        self.grad_quantizer: GradQuantizer | None = None  # of ∇W; the step calls it, its state travels here
 
     @property
     def lr_factor(self) -> Tensor:

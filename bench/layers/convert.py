@@ -41,7 +41,7 @@ class QuantSpec:
     activation_bits: int = 8
     """2..8, or 32 for float."""
     error: str = "none"
-    """Error-signal quantizer: none, uniform, uint8 or daint8."""
+    """Error-signal quantizer: none, uniform, dorefa, uint8 or daint8."""
     error_bits: int = 32
     """2..8, or 32 with error=none."""
     error_rounding: str = "nearest"

@@ -6,6 +6,7 @@ output. Codes are kept channels-last, (N, H, W, C) and (O, R, S, C).
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -120,7 +121,7 @@ class _ConvFunction(Function):
             if for_dw is not None and needs_dw:
                 dw_hat, db = integer_wgrad(a, for_dw, plan, layer.name)
             elif for_dw is not None and needs_db:
-                db = affine.dequantize(for_dw.codes.view(plan.rows, plan.o).sum(0, dtype=torch.int64), for_dw.scale)
+                db = error_sum(for_dw.codes.view(plan.rows, plan.o).sum(0, dtype=torch.int64), for_dw, plan.rows)
         else:
             dx_error, dw_error = (error_npqo if codes is None else values_of(codes) for codes in (for_dx, for_dw))
             dx, dw_hat = float_backward(dx_error, dw_error, values_of(a), values_of(w), plan, (needs_dx, needs_dw))
@@ -173,14 +174,15 @@ def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, ins
     """Dequantized error signal of the input, (N, H, W, C) float32.
 
     Args:
-        error: codes (N, P, Q, O) on a symmetric grid (code 0 is zero: it fills padding and strides).
+        error: codes (N, P, Q, O), one scale. Code 0 fills padding and strides; on a grid with an offset (DoReFa's) it
+            would not be zero, so what the offset adds is summed over the true positions alone.
         w: codes (O, R, S, C/groups).
         plan: the sizes.
         layer: name for the GEMM log.
         inside: (N, H, W, C) int8, 1 where the gradient passes and 0 elsewhere; None if it passes everywhere.
     """
-    assert (error.mult, error.offset) == (1, 0), "an error signal's grid is symmetric"
     scale = error.scale * w.scale
+    columns = None if error.offset == 0 else _offset_dgrad(error, w, plan, layer)
     dx = torch.empty(plan.n, plan.h, plan.w, plan.c, device=error.codes.device)
     for images, part in split_images(plan, error.codes.device.type):
         acc, sums = conv.dgrad(
@@ -188,8 +190,9 @@ def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, ins
         )
         total = affine.combine(
             acc.unflatten(3, (plan.groups, -1)),
-            factor=w.mult,
-            rows=_weighted(sums, w.offset),
+            factor=error.mult * w.mult,
+            rows=_weighted(sums, error.mult * w.offset),
+            columns=columns,
             bound=plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max,
         )
         affine.dequantize(total, scale, out=dx[images].view(total.shape))
@@ -203,18 +206,53 @@ def integer_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: str) -> tup
 
     Args:
         a: codes (N, H, W, C).
-        error: codes (N, P, Q, O) on a symmetric grid, with one scale, or one (O,) per output channel.
+        error: codes (N, P, Q, O), with one scale, or one (O,) per output channel.
         plan: the sizes.
         layer: name for the GEMM log.
     """
-    assert (error.mult, error.offset, a.mult) == (1, 0, 1), "grids with steps of one; the error's has no offset"
+    assert a.mult == 1, "an activation's grid has steps of one"
     acc, sums = conv.wgrad(
         a.codes, error.codes, plan, pad_value=a.zero_code, a_max=a.code_max, err_max=error.code_max, layer=layer
     )
-    rows = sums.to(torch.int64).mul_(a.offset).view(-1, 1, 1, 1) if a.offset else None
-    total = affine.combine(acc, factor=1, rows=rows, bound=plan.rows * a.value_max * error.value_max)
+    rows = sums.to(torch.int64).mul_(a.offset * error.mult).view(-1, 1, 1, 1) if a.offset else None
+    columns = None if error.offset == 0 else _input_sums(a, plan).mul_(error.offset)
+    total = affine.combine(
+        acc, factor=error.mult, rows=rows, columns=columns, bound=plan.rows * a.value_max * error.value_max
+    )
     by_channel = error.scale.view(-1, 1, 1, 1) if error.scale.dim() else error.scale
-    return affine.dequantize(total, a.scale * by_channel), affine.dequantize(sums, error.scale)
+    return affine.dequantize(total, a.scale * by_channel), error_sum(sums, error, plan.rows)
+
+
+def error_sum(sums: Tensor, error: QTensor, terms: int) -> Tensor:
+    """The bias's gradient (O,) float32 from the sums of `terms` error codes per output channel."""
+    if (error.mult, error.offset) != (1, 0):
+        sums = sums.to(torch.int64).mul(error.mult).add_(terms * error.offset)
+    return affine.dequantize(sums, error.scale)
+
+
+def _offset_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
+    """What the error grid's offset adds to every image's dgrad, (1, H, W, groups, C/groups) int64.
+
+    The offset times Σ(m_w·w + o_w) over the taps that reach each position: the dgrad of one image of ones, whose frame
+    of zeros is the mask of what padding, stride and dilation insert.
+    """
+    ones = torch.ones(1, plan.p, plan.q, plan.o, dtype=torch.int8, device=w.codes.device)
+    acc, sums = conv.dgrad(ones, w.codes, dataclasses.replace(plan, n=1), err_max=1, w_max=w.code_max, layer=layer)
+    total = acc.unflatten(3, (plan.groups, -1)).to(torch.int64) * (w.mult * error.offset)
+    return total.add_(sums.unsqueeze(-1).to(torch.int64), alpha=w.offset * error.offset)
+
+
+def _input_sums(a: QTensor, plan: ConvPlan) -> Tensor:
+    """Σ of the input's grid values that each weight meets, (O, R, S, C/groups) int64; padding is zero there."""
+    values = a.codes.sum(0, dtype=torch.int64).add_(plan.n * a.offset)  # (H, W, C)
+    (top, bottom), (left, right) = plan.padding
+    values = F.pad(values, (0, 0, left, right, top, bottom))
+    (sh, sw), (dh, dw) = plan.stride, plan.dilation
+    rows = [slice(r * dh, r * dh + (plan.p - 1) * sh + 1, sh) for r in range(plan.r)]
+    columns = [slice(s * dw, s * dw + (plan.q - 1) * sw + 1, sw) for s in range(plan.s)]
+    taps = torch.stack([torch.stack([values[row, column].sum((0, 1)) for column in columns]) for row in rows])
+    by_group = taps.unflatten(2, (plan.groups, -1)).permute(2, 0, 1, 3)  # (G, R, S, C/G)
+    return by_group.repeat_interleave(plan.o // plan.groups, dim=0)
 
 
 def _weighted(sums: Tensor, offset: int) -> Tensor | None:

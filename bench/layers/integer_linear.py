@@ -107,7 +107,7 @@ class _LinearFunction(Function):
             if for_dw is not None:
                 sums = for_dw.codes.sum(0, dtype=torch.int64)
                 dw = integer_wgrad(a, for_dw, sums, layer.name) if needs_dw else None
-                db = affine.dequantize(sums, for_dw.scale) if needs_db else None
+                db = error_sum(sums, for_dw, error_mn.shape[0]) if needs_db else None
         else:
             dx_error, dw_error = (error_mn if codes is None else values_of(codes) for codes in (for_dx, for_dw))
             dx = dx_error @ values_of(w) if needs_dx else None
@@ -118,6 +118,11 @@ class _LinearFunction(Function):
         if dw is not None and layer.weight_quantizer is not None:
             dw = layer.weight_quantizer.backward(dw, weight)
         return dx, dw, db, None
+
+
+def error_sum(sums: Tensor, error: QTensor, terms: int) -> Tensor:
+    """The bias's gradient (N,) float32 from the int64 sums of `terms` error codes per output feature."""
+    return affine.dequantize(sums * error.mult + terms * error.offset, error.scale)
 
 
 def integer_fprop(a: QTensor, w: QTensor, layer: str) -> Tensor:
@@ -136,11 +141,14 @@ def integer_fprop(a: QTensor, w: QTensor, layer: str) -> Tensor:
 
 def integer_dgrad(error: QTensor, w: QTensor, layer: str) -> Tensor:
     """Dequantized error signal of the input (M, K) float32, from codes (M, N) and (N, K)."""
-    assert (error.mult, error.offset) == (1, 0), "an error signal's grid is symmetric"
     acc = linear.dgrad(error.codes, w.codes, err_max=error.code_max, w_max=w.code_max, layer=layer)
-    rows = linear.sum_rows(error.codes).mul_(w.offset) if w.offset else None
-    bound = error.codes.shape[1] * error.value_max * w.value_max
-    total = affine.combine(acc, factor=w.mult, rows=rows, bound=bound)
+    terms = error.codes.shape[1]
+    rows = linear.sum_rows(error.codes).mul_(error.mult * w.offset) if w.offset else None
+    columns = None
+    if error.offset:
+        columns = w.codes.sum(0, dtype=torch.int64).mul_(w.mult).add_(terms * w.offset).mul_(error.offset)
+    bound = terms * error.value_max * w.value_max
+    total = affine.combine(acc, factor=error.mult * w.mult, rows=rows, columns=columns, bound=bound)
     return affine.dequantize(total, error.scale * w.scale)
 
 
@@ -149,9 +157,13 @@ def integer_wgrad(a: QTensor, error: QTensor, error_sums: Tensor, layer: str) ->
 
     The error has one scale, or one (N,) per output feature.
     """
-    assert (error.mult, error.offset, a.mult) == (1, 0, 1), "grids with steps of one; the error's has no offset"
+    assert a.mult == 1, "an activation's grid has steps of one"
     acc = linear.wgrad(a.codes, error.codes, a_max=a.code_max, err_max=error.code_max, layer=layer)
-    rows = (error_sums * a.offset).unsqueeze(1) if a.offset else None
-    bound = a.codes.shape[0] * a.value_max * error.value_max
-    total = affine.combine(acc, factor=1, rows=rows, bound=bound)
+    terms = a.codes.shape[0]
+    rows = (error_sums * (a.offset * error.mult)).unsqueeze(1) if a.offset else None
+    columns = None
+    if error.offset:
+        columns = a.codes.sum(0, dtype=torch.int64).add_(terms * a.offset).mul_(error.offset)
+    bound = terms * a.value_max * error.value_max
+    total = affine.combine(acc, factor=error.mult, rows=rows, columns=columns, bound=bound)
     return affine.dequantize(total, a.scale * (error.scale.unsqueeze(1) if error.scale.dim() else error.scale))

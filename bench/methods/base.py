@@ -27,6 +27,7 @@ class Method:
     low_bit: bool  # weights and activations are quantized
     error_quantizers: tuple[str, ...]  # that may run on the error signals
     grad_quantizers: tuple[str, ...]  # that may run on the weight gradient
+    quantizer: str = ""  # the gradient quantizer that gives the method its name, and must run somewhere
     autocast_bf16: bool = False
 
 
@@ -50,8 +51,13 @@ def check_method(method: Method, cell: CellConfig) -> None:
     _bits_match(cell, "grad_bits", cell.grad_bits, cell.method.grad_quantizer)
     if cell.method.error_quantizer == "daint8":
         check_granularity(cell.method.error_granularity)
+    _check_granularity(cell)
+    gradients = (cell.method.error_quantizer, cell.method.grad_quantizer)
     _require(
-        cell.method.error_granularity == "tensor", cell, "takes one error scale per tensor: error_granularity=tensor"
+        not method.quantizer or method.quantizer in gradients,
+        cell,
+        f"quantizes nothing with {method.quantizer}: set method.error_quantizer or method.grad_quantizer to it, "
+        "or take method=ste",
     )
     if cell.method.grad_quantizer == "hypernet":
         _member(cell, "hypernet", cell.hypernet.name, tuple(HYPERNETS))
@@ -75,6 +81,8 @@ def describe(cell: CellConfig) -> MethodFacts:
         error_rounding=cell.method.error_rounding if cell.method.error_quantizer != "none" else "none",
         grad_quantizer=cell.method.grad_quantizer,
         grad_bits=cell.grad_bits,
+        grad_rounding=cell.method.grad_rounding if cell.method.grad_quantizer != "none" else "none",
+        error_granularity=cell.method.error_granularity,
         hypernet=cell.hypernet.name,
         hypernet_form=cell.hypernet.form if meta else "none",
         hidden=cell.hypernet.hidden if meta else Absent(reason="no hypernetwork"),
@@ -89,6 +97,19 @@ def _optimizer_name(cell: CellConfig) -> str:
     if cell.optimizer.name == "sgd" and cell.optimizer.momentum:
         return "momentum"
     return cell.optimizer.name
+
+
+def _check_granularity(cell: CellConfig) -> None:
+    """One error scale per tensor, or what the quantizer knows where floating-point products allow it."""
+    scales = {"uniform": ("tensor", "sample", "channel"), "dorefa": ("tensor", "sample")}
+    valid = scales.get(cell.method.error_quantizer, ("tensor",))
+    _member(cell, "method.error_granularity", cell.method.error_granularity, valid)
+    _require(
+        cell.method.error_granularity == "tensor" or cell.dispatch == "simulate",
+        cell,
+        "takes one error scale per tensor, since no integer product sums over others: leave "
+        "method.error_granularity=tensor, or set dispatch=simulate",
+    )
 
 
 def _bits_match(cell: CellConfig, key: str, bits: int, quantizer: str) -> None:

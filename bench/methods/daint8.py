@@ -9,6 +9,7 @@ DAINT8 = Method(
     summary="error signals clipped by their distribution, quantized per tensor for dgrad and per channel for wgrad",
     source="Zhao et al., Distribution Adaptive INT8 Quantization for Training CNNs, AAAI 2021",
     low_bit=True,
-    error_quantizers=("daint8",),
-    grad_quantizers=("none", "uniform"),
+    error_quantizers=("none", "daint8"),
+    grad_quantizers=("none", "uniform", "daint8"),
+    quantizer="daint8",
 )

@@ -10,18 +10,51 @@ import torch
 from bench.errors import ConfigError
 from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer
 from bench.quantizers.daint8 import Daint8Quantizer
-from bench.quantizers.dorefa import DorefaActivation, DorefaWeight
+from bench.quantizers.dorefa import DorefaActivation, DorefaGradient, DorefaWeight
 from bench.quantizers.uint8_clip import Uint8ClipQuantizer
 from bench.quantizers.uniform import UniformActivation, UniformQuantizer
+from bench.quantizers.weight_gradient import GRAD_QUANTIZERS, PUBLISHED_FOR_ERRORS, GradQuantizer
 
 WEIGHT_QUANTIZERS = {"dorefa": DorefaWeight}
 ACTIVATION_QUANTIZERS: dict[str, Callable[[int], ForwardQuantizer]] = {
     "dorefa": DorefaActivation,
     "uniform": UniformActivation,
 }
-ERROR_QUANTIZERS = {"uniform": UniformQuantizer, "uint8": Uint8ClipQuantizer, "daint8": Daint8Quantizer}
+ERROR_QUANTIZERS = {
+    "uniform": UniformQuantizer,
+    "dorefa": DorefaGradient,
+    "uint8": Uint8ClipQuantizer,
+    "daint8": Daint8Quantizer,
+}
 
-QUANTIZERS = {"weight": WEIGHT_QUANTIZERS, "activation": ACTIVATION_QUANTIZERS, "error": ERROR_QUANTIZERS}
+QUANTIZERS = {
+    "weight": WEIGHT_QUANTIZERS,
+    "activation": ACTIVATION_QUANTIZERS,
+    "error": ERROR_QUANTIZERS,
+}
+
+__all__ = [
+    "ACTIVATION_QUANTIZERS",
+    "ERROR_QUANTIZERS",
+    "GRAD_QUANTIZERS",
+    "PUBLISHED_FOR_ERRORS",
+    "QUANTIZERS",
+    "WEIGHT_QUANTIZERS",
+    "Daint8Quantizer",
+    "DorefaActivation",
+    "DorefaGradient",
+    "DorefaWeight",
+    "ErrorQuantizer",
+    "ForwardQuantizer",
+    "GradQuantizer",
+    "Uint8ClipQuantizer",
+    "UniformActivation",
+    "UniformQuantizer",
+    "build_activation_quantizer",
+    "build_error_quantizer",
+    "build_weight_quantizer",
+    "check_name",
+]
 
 
 def build_weight_quantizer(name: str, bits: int) -> DorefaWeight:
@@ -59,7 +92,7 @@ def build_error_quantizer(
         name: one of ``ERROR_QUANTIZERS``.
         bits: 2..8.
         rounding: "nearest" or "stochastic".
-        granularity: "tensor", "sample" or "channel"; UINT8 and DAINT8's dgrad know only "tensor".
+        granularity: "tensor", "sample" or "channel"; UINT8 and DAINT8's dgrad know only "tensor", DoReFa no "channel".
         generator: for stochastic rounding.
         channels: output channels of the layer, which DAINT8 needs.
 
@@ -75,7 +108,8 @@ def build_error_quantizer(
         return Uint8ClipQuantizer(bits, rounding=rounding, generator=generator)
     if name == "daint8":
         return Daint8Quantizer(bits, channels=channels, rounding=rounding, granularity=granularity, generator=generator)
-    return UniformQuantizer(bits, rounding=rounding, granularity=granularity, generator=generator)
+    plain = DorefaGradient if name == "dorefa" else UniformQuantizer
+    return plain(bits, rounding=rounding, granularity=granularity, generator=generator)
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

@@ -51,7 +51,7 @@ class MethodFacts:
     error_quantizer: str  # of the error signals: none, uniform, uint8, ...
     error_bits: int
     error_rounding: str  # nearest, stochastic, none
-    grad_quantizer: str  # of the weight gradient: none, uniform, or hypernet
+    grad_quantizer: str  # of the weight gradient: none, uniform, dorefa, uint8, daint8, or hypernet
     grad_bits: int
     hypernet: str  # none, dual_lstm_fc, ...
     hypernet_form: str  # residual, literal, none
@@ -60,6 +60,8 @@ class MethodFacts:
     optimizer: str
     edge_layers: str
     dispatch: str
+    error_granularity: str = "tensor"  # tensor, sample, channel: how far one scale reaches
+    grad_rounding: str = "nearest"  # nearest, stochastic, none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

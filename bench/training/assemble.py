@@ -27,7 +27,7 @@ from bench.layers.convert import Conversion, QuantSpec, quantize_model, quantize
 from bench.methods import build_method
 from bench.models import build_model
 from bench.optim import OPTIMIZERS, Optimizer, build_optimizer
-from bench.quantizers.uniform import uniform_values
+from bench.quantizers import GRAD_QUANTIZERS, GradQuantizer
 from bench.seeding import global_stream, sub_seed, torch_generator
 from bench.update import DelayedUpdate, build_strategy
 
@@ -43,7 +43,7 @@ class Parts:
     optimizer: Optimizer  # of the parameters that step at once
     weights: list[nn.Parameter]  # of the quantized layers, in order
     delayed: DelayedUpdate | None  # MetaGrad's update of `weights`
-    quantize_grad: Callable[[Tensor], Tensor] | None  # Q on ∇W of each quantized layer, where no hypernetwork does it
+    quantize_grads: list[GradQuantizer]  # Q on ∇W, one per weight; empty where it stays FP32 or a hypernetwork does it
     lr_factors: Callable[[], list[Tensor]] | None  # one per parameter of `optimizer`
     autocast_bf16: bool
 
@@ -87,8 +87,14 @@ def build_parts(
     immediate = list(model.parameters())
     factor_of = {id(layer.weight): layer for layer in layers.values()}
     if cell.method.grad_quantizer == "hypernet":
-        delayed = _delayed_update(cell, device, weights, list(layers.values()))
+        assert conversion is not None, "a hypernetwork's method is low-bit"
+        delayed = _delayed_update(cell, device, weights, list(layers.values()), conversion.generator)
         immediate = [parameter for parameter in immediate if id(parameter) not in factor_of]
+    quantize_grads: list[GradQuantizer] = []
+    if conversion is not None and cell.method.grad_quantizer in GRAD_QUANTIZERS:
+        for layer in layers.values():
+            layer.grad_quantizer = _grad_quantizer(cell, conversion.generator, channels=len(layer.weight)).to(device)
+            quantize_grads.append(layer.grad_quantizer)
     lr_factors = None
     if cell.method.error_quantizer == "uint8" and delayed is None:
         one = torch.ones((), device=device)
@@ -102,7 +108,7 @@ def build_parts(
         optimizer=_optimizer(cell.optimizer, immediate),
         weights=weights,
         delayed=delayed,
-        quantize_grad=_grad_quantizer(cell.grad_bits) if cell.method.grad_quantizer == "uniform" else None,
+        quantize_grads=quantize_grads,
         lr_factors=lr_factors,
         autocast_bf16=method.autocast_bf16,
     )
@@ -131,7 +137,7 @@ def without_hypernet(cell: CellConfig) -> CellConfig:
     if cell.method.grad_quantizer != "hypernet":
         return cell
     method = dataclasses.replace(cell.method, name="uniform", grad_quantizer="uniform")
-    if cell.method.error_quantizer in ("uint8", "daint8"):
+    if cell.method.error_quantizer in ("dorefa", "uint8", "daint8"):
         method = dataclasses.replace(method, name=cell.method.error_quantizer)
     return dataclasses.replace(
         cell, method=method, hypernet=HypernetConfig(name="none"), strategy=StrategyConfig(name="none")
@@ -175,15 +181,20 @@ def _optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> Optim
     return build_optimizer(config.name, parameters, lr=config.lr, weight_decay=config.weight_decay, **options)
 
 
-def _grad_quantizer(bits: int) -> Callable[[Tensor], Tensor]:
-    def quantize(grad: Tensor) -> Tensor:
-        return uniform_values(grad, grad.abs().amax(), bits)
-
-    return quantize
+def _grad_quantizer(cell: CellConfig, generator: torch.Generator, *, channels: int | None = None) -> GradQuantizer:
+    """Q on ∇W; behind a hypernetwork it is the uniform one (MetaGrad Eq. 7)."""
+    name = "uniform" if cell.method.grad_quantizer == "hypernet" else cell.method.grad_quantizer
+    return GradQuantizer(
+        name, cell.grad_bits, rounding=cell.method.grad_rounding, generator=generator, channels=channels
+    )
 
 
 def _delayed_update(
-    cell: CellConfig, device: torch.device, weights: list[nn.Parameter], layers: list[IntegerLayer]
+    cell: CellConfig,
+    device: torch.device,
+    weights: list[nn.Parameter],
+    layers: list[IntegerLayer],
+    generator: torch.Generator,
 ) -> DelayedUpdate:
     with global_stream(cell.seed, "hypernet_init"):
         hypernet = build_hypernet(cell.hypernet.name, hidden=cell.hypernet.hidden, form=cell.hypernet.form).to(device)
@@ -198,7 +209,7 @@ def _delayed_update(
         optimizer=_optimizer(cell.optimizer, weights),
         hypernet=hypernet,
         strategy=build_strategy(cell.strategy.name, **options.get(cell.strategy.name, {})),
-        quantize=_grad_quantizer(cell.grad_bits),
+        quantize=_grad_quantizer(cell, generator),
         meta_lr=cell.hypernet.meta_lr,
         lr_factors=(lambda: [layer.lr_factor for layer in layers]) if uint8 else None,
     )

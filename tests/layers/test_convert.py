@@ -204,6 +204,11 @@ def test_a_copy_of_a_converted_model_draws_its_own_roundings(small_resnet, image
             {"error": "uint8", "error_bits": 8, "error_granularity": "channel", "dispatch": "simulate"},
             "clips per tensor",
         ),
+        ({"error": "dorefa", "error_bits": 4, "error_granularity": "sample"}, "one scale per sample cannot leave"),
+        (
+            {"error": "dorefa", "error_bits": 4, "error_granularity": "channel", "dispatch": "simulate"},
+            "one scale per tensor or per sample, not per channel",
+        ),
         (
             {"error": "daint8", "error_bits": 8, "error_granularity": "channel", "dispatch": "simulate"},
             "leave error_granularity=tensor",

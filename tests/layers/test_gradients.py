@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.layers import IntegerConv2d, IntegerLinear
+from bench.kernels.reference import dgrad_reference, wgrad_reference
+from bench.layers import IntegerConv2d, IntegerLinear, integer_conv
 from bench.layers.base import LayerQuantizers
 from bench.quantizers import Daint8Quantizer, build_activation_quantizer, build_error_quantizer, build_weight_quantizer
 from bench.quantizers.base import dequantize
+from bench.quantizers.dorefa import gradient_codes, weight_codes
 
 BITS = st.integers(2, 8)
 
@@ -142,6 +145,43 @@ def test_a_convolution_agrees_with_float64_on_many_more_geometries(
     check_layer(*case, quantizers(weight, activation, error, signed, dispatch), seed)
 
 
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(case=convolutions(), **{**CASES, "error": BITS})
+def test_a_convolution_with_dorefas_grid_without_zero_agrees_with_float64(
+    case, weight, activation, error, signed, dispatch, seed
+):
+    check_layer(*case, quantizers(weight, activation, error, signed, dispatch, "dorefa"), seed)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(m=st.integers(1, 30), k=st.integers(1, 60), n=st.integers(1, 20), bias=st.booleans(), **{**CASES, "error": BITS})
+def test_a_linear_layer_with_dorefas_grid_without_zero_agrees_with_float64(
+    m, k, n, bias, weight, activation, error, signed, dispatch, seed
+):
+    check_layer(nn.Linear(k, n, bias), (m, k), quantizers(weight, activation, error, signed, dispatch, "dorefa"), seed)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(case=convolutions(), weight=BITS, activation=BITS, error=BITS, signed=st.booleans(), seed=st.integers(0, 2**31))
+def test_sums_over_dorefas_odd_grid_are_those_of_int64(case, weight, activation, error, signed, seed):
+    # Scales of one: the products' integers themselves, zeros of padding, stride and dilation masked.
+    layer, shape = case
+    generator = torch.Generator().manual_seed(seed)
+    plan = IntegerConv2d(layer, "probe", quantizers(8, 8, 8, False, "integer")).plan(torch.Size(shape))
+    one = torch.ones(())
+    w = replace(weight_codes(torch.randn(plan.o, plan.r, plan.s, plan.c // plan.groups), weight), scale=one)
+    x = torch.rand(plan.n, plan.h, plan.w, plan.c, generator=generator) * 1.6 - 0.3
+    a = replace(build_activation_quantizer("uniform" if signed else "dorefa", activation).quantize(x)[0], scale=one)
+    upstream = torch.randn(plan.n, plan.p, plan.q, plan.o, generator=generator)
+    e = replace(gradient_codes(upstream, upstream.abs().max(), error, rounding="nearest"), scale=one)
+    grids = [(q.mult * q.codes.long() + q.offset) for q in (a, w, e)]
+    dx = integer_conv.integer_dgrad(e, w, plan, "probe")
+    dw, db = integer_conv.integer_wgrad(a, e, plan, "probe")
+    assert torch.equal(dx, dgrad_reference(grids[2], grids[1], plan).float())
+    assert torch.equal(dw, wgrad_reference(grids[0], grids[2], plan).float())
+    assert torch.equal(db, grids[2].sum((0, 1, 2)).float())
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(case=convolutions(), **{**CASES, "error": BITS})
 def test_a_convolution_with_two_quantizations_of_the_error_agrees_with_float64(
@@ -178,6 +218,19 @@ def test_a_sum_beyond_int32_in_wgrad_is_still_right():
     squashed = torch.tanh(layer.weight.detach().double())
     factor = (1 - squashed.square()) / squashed.abs()
     assert torch.allclose(layer.weight.grad.double(), 135_168 * factor, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "dorefa"])
+@pytest.mark.parametrize("granularity", ["tensor", "sample"])
+def test_simulation_takes_a_scale_per_sample(kind, granularity):
+    used = LayerQuantizers(
+        weight=build_weight_quantizer("dorefa", 4),
+        activation=build_activation_quantizer("dorefa", 4),
+        error=build_error_quantizer(kind, 4, granularity=granularity),
+        dispatch="simulate",
+    )
+    check_layer(nn.Conv2d(3, 5, 3, 2, 1), (4, 3, 7, 6), used, 3)
+    check_layer(nn.Linear(6, 5), (4, 6), used, 3)
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 12), (12,), (2, 3, 4, 12)])

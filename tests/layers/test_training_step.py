@@ -16,10 +16,11 @@ ALL_INTEGER = [
     QuantSpec(weight_bits=4, activation_bits=4, error="uniform", error_bits=4, error_rounding="stochastic"),
     QuantSpec(error="uint8", error_bits=8, error_rounding="stochastic"),
     QuantSpec(error="daint8", error_bits=8, error_rounding="stochastic"),
+    QuantSpec(error="dorefa", error_bits=6, error_rounding="stochastic"),
 ]
 
 
-@pytest.mark.parametrize("spec", ALL_INTEGER, ids=["uniform8", "uniform4", "uint8", "daint8"])
+@pytest.mark.parametrize("spec", ALL_INTEGER, ids=["uniform8", "uniform4", "uint8", "daint8", "dorefa"])
 def test_all_products_of_a_step_are_integer_and_none_floats(small_resnet, images, labels, float_products, spec):
     model = small_resnet()
     quantize_model(model, spec)
@@ -114,7 +115,7 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, steps: i
     return losses
 
 
-@pytest.mark.parametrize("spec", ALL_INTEGER, ids=["uniform8", "uniform4", "uint8", "daint8"])
+@pytest.mark.parametrize("spec", ALL_INTEGER, ids=["uniform8", "uniform4", "uint8", "daint8", "dorefa"])
 def test_two_runs_with_one_seed_are_bitwise_the_same_and_learn(small_resnet, images, labels, spec):
     runs = []
     for _ in range(2):
@@ -162,7 +163,7 @@ def test_a_weight_that_is_not_finite_makes_the_output_nan(small_resnet, images):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("error", ["uniform", "uint8", "daint8"])
+@pytest.mark.parametrize("error", ["uniform", "uint8", "daint8", "dorefa"])
 def test_an_error_signal_that_is_not_finite_makes_every_gradient_not_finite(bad, error):
     model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 3))
     quantize_model(model, QuantSpec(error=error, error_bits=8, error_rounding="stochastic"))

@@ -28,7 +28,8 @@ def assemble(cell: CellConfig, data: DataSet) -> tuple[Parts, TrainBatches]:
 
 @pytest.mark.parametrize("edge_layers", ["same", "int8"])
 @pytest.mark.parametrize(
-    "variant", ["uint8_int8", "daint8_int4", "uniform_int4", "metagrad_int8_recompute", "metagrad_int4_retain"]
+    "variant",
+    ["uint8_int8", "daint8_int4", "dorefa_int6", "uniform_int4", "metagrad_int8_recompute", "metagrad_int4_retain"],
 )
 def test_every_product_of_a_cell_with_low_bit_errors_is_an_integer_one(
     variant: str, edge_layers: str, make_cell: MakeCell, digits: DataSet
@@ -110,6 +111,44 @@ def test_uint8_lowers_its_layers_learning_rate(make_cell: MakeCell, digits: Data
     assert factors.numel() == len(list(parts.model.parameters()))
     assert factors.min() < 1
     assert factors.max() == 1
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("name", ["uniform", "dorefa", "uint8", "daint8"])
+@pytest.mark.parametrize("bits", [8, 6, 4])
+def test_every_gradient_quantizer_runs_on_the_weight_gradient_alone(
+    name: str, bits: int, rounding: str, make_cell: MakeCell, digits: DataSet
+) -> None:
+    cell = make_cell(
+        f"method={name}", "method.error_quantizer=none", f"method.grad_quantizer={name}", f"grad_bits={bits}",
+        f"method.grad_rounding={rounding}", "weight_bits=8", "activation_bits=8", "protocol.batch_size=16",
+    )  # fmt: skip
+    parts, batches = assemble(cell, digits)
+    train_step(parts, *batches.batch(0, 0), 0.01, NO_PHASES)
+    for weight in parts.weights:
+        assert weight.grad is not None
+        values = weight.grad[0].unique()  # one output channel: DAINT8's scale is of that
+        assert values.numel() <= 2**bits
+        assert (0.0 in values) or name == "dorefa" or values.numel() < 2**bits
+
+
+def test_a_gradient_quantizer_runs_on_the_error_signal_and_the_weight_gradient_alike(
+    make_cell: MakeCell, digits: DataSet
+) -> None:
+    cell = make_cell(
+        "method=daint8",
+        "method.grad_quantizer=daint8",
+        "weight_bits=4",
+        "activation_bits=4",
+        "error_bits=4",
+        "grad_bits=4",
+    )
+    parts, batches = assemble(cell, digits)
+    with record_gemms() as calls:
+        losses = [float(train_step(parts, x, y, 0.01, NO_PHASES)) for x, y in batches.epoch(0)]
+    assert {call.gemm for call in calls} == {"fprop", "dgrad", "wgrad"}
+    assert all(0 < loss < 100 for loss in losses)
+    assert "conv1.grad_quantizer.clip.channel_clip.moving" in parts.model.state_dict()
 
 
 def test_the_twins_of_a_cell_differ_only_where_they_should(make_cell: MakeCell) -> None:
