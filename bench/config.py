@@ -93,7 +93,7 @@ class MethodConfig:
 class QuantizerConfig:
     """Group ``quantizer``: the forward quantizer of weights and activations."""
 
-    name: str = "dorefa"
+    name: str = "dorefa"  # of the weights: dorefa, bwn, bwn_f (one bit; one scale per output filter)
 
 
 @dataclass(kw_only=True)

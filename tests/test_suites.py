@@ -34,7 +34,13 @@ def test_every_variant_is_a_valid_cell_and_every_method_has_one() -> None:
         (["method=ste", "weight_bits=4", "activation_bits=4", "strategy=slim"], "strategy"),
         (["method=ste", "weight_bits=4", "activation_bits=4", "hypernet=lstm_fc"], "hypernet"),
         (["method=metagrad", "weight_bits=4", "activation_bits=4", "error_bits=4", "grad_bits=4"], "dual_lstm_fc"),
-        (["method=ste", "weight_bits=1", "activation_bits=4"], "2 to 8"),
+        (["method=ste", "weight_bits=4", "activation_bits=1"], "2 to 8"),
+        (["method=ste", "weight_bits=1", "activation_bits=32"], "2 to 8, or 32 with dispatch=simulate"),
+        (["method=ste", "quantizer=bwn", *W8A8], "set weight_bits=1, or quantizer=dorefa for 8 bits"),
+        (
+            ["method=uint8", "quantizer=bwn_f", "weight_bits=1", "activation_bits=8", "error_bits=8"],
+            "take quantizer=bwn, or method.error_quantizer=uniform",
+        ),
         (
             ["variant=daint8_int8", "method.error_granularity=channel"],
             "per tensor for dgrad, which sums over the channels, and per output channel for wgrad",

@@ -11,7 +11,7 @@ from bench.errors import DivergedError, ShapeError
 from bench.kernels.int4 import gemm_label
 from bench.kernels.selfcheck import check_device
 from bench.layers.operands import quantizations_of
-from bench.quantizers import DorefaWeight, ErrorQuantizer, ForwardQuantizer, GradQuantizer, Uint8ClipQuantizer
+from bench.quantizers import ErrorQuantizer, ForwardQuantizer, GradQuantizer, Uint8ClipQuantizer, WeightQuantizer
 from bench.quantizers.base import FLOAT_BITS, QTensor, dequantize
 
 GEMMS = ("fprop", "dgrad", "wgrad")
@@ -23,7 +23,7 @@ class LayerFacts:
     """One row of the record's layer table: quantizers as sentences, bits, and what each GEMM is.
 
     ``fprop``, ``dgrad`` and ``wgrad`` are "integer", "emulated" (INT4 codes in int8 containers), "simulated" (quantized
-    values in floating point) or "float" (an operand is not quantized).
+    values in floating point; of fprop also with float activations) or "float" (an operand is not quantized).
     """
 
     name: str
@@ -44,7 +44,7 @@ class LayerFacts:
 class LayerQuantizers:
     """The quantizers of one layer; None stands for float."""
 
-    weight: DorefaWeight | None
+    weight: WeightQuantizer | None
     activation: ForwardQuantizer | None
     error: ErrorQuantizer | None
     dispatch: str = "integer"
@@ -94,6 +94,8 @@ class IntegerLayer(nn.Module):
         )
         operands = {"fprop": (activation, weight), "dgrad": (error, weight), "wgrad": (error, activation)}
         labels = {gemm: self._label(*bits) for gemm, bits in operands.items()}
+        if self.dispatch == "simulate" and weight != FLOAT_BITS:
+            labels["fprop"] = "simulated"  # also where the activations are float: weight-only quantization
         return LayerFacts(
             name=self.name,
             kind=self.kind,
@@ -103,7 +105,7 @@ class IntegerLayer(nn.Module):
             weight_bits=weight,
             activation_bits=activation,
             error_bits=error,
-            error_quantizations=quantizations_of(self.error_quantizer),
+            error_quantizations=quantizations_of(self.weight_quantizer, self.error_quantizer),
             **labels,
         )
 

@@ -24,6 +24,7 @@ from bench.layers.operands import (
     quantize_error,
     quantize_operand,
     restore_operand,
+    split_filter_scale,
     tensors_of,
 )
 from bench.quantizers.base import QTensor
@@ -109,10 +110,15 @@ class _ConvFunction(Function):
         needs_dx, needs_dw, needs_db, _ = ctx.needs_input_grad
         error_npqo = grads[0].permute(0, 2, 3, 1).contiguous()
         dx = dw_hat = db = None
+        w, fold = split_filter_scale(w) if layer.error_quantizer is not None else (w, None)
         for_dx = for_dw = None
         if layer.error_quantizer is not None:
             for_dx, for_dw = quantize_error(
-                layer.error_quantizer, error_npqo, needs_dgrad=needs_dx, needs_wgrad=needs_dw or needs_db
+                layer.error_quantizer,
+                error_npqo,
+                fold=fold,
+                needs_dgrad=needs_dx,
+                needs_wgrad=needs_dw or needs_db,
             )
         if layer.error_quantizer is not None and layer.dispatch == "integer":
             a, w = both_quantized(a, w)
@@ -141,7 +147,7 @@ def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
 
     Args:
         a: codes (N, H, W, C) on a grid with mult 1 that has a zero, for the spatial padding.
-        w: codes (O, R, S, C/groups).
+        w: codes (O, R, S, C/groups), one scale, or one (O, 1, 1, 1) per output channel.
         plan: the sizes.
         layer: name for the GEMM log.
 
@@ -153,7 +159,7 @@ def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
     if a.offset:
         per_output = w.codes.sum((1, 2, 3), dtype=torch.int64).mul_(w.mult).add_(w.offset * plan.reduction)
         columns = per_output.mul_(a.offset).view(plan.groups, -1)
-    scale = a.scale * w.scale
+    scale = a.scale * (w.scale.view(plan.groups, -1) if w.scale.dim() else w.scale)
     y = torch.empty(plan.n, plan.p, plan.q, plan.o, device=a.codes.device)
     for images, part in split_images(plan, a.codes.device.type):
         acc, sums = conv.fprop(

@@ -21,6 +21,7 @@ from bench.layers.operands import (
     quantize_error,
     quantize_operand,
     restore_operand,
+    split_filter_scale,
     tensors_of,
 )
 from bench.quantizers.base import QTensor
@@ -95,10 +96,15 @@ class _LinearFunction(Function):
         needs_dx, needs_dw, needs_db, _ = ctx.needs_input_grad
         error_mn = grads[0].contiguous()
         dx = dw = db = None
+        w, fold = split_filter_scale(w) if layer.error_quantizer is not None else (w, None)
         for_dx = for_dw = None
         if layer.error_quantizer is not None:
             for_dx, for_dw = quantize_error(
-                layer.error_quantizer, error_mn, needs_dgrad=needs_dx, needs_wgrad=needs_dw or needs_db
+                layer.error_quantizer,
+                error_mn,
+                fold=fold,
+                needs_dgrad=needs_dx,
+                needs_wgrad=needs_dw or needs_db,
             )
         if layer.error_quantizer is not None and layer.dispatch == "integer":
             a, w = both_quantized(a, w)
@@ -136,7 +142,7 @@ def integer_fprop(a: QTensor, w: QTensor, layer: str) -> Tensor:
     if a.offset:
         columns = w.codes.sum(1, dtype=torch.int64).mul_(a.offset * w.mult)
     total = affine.combine(acc, factor=w.mult, rows=rows, columns=columns, bound=k * a.value_max * w.value_max)
-    return affine.dequantize(total, a.scale * w.scale)
+    return affine.dequantize(total, a.scale * (w.scale.view(-1) if w.scale.dim() else w.scale))
 
 
 def integer_dgrad(error: QTensor, w: QTensor, layer: str) -> Tensor:

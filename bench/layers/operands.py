@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from bench.quantizers import Daint8Quantizer
-from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer, QTensor
+from bench.quantizers import BinaryWeight, Daint8Quantizer
+from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer, QTensor, WeightQuantizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +63,40 @@ def both_quantized(a: QTensor | Tensor, w: QTensor | Tensor) -> tuple[QTensor, Q
 
 
 def quantize_error(
-    quantizer: ErrorQuantizer, error: Tensor, *, needs_dgrad: bool, needs_wgrad: bool
+    quantizer: ErrorQuantizer, error: Tensor, *, fold: Tensor | None, needs_dgrad: bool, needs_wgrad: bool
 ) -> tuple[QTensor | None, QTensor | None]:
-    """Codes of an error signal for dgrad and for wgrad: the same, or with DAINT8 two quantizations, as far as needed.
+    """Codes of an error signal for dgrad and for wgrad: the same, or two quantizations with DAINT8 or BWN-F.
 
     Args:
         quantizer: of the layer.
         error: float32, channels last.
+        fold: (channels,) α of BWN-F, which dgrad sums over and which therefore goes into its error signal; else None.
         needs_dgrad: whether dgrad runs.
         needs_wgrad: whether wgrad runs, or the bias's gradient is wanted.
 
     Returns:
         (for dgrad, for wgrad), None for what is not needed.
     """
-    if isinstance(quantizer, Daint8Quantizer):
+    if isinstance(quantizer, Daint8Quantizer) or fold is not None:
+        for_wgrad = quantizer.quantize_for_wgrad if isinstance(quantizer, Daint8Quantizer) else quantizer.quantize
         return (
-            quantizer.quantize(error) if needs_dgrad else None,
-            quantizer.quantize_for_wgrad(error) if needs_wgrad else None,
+            quantizer.quantize(error if fold is None else error * fold) if needs_dgrad else None,
+            for_wgrad(error) if needs_wgrad else None,
         )
     codes = quantizer.quantize(error)
     return codes, codes
 
 
-def quantizations_of(quantizer: ErrorQuantizer | None) -> int:
+def split_filter_scale(w: QTensor | Tensor) -> tuple[QTensor | Tensor, Tensor | None]:
+    """A weight with BWN-F's α taken out, and α (channels,); any other weight as it is, and None."""
+    if isinstance(w, QTensor) and w.scale.dim():
+        return replace(w, scale=torch.ones((), device=w.codes.device)), w.scale.reshape(-1)
+    return w, None
+
+
+def quantizations_of(weight: WeightQuantizer | None, error: ErrorQuantizer | None) -> int:
     """How often an error signal is quantized where both backward products run."""
-    if quantizer is None:
+    if error is None:
         return 0
-    return 2 if isinstance(quantizer, Daint8Quantizer) else 1
+    folds = isinstance(weight, BinaryWeight) and weight.per_filter
+    return 2 if folds or isinstance(error, Daint8Quantizer) else 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bench.config import FLOAT_BITS, CellConfig
 from bench.errors import ConfigError
 from bench.hypernets import HYPERNETS
-from bench.quantizers import WEIGHT_QUANTIZERS
+from bench.quantizers import WEIGHT_QUANTIZERS, check_one_bit
 from bench.quantizers.daint8 import check_granularity
 from bench.records.schema import MethodFacts
 from bench.units import Absent
@@ -38,10 +38,7 @@ def check_method(method: Method, cell: CellConfig) -> None:
         ConfigError: one sentence that names the valid choices.
     """
     if method.low_bit:
-        for key in ("weight_bits", "activation_bits"):
-            _require(getattr(cell, key) != FLOAT_BITS, cell, f"needs {key} of 2 to 8")
-            _require(getattr(cell, key) >= 2, cell, f"needs {key} of 2 to 8, not {getattr(cell, key)}")
-        _member(cell, "quantizer.name", cell.quantizer.name, tuple(WEIGHT_QUANTIZERS))
+        _check_forward(cell)
     else:
         for key in ("weight_bits", "activation_bits"):
             _require(getattr(cell, key) == FLOAT_BITS, cell, f"runs in floating point: leave {key} at 32")
@@ -97,6 +94,26 @@ def _optimizer_name(cell: CellConfig) -> str:
     if cell.optimizer.name == "sgd" and cell.optimizer.momentum:
         return "momentum"
     return cell.optimizer.name
+
+
+def _check_forward(cell: CellConfig) -> None:
+    """Weights and activations are low-bit; activations may stay FP32 where the products are floating-point ones."""
+    weights, activations = cell.weight_bits, cell.activation_bits
+    _member(cell, "quantizer.name", cell.quantizer.name, tuple(WEIGHT_QUANTIZERS))
+    _require(weights != FLOAT_BITS, cell, "needs weight_bits of 1 to 8")
+    if cell.quantizer.name != "dorefa":
+        check_one_bit(cell.quantizer.name, weights)
+    _require(
+        2 <= activations <= 8 or (activations == FLOAT_BITS and cell.dispatch == "simulate"),
+        cell,
+        f"needs activation_bits of 2 to 8, or 32 with dispatch=simulate, not {activations}",
+    )
+    _require(
+        (cell.quantizer.name, cell.method.error_quantizer) != ("bwn_f", "uint8"),
+        cell,
+        "cannot fold BWN-F's scales into an error signal with one clip per layer: take quantizer=bwn, or "
+        "method.error_quantizer=uniform, dorefa or daint8",
+    )
 
 
 def _check_granularity(cell: CellConfig) -> None:

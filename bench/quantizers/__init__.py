@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable
 import torch
 
 from bench.errors import ConfigError
-from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer
+from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer, WeightQuantizer
+from bench.quantizers.bwn import BinaryWeight, check_one_bit
 from bench.quantizers.daint8 import Daint8Quantizer
 from bench.quantizers.dorefa import DorefaActivation, DorefaGradient, DorefaWeight
 from bench.quantizers.uint8_clip import Uint8ClipQuantizer
 from bench.quantizers.uniform import UniformActivation, UniformQuantizer
 from bench.quantizers.weight_gradient import GRAD_QUANTIZERS, PUBLISHED_FOR_ERRORS, GradQuantizer
 
-WEIGHT_QUANTIZERS = {"dorefa": DorefaWeight}
+WEIGHT_QUANTIZERS = ("dorefa", "bwn", "bwn_f")
 ACTIVATION_QUANTIZERS: dict[str, Callable[[int], ForwardQuantizer]] = {
     "dorefa": DorefaActivation,
     "uniform": UniformActivation,
@@ -40,6 +41,7 @@ __all__ = [
     "PUBLISHED_FOR_ERRORS",
     "QUANTIZERS",
     "WEIGHT_QUANTIZERS",
+    "BinaryWeight",
     "Daint8Quantizer",
     "DorefaActivation",
     "DorefaGradient",
@@ -50,21 +52,25 @@ __all__ = [
     "Uint8ClipQuantizer",
     "UniformActivation",
     "UniformQuantizer",
+    "WeightQuantizer",
     "build_activation_quantizer",
     "build_error_quantizer",
     "build_weight_quantizer",
     "check_name",
+    "check_one_bit",
 ]
 
 
-def build_weight_quantizer(name: str, bits: int) -> DorefaWeight:
-    """Weight quantizer by name.
+def build_weight_quantizer(name: str, bits: int) -> WeightQuantizer:
+    """Weight quantizer by name: dorefa at 1 to 8 bits, bwn and bwn_f (one α per output filter) at 1.
 
     Raises:
         ConfigError: for an unknown name or width.
     """
     check_name("weight quantizer", name, WEIGHT_QUANTIZERS)
-    return WEIGHT_QUANTIZERS[name](bits)
+    if name == "dorefa" and bits != 1:
+        return DorefaWeight(bits)
+    return BinaryWeight(bits, name=name, per_filter=name == "bwn_f")
 
 
 def build_activation_quantizer(name: str, bits: int) -> ForwardQuantizer:

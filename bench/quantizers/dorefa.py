@@ -48,6 +48,21 @@ def weight_codes(weight: Tensor, bits: int) -> QTensor:
     return QTensor(codes=integers.to(torch.int8), scale=scale, mult=2, offset=1, bits=bits, code_max=half, value_max=n)
 
 
+def weight_factor(weight: Tensor) -> Tensor:
+    """∂Ŵ/∂W = (1 − tanh²W)/max|tanh W|, the maximum held constant (docs/method.md section 1).
+
+    Args:
+        weight: W at the time of the forward pass.
+
+    Returns:
+        Fresh tensor; 1 if every weight is zero, so that the layer can leave zero.
+    """
+    squashed = torch.tanh(weight)
+    largest = amax(squashed)
+    divisor = torch.where(largest == 0, 1.0, largest)
+    return squashed.square_().neg_().add_(1).div_(divisor)
+
+
 def weight_backward(grad_w_hat: Tensor, weight: Tensor) -> Tensor:
     """∇W = ∇Ŵ·(1 − tanh²W)/max|tanh W|, the maximum held constant (docs/method.md section 1).
 
@@ -58,10 +73,7 @@ def weight_backward(grad_w_hat: Tensor, weight: Tensor) -> Tensor:
     Returns:
         Fresh float32 tensor; if every weight is zero the gradient passes unchanged, so that the layer can leave zero.
     """
-    squashed = torch.tanh(weight)
-    largest = amax(squashed)
-    divisor = torch.where(largest == 0, 1.0, largest)
-    return squashed.square_().neg_().add_(1).div_(divisor).mul_(grad_w_hat)
+    return weight_factor(weight).mul_(grad_w_hat)
 
 
 def activation_codes(x: Tensor, bits: int) -> tuple[QTensor, Tensor]:
@@ -200,6 +212,10 @@ class DorefaWeight:
     def quantize(self, x: Tensor) -> tuple[QTensor, Tensor | None]:
         """Codes j; the backward factor is ``backward``, not a mask."""
         return weight_codes(x, self.bits), None
+
+    def factor(self, weight: Tensor) -> Tensor | None:
+        """∂Ŵ/∂W at W."""
+        return weight_factor(weight)
 
     def backward(self, grad_w_hat: Tensor, weight: Tensor) -> Tensor:
         """∇W from ∇Ŵ."""

@@ -56,7 +56,16 @@ def test_the_facts_name_quantizers_bits_and_labels(small_resnet):
             ("integer", "emulated", "integer"),
         ),
         (QuantSpec(error="uniform", error_bits=8, dispatch="simulate"), ("simulated", "simulated", "simulated")),
-        (QuantSpec(activation_bits=32, dispatch="simulate"), ("float", "float", "float")),
+        (QuantSpec(activation_bits=32, dispatch="simulate"), ("simulated", "float", "float")),
+        (
+            QuantSpec(forward="bwn", weight_bits=1, activation_bits=32, dispatch="simulate"),
+            ("simulated", "float", "float"),
+        ),
+        (QuantSpec(forward="bwn", weight_bits=1, activation_bits=8), ("integer", "float", "float")),
+        (
+            QuantSpec(forward="bwn_f", weight_bits=1, activation_bits=8, error="uniform", error_bits=8),
+            ("integer", "integer", "integer"),
+        ),
     ],
 )
 def test_labels_say_what_each_product_is(small_resnet, spec, labels):
@@ -77,6 +86,18 @@ def test_edge_layers_stay_float_take_eight_bits_or_the_same(small_resnet):
     assert bits["block1.conv1"] == (4, 4, 4)
     ste = quantize_model(small_resnet(), QuantSpec(weight_bits=4, activation_bits=4, edge_layers="int8")).swapped[0]
     assert (ste.weight_bits, ste.error_bits) == (8, 32)
+
+
+def test_edge_layers_of_a_one_bit_network_take_dorefas_eight_bits():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    spec = QuantSpec(forward="bwn_f", weight_bits=1, edge_layers="int8", error="uniform", error_bits=8)
+    rows = quantize_model(model, spec).swapped
+    assert [row.weight for row in rows] == [
+        "dorefa, 8 bits, nearest, per tensor",
+        "bwn_f, 1 bits, α·sign(W), one α per output filter",
+        "dorefa, 8 bits, nearest, per tensor",
+    ]
+    assert [row.error_quantizations for row in rows] == [1, 2, 1]
 
 
 class Reordered(nn.Module):
@@ -185,12 +206,18 @@ def test_a_copy_of_a_converted_model_draws_its_own_roundings(small_resnet, image
     [
         (
             {"weight_bits": 32, "error": "uniform", "error_bits": 8},
-            "weights and activations must both have 2 to 8 bits",
+            "weights must have 1 to 8 and activations 2 to 8 bits",
         ),
         ({"weight_bits": 32}, "use dispatch=simulate"),
         ({"activation_bits": 32}, "use dispatch=simulate"),
         ({"weight_bits": 32, "activation_bits": 32}, "an FP32 method for an unquantized model"),
-        ({"weight_bits": 1}, "weight_bits: 1 bits; choose 2 to 8, or 32 for float"),
+        ({"weight_bits": 9}, "weight_bits: 9 bits; choose 2 to 8, or 32 for float"),
+        ({"activation_bits": 1}, "activation_bits: 1 bits; choose 2 to 8, or 32 for float"),
+        ({"forward": "bwn", "weight_bits": 8}, "set weight_bits=1, or quantizer=dorefa for 8 bits"),
+        (
+            {"forward": "bwn_f", "weight_bits": 1, "error": "uint8", "error_bits": 8},
+            "take forward=bwn, or error=uniform, dorefa or daint8",
+        ),
         ({"activation_bits": 16}, "activation_bits: 16 bits"),
         ({"error": "uniform"}, "error=uniform with error_bits=32"),
         ({"error_bits": 8}, "error=none with error_bits=8"),

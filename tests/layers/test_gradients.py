@@ -52,9 +52,10 @@ def quantizers(
     dispatch: str,
     kind: str = "uniform",
     channels: int | None = None,
+    forward: str = "dorefa",
 ) -> LayerQuantizers:
     return LayerQuantizers(
-        weight=build_weight_quantizer("dorefa", weight),
+        weight=build_weight_quantizer(forward, weight),
         activation=build_activation_quantizer("uniform" if signed else "dorefa", activation),
         error=None if error is None else build_error_quantizer(kind, error, channels=channels),
         dispatch=dispatch,
@@ -73,17 +74,24 @@ def reference(layer: nn.Conv2d | nn.Linear, used: LayerQuantizers, x: Tensor, up
     through = x64 if inside is None else x64.clamp(0, 1)
     a_hat = straight_through(through, dequantize(a))
     squashed = torch.tanh(w64)
-    w_hat = straight_through(
-        squashed / squashed.abs().max().detach(), dequantize(used.weight.quantize(layer.weight.detach())[0])
-    )
-    if isinstance(layer, nn.Conv2d):
+    passing = w64 if used.weight.bits == 1 else squashed / squashed.abs().max().detach()
+    codes = used.weight.quantize(layer.weight.detach())[0]
+    w_hat = straight_through(passing, dequantize(codes))
+
+    def product(w: Tensor) -> Tensor:
+        if isinstance(layer, nn.Linear):
+            return F.linear(a_hat, w, b64)
         padded = F.pad(a_hat, layer._reversed_padding_repeated_twice)
-        y = F.conv2d(padded, w_hat, b64, layer.stride, 0, layer.dilation, layer.groups)
-    else:
-        y = F.linear(a_hat, w_hat, b64)
-    for_dx, for_dw = errors_of(used, upstream)
+        return F.conv2d(padded, w, b64, layer.stride, 0, layer.dilation, layer.groups)
+
+    y = y_dx = product(w_hat)
+    folded = upstream
+    if codes.scale.dim() and used.error is not None:  # BWN-F: α goes from the weight into dgrad's error signal
+        y_dx = product(codes.codes.double())
+        folded = upstream * codes.scale.view(1, -1, *[1] * (upstream.dim() - 2))
+    for_dx, for_dw = errors_of(used, folded)[0], errors_of(used, upstream)[1]
     leaves = [w64] if b64 is None else [w64, b64]
-    (dx,) = torch.autograd.grad(y, x64, for_dx.double(), retain_graph=True)
+    (dx,) = torch.autograd.grad(y_dx, x64, for_dx.double(), retain_graph=True)
     return [y.detach(), dx, *torch.autograd.grad(y, leaves, for_dw.double())]
 
 
@@ -218,6 +226,60 @@ def test_a_sum_beyond_int32_in_wgrad_is_still_right():
     squashed = torch.tanh(layer.weight.detach().double())
     factor = (1 - squashed.square()) / squashed.abs()
     assert torch.allclose(layer.weight.grad.double(), 135_168 * factor, rtol=1e-6)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(
+    case=convolutions(),
+    kind=st.sampled_from(["uniform", "dorefa", "daint8"]),
+    forward=st.sampled_from(["dorefa", "bwn", "bwn_f"]),
+    **CASES,
+)
+def test_a_convolution_with_one_bit_weights_agrees_with_float64(
+    case, kind, forward, weight, activation, error, signed, dispatch, seed
+):
+    layer, shape = case
+    used = quantizers(1, activation, error, signed, dispatch, kind, layer.out_channels, forward)
+    check_layer(layer, shape, used, seed)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    m=st.integers(1, 30),
+    k=st.integers(1, 60),
+    n=st.integers(1, 20),
+    bias=st.booleans(),
+    forward=st.sampled_from(["bwn", "bwn_f"]),
+    **CASES,
+)
+def test_a_linear_layer_with_one_bit_weights_agrees_with_float64(
+    m, k, n, bias, forward, weight, activation, error, signed, dispatch, seed
+):
+    used = quantizers(1, activation, error, signed, dispatch, "uniform", n, forward)
+    check_layer(nn.Linear(k, n, bias), (m, k), used, seed)
+
+
+@pytest.mark.parametrize("forward", ["dorefa", "bwn", "bwn_f"])
+def test_weights_alone_are_quantized_in_floating_point_products(forward):
+    torch.manual_seed(0)
+    layer, plain = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+    used = LayerQuantizers(weight=build_weight_quantizer(forward, 1), activation=None, error=None, dispatch="simulate")
+    integer = IntegerConv2d(layer, "probe", used)
+    alpha = layer.weight.detach().abs().mean((1, 2, 3), keepdim=True)
+    alpha = alpha if forward == "bwn_f" else alpha.mean()
+    with torch.no_grad():
+        plain.weight.copy_(alpha * layer.weight.sign())
+        plain.bias.copy_(layer.bias)
+    x = torch.randn(2, 3, 5, 5, requires_grad=True)
+    twin = x.detach().clone().requires_grad_()
+    integer(x).square().sum().backward()
+    plain(twin).square().sum().backward()
+    for ours, theirs in (
+        (x.grad, twin.grad),
+        (layer.weight.grad, plain.weight.grad),
+        (layer.bias.grad, plain.bias.grad),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "dorefa"])

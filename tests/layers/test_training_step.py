@@ -17,10 +17,11 @@ ALL_INTEGER = [
     QuantSpec(error="uint8", error_bits=8, error_rounding="stochastic"),
     QuantSpec(error="daint8", error_bits=8, error_rounding="stochastic"),
     QuantSpec(error="dorefa", error_bits=6, error_rounding="stochastic"),
+    QuantSpec(forward="bwn_f", weight_bits=1, error="uniform", error_bits=8),
 ]
 
 
-@pytest.mark.parametrize("spec", ALL_INTEGER, ids=["uniform8", "uniform4", "uint8", "daint8", "dorefa"])
+@pytest.mark.parametrize("spec", ALL_INTEGER, ids=["uniform8", "uniform4", "uint8", "daint8", "dorefa", "bwn_f"])
 def test_all_products_of_a_step_are_integer_and_none_floats(small_resnet, images, labels, float_products, spec):
     model = small_resnet()
     quantize_model(model, spec)
@@ -115,7 +116,7 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, steps: i
     return losses
 
 
-@pytest.mark.parametrize("spec", ALL_INTEGER, ids=["uniform8", "uniform4", "uint8", "daint8", "dorefa"])
+@pytest.mark.parametrize("spec", ALL_INTEGER, ids=["uniform8", "uniform4", "uint8", "daint8", "dorefa", "bwn_f"])
 def test_two_runs_with_one_seed_are_bitwise_the_same_and_learn(small_resnet, images, labels, spec):
     runs = []
     for _ in range(2):
@@ -124,7 +125,8 @@ def test_two_runs_with_one_seed_are_bitwise_the_same_and_learn(small_resnet, ima
         runs.append((train(model, images, labels, 12), [p.detach().clone() for p in model.parameters()]))
     assert runs[0][0] == runs[1][0]
     assert all(torch.equal(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
-    assert runs[0][0][-1] < runs[0][0][0] * 0.7
+    share = 0.7 if spec.weight_bits > 1 else 0.8  # signs flip late
+    assert runs[0][0][-1] < runs[0][0][0] * share
 
 
 def test_the_generator_of_the_conversion_is_the_one_that_rounds(small_resnet, images, labels):
