@@ -103,11 +103,16 @@ class HypernetConfig:
     name: str = "none"  # none, fc_grad, multi_fc, lstm_fc, dual_lstm_fc
     form: str = "residual"  # residual (starts at the plain quantizer) or literal (the papers' formula)
     hidden: int = 100  # H, the hidden size
+    depth: int = 2  # linear layers of fc_grad and multi_fc; MetaQuant's paper has 2, its code 3
+    activation: str = "none"  # between them: none, relu, tanh
     meta_lr: float = 1e-3  # Adam's learning rate for psi
 
     def __post_init__(self) -> None:
         """Check ranges."""
         check_positive("hypernet", self, "hidden", "meta_lr")
+        require(self.depth >= 2, "hypernet.depth", self.depth, "2 or more")
+        activations = ("none", "relu", "tanh")
+        require(self.activation in activations, "hypernet.activation", self.activation, "none, relu or tanh")
         require(self.form in ("residual", "literal"), "hypernet.form", self.form, "residual or literal")
 
 

@@ -6,6 +6,7 @@ from bench.app import compose_variants, group_options, parse_arguments, plan_cel
 from bench.methods import METHODS, build_method, describe
 from bench.precheck import check_cells
 
+METAQUANT = ("method=metaquant", "strategy=slim", "weight_bits=1", "dispatch=simulate")
 W8A8 = ("weight_bits=8", "activation_bits=8")
 
 
@@ -58,6 +59,10 @@ def test_every_variant_is_a_valid_cell_and_every_method_has_one() -> None:
             "of none, uniform, uint8, not daint8",
         ),
         (["method=uint8", *W8A8, "method.error_quantizer=none"], "quantizes nothing with uint8"),
+        ([*METAQUANT, "hypernet=dual_lstm_fc"], "takes hypernet of fc_grad, multi_fc, lstm_fc, not dual_lstm_fc"),
+        ([*METAQUANT, "hypernet=lstm_fc", "hypernet.depth=3"], "choose one of fc_grad, multi_fc"),
+        ([*METAQUANT, "hypernet=fc_grad", "method.grad_rounding=stochastic"], "rounds no weight gradient"),
+        ([*METAQUANT, "hypernet=fc_grad", "grad_bits=4"], "leave grad_bits at 32"),
         (["method=fp32", "method.error_quantizer=uint8", "error_bits=8"], "method.error_quantizer"),
     ],
 )

@@ -53,9 +53,10 @@ class LayerQuantizers:
 class IntegerLayer(nn.Module):
     """A layer whose products run on integer codes; ``weight`` stays a float32 parameter.
 
-    After backward ``weight.grad`` is ∇W, through ∂Ŵ/∂W (MetaGrad Eq. 2). A value that is not finite anywhere in the
-    input, the weight or the error signal makes the scale of its codes NaN, hence the output, the loss or the gradients
-    NaN: nothing inside the step waits for the device, and ``raise_if_diverged`` says it where the loop reads the loss.
+    After backward ``weight.grad`` is ∇W, through ∂Ŵ/∂W (MetaGrad Eq. 2), or ∇Ŵ with ``leaves_quantized_gradient``. A
+    value that is not finite anywhere in the input, the weight or the error signal makes the scale of its codes NaN,
+    hence the output, the loss or the gradients NaN: nothing inside the step waits for the device, and
+    ``raise_if_diverged`` says it where the loop reads the loss.
 
     The bias stays float; its gradient sums the error signal that the other gradients see, the quantized one.
     """
@@ -77,6 +78,7 @@ class IntegerLayer(nn.Module):
         self.weight_quantizer = quantizers.weight
         self.activation_quantizer = quantizers.activation
         self.error_quantizer = quantizers.error  # a Module (UINT8) registers itself, its clip travels in the state dict
+        self.leaves_quantized_gradient = False  # MetaQuant: ``weight.grad`` is ∇Ŵ, before the factor ∂Ŵ/∂W
         self.grad_quantizer: GradQuantizer | None = None  # of ∇W; the step calls it, its state travels here
 
     @property

@@ -137,7 +137,7 @@ class _ConvFunction(Function):
         dw = None
         if dw_hat is not None:
             dw = dw_hat.permute(0, 3, 1, 2)
-            if layer.weight_quantizer is not None:
+            if layer.weight_quantizer is not None and not layer.leaves_quantized_gradient:
                 dw = layer.weight_quantizer.backward(dw, weight)
         return dx if dx is None else dx.permute(0, 3, 1, 2), dw, db if needs_db else None, None
 

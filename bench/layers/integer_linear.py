@@ -121,7 +121,7 @@ class _LinearFunction(Function):
             db = dw_error.sum(0) if needs_db else None
         if dx is not None and inside is not None:
             dx.mul_(inside)
-        if dw is not None and layer.weight_quantizer is not None:
+        if dw is not None and layer.weight_quantizer is not None and not layer.leaves_quantized_gradient:
             dw = layer.weight_quantizer.backward(dw, weight)
         return dx, dw, db, None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench.config import FLOAT_BITS, CellConfig
 from bench.errors import ConfigError
-from bench.hypernets import HYPERNETS
+from bench.hypernets import FULLY_CONNECTED, HYPERNETS
 from bench.quantizers import WEIGHT_QUANTIZERS, check_one_bit
 from bench.quantizers.daint8 import check_granularity
 from bench.records.schema import MethodFacts
@@ -28,6 +28,8 @@ class Method:
     error_quantizers: tuple[str, ...]  # that may run on the error signals
     grad_quantizers: tuple[str, ...]  # that may run on the weight gradient
     quantizer: str = ""  # the gradient quantizer that gives the method its name, and must run somewhere
+    hypernets: tuple[str, ...] = tuple(HYPERNETS)  # that may run where grad_quantizers has "hypernet"
+    replaces_ste: bool = False  # the hypernetwork reads ∇Ŵ and its output stays FP32 (MetaQuant)
     autocast_bf16: bool = False
 
 
@@ -45,9 +47,19 @@ def check_method(method: Method, cell: CellConfig) -> None:
     _member(cell, "method.error_quantizer", cell.method.error_quantizer, method.error_quantizers)
     _member(cell, "method.grad_quantizer", cell.method.grad_quantizer, method.grad_quantizers)
     _bits_match(cell, "error_bits", cell.error_bits, cell.method.error_quantizer)
-    _bits_match(cell, "grad_bits", cell.grad_bits, cell.method.grad_quantizer)
+    if method.replaces_ste:
+        _require(
+            cell.grad_bits == FLOAT_BITS, cell, "does not quantize the hypernetwork's output: leave grad_bits at 32"
+        )
+    else:
+        _bits_match(cell, "grad_bits", cell.grad_bits, cell.method.grad_quantizer)
     if cell.method.error_quantizer == "daint8":
         check_granularity(cell.method.error_granularity)
+    _require(
+        cell.grad_bits != FLOAT_BITS or cell.method.grad_rounding == "nearest",
+        cell,
+        "rounds no weight gradient: leave method.grad_rounding=nearest, or set grad_bits to 2 to 8",
+    )
     _check_granularity(cell)
     gradients = (cell.method.error_quantizer, cell.method.grad_quantizer)
     _require(
@@ -57,7 +69,13 @@ def check_method(method: Method, cell: CellConfig) -> None:
         "or take method=ste",
     )
     if cell.method.grad_quantizer == "hypernet":
-        _member(cell, "hypernet", cell.hypernet.name, tuple(HYPERNETS))
+        _member(cell, "hypernet", cell.hypernet.name, method.hypernets)
+        _require(
+            cell.hypernet.name in FULLY_CONNECTED or (cell.hypernet.depth, cell.hypernet.activation) == (2, "none"),
+            cell,
+            f"sets hypernet.depth or hypernet.activation, which hypernet={cell.hypernet.name} does not have: choose "
+            f"one of {', '.join(FULLY_CONNECTED)}, or leave them out",
+        )
         _member(cell, "strategy", cell.strategy.name, tuple(STRATEGIES))
     else:
         _require(cell.hypernet.name == "none", cell, "has no hypernetwork: leave hypernet=none")
@@ -78,11 +96,15 @@ def describe(cell: CellConfig) -> MethodFacts:
         error_rounding=cell.method.error_rounding if cell.method.error_quantizer != "none" else "none",
         grad_quantizer=cell.method.grad_quantizer,
         grad_bits=cell.grad_bits,
-        grad_rounding=cell.method.grad_rounding if cell.method.grad_quantizer != "none" else "none",
+        grad_rounding=cell.method.grad_rounding if cell.grad_bits != FLOAT_BITS else "none",
         error_granularity=cell.method.error_granularity,
         hypernet=cell.hypernet.name,
         hypernet_form=cell.hypernet.form if meta else "none",
         hidden=cell.hypernet.hidden if meta else Absent(reason="no hypernetwork"),
+        hypernet_depth=cell.hypernet.depth
+        if cell.hypernet.name in FULLY_CONNECTED
+        else Absent(reason="no fully connected hypernetwork"),
+        hypernet_activation=cell.hypernet.activation,
         strategy=cell.strategy.name,
         optimizer=_optimizer_name(cell),
         edge_layers=cell.edge_layers if low_bit else "full",

@@ -62,6 +62,8 @@ class MethodFacts:
     dispatch: str
     error_granularity: str = "tensor"  # tensor, sample, channel: how far one scale reaches
     grad_rounding: str = "nearest"  # nearest, stochastic, none
+    hypernet_depth: int | Absent = NOT_RECORDED  # linear layers of the fully connected ones
+    hypernet_activation: str = "none"  # between them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

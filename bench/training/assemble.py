@@ -21,10 +21,10 @@ from bench.config import (
 from bench.data.base import DataSet
 from bench.data.loader import normalise
 from bench.errors import ConfigError
-from bench.hypernets import build_hypernet
+from bench.hypernets import FULLY_CONNECTED, build_hypernet
 from bench.layers.base import IntegerLayer
 from bench.layers.convert import Conversion, QuantSpec, quantize_model, quantized_layers
-from bench.methods import build_method
+from bench.methods import METHODS, build_method
 from bench.models import build_model
 from bench.optim import OPTIMIZERS, Optimizer, build_optimizer
 from bench.quantizers import GRAD_QUANTIZERS, GradQuantizer
@@ -133,10 +133,15 @@ def as_fp32(cell: CellConfig) -> CellConfig:
 
 
 def without_hypernet(cell: CellConfig) -> CellConfig:
-    """The same cell with the plain uniform quantizer on ∇W: what the hypernetwork adds is the difference to it."""
+    """The same cell with the plain uniform quantizer on ∇W, or for MetaQuant the straight-through estimator.
+
+    What the hypernetwork adds is the difference to it.
+    """
     if cell.method.grad_quantizer != "hypernet":
         return cell
     method = dataclasses.replace(cell.method, name="uniform", grad_quantizer="uniform")
+    if METHODS[cell.method.name].replaces_ste:
+        method = dataclasses.replace(cell.method, name="ste", grad_quantizer="none")
     if cell.method.error_quantizer in ("dorefa", "uint8", "daint8"):
         method = dataclasses.replace(method, name=cell.method.error_quantizer)
     return dataclasses.replace(
@@ -189,6 +194,11 @@ def _grad_quantizer(cell: CellConfig, generator: torch.Generator, *, channels: i
     )
 
 
+def _as_it_is(output: Tensor) -> Tensor:
+    """No Q: MetaQuant's hypernetwork answers in full precision."""
+    return output
+
+
 def _delayed_update(
     cell: CellConfig,
     device: torch.device,
@@ -197,19 +207,34 @@ def _delayed_update(
     generator: torch.Generator,
 ) -> DelayedUpdate:
     with global_stream(cell.seed, "hypernet_init"):
-        hypernet = build_hypernet(cell.hypernet.name, hidden=cell.hypernet.hidden, form=cell.hypernet.form).to(device)
+        layout = {"depth": cell.hypernet.depth, "activation": cell.hypernet.activation}
+        hypernet = build_hypernet(
+            cell.hypernet.name,
+            hidden=cell.hypernet.hidden,
+            form=cell.hypernet.form,
+            **(layout if cell.hypernet.name in FULLY_CONNECTED else {}),
+        ).to(device)
     options: dict[str, dict[str, Any]] = {
         "slim": {"seed": sub_seed(cell.seed, "slim_layer")},
         "recompute": {"chunk": cell.strategy.chunk},
         "tabulate": {"bound": cell.strategy.bound},
     }
     uint8 = cell.method.error_quantizer == "uint8"
+    replaces_ste = METHODS[cell.method.name].replaces_ste
+    for layer in layers:
+        layer.leaves_quantized_gradient = replaces_ste
+
+    def factors(index: int, weight: Tensor) -> Tensor | None:
+        quantizer = layers[index].weight_quantizer
+        return None if quantizer is None else quantizer.factor(weight)
+
     return DelayedUpdate(
         weights,
         optimizer=_optimizer(cell.optimizer, weights),
         hypernet=hypernet,
         strategy=build_strategy(cell.strategy.name, **options.get(cell.strategy.name, {})),
-        quantize=_grad_quantizer(cell, generator),
+        quantize=_as_it_is if replaces_ste else _grad_quantizer(cell, generator),
+        factors=factors if replaces_ste else None,
         meta_lr=cell.hypernet.meta_lr,
         lr_factors=(lambda: [layer.lr_factor for layer in layers]) if uint8 else None,
     )

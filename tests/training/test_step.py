@@ -151,11 +151,28 @@ def test_a_gradient_quantizer_runs_on_the_error_signal_and_the_weight_gradient_a
     assert "conv1.grad_quantizer.clip.channel_clip.moving" in parts.model.state_dict()
 
 
+@pytest.mark.parametrize(("quantizer", "bits"), [("dorefa", 1), ("dorefa", 4), ("bwn", 1), ("bwn_f", 1)])
+def test_metaquant_starts_at_the_straight_through_estimator_one_step_later(
+    quantizer: str, bits: int, make_cell: MakeCell, digits: DataSet
+) -> None:
+    common = (f"quantizer={quantizer}", f"weight_bits={bits}", "dispatch=simulate", "optimizer=sgd")
+    meta, batches = assemble(make_cell("method=metaquant", "hypernet=multi_fc", "strategy=recompute", *common), digits)
+    ste, _ = assemble(make_cell("method=ste", *common), digits)
+    assert meta.delayed is not None
+    train_step(meta, *batches.batch(0, 0), 0.01, NO_PHASES)
+    train_step(ste, *batches.batch(0, 0), 0.01, NO_PHASES)
+    meta.delayed.preview(0.01)  # residual form: f_ψ(∇Ŵ)·∂Ŵ/∂W is at first the plain ∇W
+    for ours, theirs in zip(meta.weights, ste.weights, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
 def test_the_twins_of_a_cell_differ_only_where_they_should(make_cell: MakeCell) -> None:
     cell = make_cell("variant=metagrad_int4_slim")
     plain, fp32 = without_hypernet(cell), as_fp32(cell)
     assert (plain.method.grad_quantizer, plain.grad_bits, plain.error_bits) == ("uniform", 4, 4)
     assert (plain.hypernet.name, plain.strategy.name) == ("none", "none")
+    metaquant = without_hypernet(make_cell("variant=metaquant_fc_grad_slim"))
+    assert (metaquant.method.name, metaquant.method.grad_quantizer, metaquant.hypernet.name) == ("ste", "none", "none")
     assert {fp32.weight_bits, fp32.activation_bits, fp32.error_bits, fp32.grad_bits} == {32}
     assert plain.model == fp32.model == cell.model
     assert plain.optimizer == fp32.optimizer == cell.optimizer
