@@ -26,6 +26,7 @@ from bench.methods import describe
 from bench.process import PassOutcome, run_pass
 from bench.profilers.nvml_sampler import NvmlSampler
 from bench.progress import SuiteProgress, current
+from bench.quantizers import PUBLISHED_FOR_ERRORS
 from bench.records.curves import write_curves
 from bench.records.schema import (
     SCHEMA_VERSION,
@@ -159,7 +160,7 @@ class _CellRun:
             hypernet=hypernet,
             gemms=check.gemms if check else None,
             missing=self.missing,
-            notices=_notices(check),
+            notices=_notices(check, cell.method.grad_quantizer),
         )
 
     def _run(self, part: str, function: Callable[..., Any], **arguments: Any) -> Any:
@@ -335,7 +336,7 @@ def _percent(share: float | Absent) -> float | Absent:
     return share if isinstance(share, Absent) else 100 * share
 
 
-def _notices(check: passes.CheckAnswer | None) -> tuple[str, ...]:
+def _notices(check: passes.CheckAnswer | None, grad_quantizer: str) -> tuple[str, ...]:
     if check is None:
         return ()
     notices = []
@@ -343,6 +344,8 @@ def _notices(check: passes.CheckAnswer | None) -> tuple[str, ...]:
         notices.append("INT4 values run in int8 containers (emulated): their speed is that of int8 products.")
     if check.gemms.label == "simulated":
         notices.append("Quantized values were multiplied in floating point (simulated).")
+    if grad_quantizer in PUBLISHED_FOR_ERRORS:
+        notices.append(f"The weight gradient is quantized by {grad_quantizer}, which was published for error signals.")
     if check.data.synthetic:
         notices.append("The data are synthetic: there is no accuracy to show.")
     return tuple(notices)

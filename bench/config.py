@@ -73,22 +73,27 @@ class MethodConfig:
     """Group ``method``: which gradients are low-bit and by what (docs/method.md section 5)."""
 
     name: str = "fp32"  # see `metagrad-bench list methods`
-    error_quantizer: str = "none"  # of the error signals: none, uniform, uint8
+    error_quantizer: str = "none"  # of the error signals: none, uniform, dorefa, uint8, daint8
     error_rounding: str = "nearest"  # nearest or stochastic
-    error_granularity: str = "tensor"  # one scale per tensor
-    grad_quantizer: str = "none"  # of the weight gradient: none, uniform, hypernet
+    error_granularity: str = "tensor"  # one scale per tensor; sample or channel only with dispatch=simulate
+    grad_quantizer: str = "none"  # of the weight gradient: none, uniform, dorefa, uint8, daint8, hypernet
+    grad_rounding: str = "nearest"  # nearest or stochastic
 
     def __post_init__(self) -> None:
         """Check ranges."""
         rounding = ("nearest", "stochastic")
         require(self.error_rounding in rounding, "method.error_rounding", self.error_rounding, "nearest or stochastic")
+        require(self.grad_rounding in rounding, "method.grad_rounding", self.grad_rounding, "nearest or stochastic")
+        scales = ("tensor", "sample", "channel")
+        granularity = self.error_granularity
+        require(granularity in scales, "method.error_granularity", granularity, "tensor, sample or channel")
 
 
 @dataclass(kw_only=True)
 class QuantizerConfig:
     """Group ``quantizer``: the forward quantizer of weights and activations."""
 
-    name: str = "dorefa"
+    name: str = "dorefa"  # of the weights: dorefa, bwn, bwn_f (one bit; one scale per output filter)
 
 
 @dataclass(kw_only=True)
@@ -98,6 +103,8 @@ class HypernetConfig:
     name: str = "none"  # none, fc_grad, multi_fc, lstm_fc, dual_lstm_fc
     form: str = "residual"  # residual (starts at the plain quantizer) or literal (the papers' formula)
     hidden: int = 100  # H, the hidden size
+    depth: int = 2  # linear layers of fc_grad and multi_fc; MetaQuant's paper has 2, its code 3
+    activation: str = "none"  # between them: none, relu, tanh
     meta_lr: float = 1e-3  # Adam's learning rate for psi
     observe_every: int | None = None  # steps between two rows of hypernet.csv; none: only the last step of each epoch
 
@@ -106,6 +113,9 @@ class HypernetConfig:
         every = self.observe_every
         require(every is None or every > 0, "hypernet.observe_every", every, "above 0")
         check_positive("hypernet", self, "hidden", "meta_lr")
+        require(self.depth >= 2, "hypernet.depth", self.depth, "2 or more")
+        activations = ("none", "relu", "tanh")
+        require(self.activation in activations, "hypernet.activation", self.activation, "none, relu or tanh")
         require(self.form in ("residual", "literal"), "hypernet.form", self.form, "residual or literal")
 
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bench.config import CellConfig
+from bench.config import FLOAT_BITS, CellConfig
 from bench.data import build_data
 from bench.data.base import DataSet
 from bench.data.loader import EvalBatches, TrainBatches
@@ -308,6 +308,8 @@ def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
                     fprop=cast(Label, facts.fprop),
                     dgrad=without_dgrad if skipped or first else cast(Label, facts.dgrad),
                     wgrad=cast(Label, facts.wgrad),
+                    error=facts.error if facts.error_bits != FLOAT_BITS else "",
+                    error_quantizations=min(facts.error_quantizations, 1 if skipped or first else 2),
                 )
             )
         elif isinstance(module, nn.Conv2d | nn.Linear):
@@ -324,6 +326,7 @@ def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
                     fprop="float",
                     dgrad="float" if table else without_dgrad,
                     wgrad="float",
+                    error_quantizations=0,
                 )
             )
     return tuple(table)

@@ -6,6 +6,9 @@ from bench.app import compose_variants, group_options, parse_arguments, plan_cel
 from bench.methods import METHODS, build_method, describe
 from bench.precheck import check_cells
 
+METAQUANT = ("method=metaquant", "strategy=slim", "weight_bits=1", "dispatch=simulate")
+W8A8 = ("weight_bits=8", "activation_bits=8")
+
 
 @pytest.mark.parametrize("suite", group_options("suite"))
 def test_every_suite_composes_and_passes_the_check(suite: str) -> None:
@@ -32,7 +35,34 @@ def test_every_variant_is_a_valid_cell_and_every_method_has_one() -> None:
         (["method=ste", "weight_bits=4", "activation_bits=4", "strategy=slim"], "strategy"),
         (["method=ste", "weight_bits=4", "activation_bits=4", "hypernet=lstm_fc"], "hypernet"),
         (["method=metagrad", "weight_bits=4", "activation_bits=4", "error_bits=4", "grad_bits=4"], "dual_lstm_fc"),
-        (["method=ste", "weight_bits=1", "activation_bits=4"], "2 to 8"),
+        (["method=ste", "weight_bits=4", "activation_bits=1"], "2 to 8"),
+        (["method=ste", "weight_bits=1", "activation_bits=32"], "2 to 8, or 32 with dispatch=simulate"),
+        (["method=ste", "quantizer=bwn", *W8A8], "set weight_bits=1, or quantizer=dorefa for 8 bits"),
+        (
+            ["method=uint8", "quantizer=bwn_f", "weight_bits=1", "activation_bits=8", "error_bits=8"],
+            "take quantizer=bwn, or method.error_quantizer=uniform",
+        ),
+        (
+            ["variant=daint8_int8", "method.error_granularity=channel"],
+            "per tensor for dgrad, which sums over the channels, and per output channel for wgrad",
+        ),
+        (
+            ["variant=dorefa_int4", "method.error_granularity=sample"],
+            "leave method.error_granularity=tensor, or set dispatch=simulate",
+        ),
+        (
+            ["variant=dorefa_int4", "method.error_granularity=channel", "dispatch=simulate"],
+            "takes method.error_granularity of tensor, sample, not channel",
+        ),
+        (
+            ["method=uint8", *W8A8, "error_bits=8", "method.grad_quantizer=daint8", "grad_bits=8"],
+            "of none, uniform, uint8, not daint8",
+        ),
+        (["method=uint8", *W8A8, "method.error_quantizer=none"], "quantizes nothing with uint8"),
+        ([*METAQUANT, "hypernet=dual_lstm_fc"], "takes hypernet of fc_grad, multi_fc, lstm_fc, not dual_lstm_fc"),
+        ([*METAQUANT, "hypernet=lstm_fc", "hypernet.depth=3"], "choose one of fc_grad, multi_fc"),
+        ([*METAQUANT, "hypernet=fc_grad", "method.grad_rounding=stochastic"], "rounds no weight gradient"),
+        ([*METAQUANT, "hypernet=fc_grad", "grad_bits=4"], "leave grad_bits at 32"),
         (["method=fp32", "method.error_quantizer=uint8", "error_bits=8"], "method.error_quantizer"),
     ],
 )

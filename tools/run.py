@@ -23,7 +23,7 @@ settings most used:
   seed=0                        with --multirun several: seed=0,1,2
   output_dir=out                where records go
   fresh=true                    measure again what is already there (the earlier record is set aside)
-  weight_bits activation_bits error_bits grad_bits   2 to 8, or 32 for floating point (variant=custom)
+  weight_bits activation_bits error_bits grad_bits   2 to 8 (weights 1), 32 for FP32 (variant=custom)
   edge_layers=same|int8|full    first convolution and last linear layer
   data.root=DIR  data.download=false
   protocol.epochs=N  protocol.timing_blocks=N  protocol.passes=[timing,memory,accuracy]

@@ -28,6 +28,8 @@ HYPERNETS: dict[str, type[FCGrad] | type[MultiFC] | type[LSTMFC] | type[DualLSTM
     "dual_lstm_fc": DualLSTMFC,
 }
 
+FULLY_CONNECTED = ("fc_grad", "multi_fc")  # with a depth and an activation
+
 
 def build_hypernet(name: str, *, hidden: int, form: str = "residual", **options: Any) -> Hypernet:
     """The hypernetwork of that name, float32 on the CPU, initialised from torch's global generator.
@@ -54,6 +56,7 @@ def build_hypernet(name: str, *, hidden: int, form: str = "residual", **options:
 
 __all__ = [
     "FORMS",
+    "FULLY_CONNECTED",
     "HYPERNETS",
     "CarriedEvaluation",
     "DualLSTMFC",

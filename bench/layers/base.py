@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from bench.errors import ShapeError
 from bench.kernels.int4 import gemm_label
 from bench.kernels.selfcheck import check_device
-from bench.quantizers import DorefaWeight, ErrorQuantizer, ForwardQuantizer, Uint8ClipQuantizer
+from bench.layers.operands import quantizations_of
+from bench.quantizers import ErrorQuantizer, ForwardQuantizer, GradQuantizer, Uint8ClipQuantizer, WeightQuantizer
 from bench.quantizers.base import FLOAT_BITS, QTensor, dequantize
 
 GEMMS = ("fprop", "dgrad", "wgrad")
@@ -22,7 +23,7 @@ class LayerFacts:
     """One row of the record's layer table: quantizers as sentences, bits, and what each GEMM is.
 
     ``fprop``, ``dgrad`` and ``wgrad`` are "integer", "emulated" (INT4 codes in int8 containers), "simulated" (quantized
-    values in floating point) or "float" (an operand is not quantized).
+    values in floating point; of fprop also with float activations) or "float" (an operand is not quantized).
     """
 
     name: str
@@ -36,13 +37,14 @@ class LayerFacts:
     fprop: str
     dgrad: str
     wgrad: str
+    error_quantizations: int  # of one error signal where both backward products run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerQuantizers:
     """The quantizers of one layer; None stands for float."""
 
-    weight: DorefaWeight | None
+    weight: WeightQuantizer | None
     activation: ForwardQuantizer | None
     error: ErrorQuantizer | None
     dispatch: str = "integer"
@@ -51,9 +53,10 @@ class LayerQuantizers:
 class IntegerLayer(nn.Module):
     """A layer whose products run on integer codes; ``weight`` stays a float32 parameter.
 
-    After backward ``weight.grad`` is ∇W, through ∂Ŵ/∂W (MetaGrad Eq. 2). A value that is not finite anywhere in the
-    input, the weight or the error signal makes the scale of its codes NaN, hence the output, the loss or the gradients
-    NaN: nothing inside the step waits for the device, and the training loop says it where it reads the loss.
+    After backward ``weight.grad`` is ∇W, through ∂Ŵ/∂W (MetaGrad Eq. 2), or ∇Ŵ with ``leaves_quantized_gradient``. A
+    value that is not finite anywhere in the input, the weight or the error signal makes the scale of its codes NaN,
+    hence the output, the loss or the gradients NaN: nothing inside the step waits for the device, and the training
+    loop says it where it reads the loss.
 
     The bias stays float; its gradient sums the error signal that the other gradients see, the quantized one.
     """
@@ -75,6 +78,8 @@ class IntegerLayer(nn.Module):
         self.weight_quantizer = quantizers.weight
         self.activation_quantizer = quantizers.activation
         self.error_quantizer = quantizers.error  # a Module (UINT8) registers itself, its clip travels in the state dict
+        self.leaves_quantized_gradient = False  # MetaQuant: ``weight.grad`` is ∇Ŵ, before the factor ∂Ŵ/∂W
+        self.grad_quantizer: GradQuantizer | None = None  # of ∇W; the step calls it, its state travels here
 
     @property
     def lr_factor(self) -> Tensor:
@@ -91,6 +96,8 @@ class IntegerLayer(nn.Module):
         )
         operands = {"fprop": (activation, weight), "dgrad": (error, weight), "wgrad": (error, activation)}
         labels = {gemm: self._label(*bits) for gemm, bits in operands.items()}
+        if self.dispatch == "simulate" and weight != FLOAT_BITS:
+            labels["fprop"] = "simulated"  # also where the activations are float: weight-only quantization
         return LayerFacts(
             name=self.name,
             kind=self.kind,
@@ -100,6 +107,7 @@ class IntegerLayer(nn.Module):
             weight_bits=weight,
             activation_bits=activation,
             error_bits=error,
+            error_quantizations=quantizations_of(self.weight_quantizer, self.error_quantizer),
             **labels,
         )
 

@@ -22,8 +22,10 @@ from bench.quantizers import (
     build_error_quantizer,
     build_weight_quantizer,
     check_name,
+    check_one_bit,
 )
 from bench.quantizers.base import FLOAT_BITS, check_bits
+from bench.quantizers.daint8 import check_granularity
 from bench.quantizers.uniform import check_choices
 
 EDGE_LAYERS = ("full", "int8", "same")
@@ -34,19 +36,20 @@ class QuantSpec:
     """How a model's layers are quantized; checked by ``check_spec``."""
 
     forward: str = "dorefa"
-    """Weight and activation quantizer."""
+    """Weight quantizer: dorefa, bwn or bwn_f (one α per output filter); activations take DoReFa's."""
     weight_bits: int = 8
-    """2..8, or 32 for float."""
+    """1..8, or 32 for float; bwn and bwn_f have 1."""
     activation_bits: int = 8
     """2..8, or 32 for float."""
     error: str = "none"
-    """Error-signal quantizer: none, uniform or uint8."""
+    """Error-signal quantizer: none, uniform, dorefa, uint8 or daint8."""
     error_bits: int = 32
     """2..8, or 32 with error=none."""
     error_rounding: str = "nearest"
     """nearest or stochastic."""
     error_granularity: str = "tensor"
-    """tensor; sample and channel fit one of the two backward products only, so they need dispatch=simulate."""
+    """tensor; sample and channel fit one of the two backward products only, so they need dispatch=simulate. DAINT8
+    adds codes per output channel for wgrad to those per tensor for dgrad."""
     edge_layers: str = "same"
     """First convolution and last linear layer: full (left float), int8 (8 bits), same."""
     dispatch: str = "integer"
@@ -89,8 +92,15 @@ def check_spec(spec: QuantSpec) -> None:
     check_choices(spec.error_rounding, spec.error_granularity)
     for field in ("weight_bits", "activation_bits", "error_bits"):
         bits = getattr(spec, field)
-        if bits != FLOAT_BITS:
+        if bits != FLOAT_BITS and (field, bits) != ("weight_bits", 1):
             check_bits(bits, field)
+    if spec.forward != "dorefa" and spec.weight_bits != FLOAT_BITS:
+        check_one_bit(spec.forward, spec.weight_bits)
+    if spec.forward == "bwn_f" and spec.error == "uint8":
+        raise ConfigError(
+            "forward=bwn_f folds one scale per filter into dgrad's error signal, and error=uint8 keeps one clip per "
+            "layer; take forward=bwn, or error=uniform, dorefa or daint8"
+        )
     if (spec.error == "none") != (spec.error_bits == FLOAT_BITS):
         raise ConfigError(
             f"error={spec.error} with error_bits={spec.error_bits}: float error signals are error=none with "
@@ -98,12 +108,14 @@ def check_spec(spec: QuantSpec) -> None:
         )
     if spec.error == "uint8" and spec.error_granularity != "tensor":
         raise ConfigError("error=uint8 clips per tensor; set error_granularity=tensor or error=uniform")
+    if spec.error == "daint8":
+        check_granularity(spec.error_granularity)
     if spec.dispatch == "simulate":
         return
     if FLOAT_BITS in (spec.weight_bits, spec.activation_bits):
         raise ConfigError(
             f"weight_bits={spec.weight_bits}, activation_bits={spec.activation_bits}, error_bits={spec.error_bits} has "
-            "no integer product with dispatch=integer: weights and activations must both have 2 to 8 bits (with "
+            "no integer product with dispatch=integer: weights must have 1 to 8 and activations 2 to 8 bits (with "
             "error_bits 2 to 8 or 32); use dispatch=simulate, or an FP32 method for an unquantized model"
         )
     if spec.error_granularity != "tensor":
@@ -163,7 +175,9 @@ def quantize_model(
             kept.append(KeptLayer(name=name, kind=type(layer).__name__, reason=reason))
             continue
         own_spec = _edge_spec(spec) if edge and spec.edge_layers == "int8" else spec
-        quantizers = _layer_quantizers(own_spec, signed=name in signed, generator=generator)
+        quantizers = _layer_quantizers(
+            own_spec, signed=name in signed, generator=generator, channels=layer.weight.shape[0]
+        )
         replacement = (
             IntegerConv2d(layer, name, quantizers)
             if isinstance(layer, nn.Conv2d)
@@ -244,6 +258,7 @@ def _edge_spec(spec: QuantSpec) -> QuantSpec:
     """The same with 8 bits wherever something is quantized."""
     return replace(
         spec,
+        forward="dorefa",  # BWN has no 8 bits
         weight_bits=_to_eight(spec.weight_bits),
         activation_bits=_to_eight(spec.activation_bits),
         error_bits=_to_eight(spec.error_bits),
@@ -254,8 +269,8 @@ def _to_eight(bits: int) -> int:
     return bits if bits == FLOAT_BITS else 8
 
 
-def _layer_quantizers(spec: QuantSpec, *, signed: bool, generator: torch.Generator) -> LayerQuantizers:
-    activation = "uniform" if signed else spec.forward
+def _layer_quantizers(spec: QuantSpec, *, signed: bool, generator: torch.Generator, channels: int) -> LayerQuantizers:
+    activation = "uniform" if signed else "dorefa"
     return LayerQuantizers(
         weight=None if spec.weight_bits == FLOAT_BITS else build_weight_quantizer(spec.forward, spec.weight_bits),
         activation=None
@@ -269,6 +284,7 @@ def _layer_quantizers(spec: QuantSpec, *, signed: bool, generator: torch.Generat
             rounding=spec.error_rounding,
             granularity=spec.error_granularity,
             generator=generator,
+            channels=channels,
         ),
         dispatch=spec.dispatch,
     )

@@ -6,6 +6,7 @@ output. Codes are kept channels-last, (N, H, W, C) and (O, R, S, C).
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -17,7 +18,15 @@ from torch.autograd.function import once_differentiable
 from bench.kernels import affine, conv
 from bench.kernels.conv_plan import ConvPlan, plan_conv, split_images
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
-from bench.layers.operands import both_quantized, grid_of, quantize_operand, restore_operand, tensors_of
+from bench.layers.operands import (
+    both_quantized,
+    grid_of,
+    quantize_error,
+    quantize_operand,
+    restore_operand,
+    split_filter_scale,
+    tensors_of,
+)
 from bench.quantizers.base import QTensor
 
 Pair = tuple[int, int]
@@ -101,26 +110,34 @@ class _ConvFunction(Function):
         needs_dx, needs_dw, needs_db, _ = ctx.needs_input_grad
         error_npqo = grads[0].permute(0, 2, 3, 1).contiguous()
         dx = dw_hat = db = None
+        w, fold = split_filter_scale(w) if layer.error_quantizer is not None else (w, None)
+        for_dx = for_dw = None
+        if layer.error_quantizer is not None:
+            for_dx, for_dw = quantize_error(
+                layer.error_quantizer,
+                error_npqo,
+                fold=fold,
+                needs_dgrad=needs_dx,
+                needs_wgrad=needs_dw or needs_db,
+            )
         if layer.error_quantizer is not None and layer.dispatch == "integer":
-            error = layer.error_quantizer.quantize(error_npqo)
             a, w = both_quantized(a, w)
-            if needs_dx:
-                dx = integer_dgrad(error, w, plan, layer.name, inside=inside)
-            if needs_dw:
-                dw_hat, db = integer_wgrad(a, error, plan, layer.name)
-            elif needs_db:
-                db = affine.dequantize(error.codes.view(plan.rows, plan.o).sum(0, dtype=torch.int64), error.scale)
+            if for_dx is not None and needs_dx:
+                dx = integer_dgrad(for_dx, w, plan, layer.name, inside=inside)
+            if for_dw is not None and needs_dw:
+                dw_hat, db = integer_wgrad(a, for_dw, plan, layer.name)
+            elif for_dw is not None and needs_db:
+                db = error_sum(for_dw.codes.view(plan.rows, plan.o).sum(0, dtype=torch.int64), for_dw, plan.rows)
         else:
-            if layer.error_quantizer is not None:
-                error_npqo = values_of(layer.error_quantizer.quantize(error_npqo))
-            dx, dw_hat = float_backward(error_npqo, values_of(a), values_of(w), plan, (needs_dx, needs_dw))
+            dx_error, dw_error = (error_npqo if codes is None else values_of(codes) for codes in (for_dx, for_dw))
+            dx, dw_hat = float_backward(dx_error, dw_error, values_of(a), values_of(w), plan, (needs_dx, needs_dw))
             if dx is not None and inside is not None:
                 dx.mul_(inside)
-            db = error_npqo.sum((0, 1, 2)) if needs_db else None
+            db = dw_error.sum((0, 1, 2)) if needs_db else None
         dw = None
         if dw_hat is not None:
             dw = dw_hat.permute(0, 3, 1, 2)
-            if layer.weight_quantizer is not None:
+            if layer.weight_quantizer is not None and not layer.leaves_quantized_gradient:
                 dw = layer.weight_quantizer.backward(dw, weight)
         return dx if dx is None else dx.permute(0, 3, 1, 2), dw, db if needs_db else None, None
 
@@ -130,7 +147,7 @@ def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
 
     Args:
         a: codes (N, H, W, C) on a grid with mult 1 that has a zero, for the spatial padding.
-        w: codes (O, R, S, C/groups).
+        w: codes (O, R, S, C/groups), one scale, or one (O, 1, 1, 1) per output channel.
         plan: the sizes.
         layer: name for the GEMM log.
 
@@ -142,7 +159,7 @@ def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
     if a.offset:
         per_output = w.codes.sum((1, 2, 3), dtype=torch.int64).mul_(w.mult).add_(w.offset * plan.reduction)
         columns = per_output.mul_(a.offset).view(plan.groups, -1)
-    scale = a.scale * w.scale
+    scale = a.scale * (w.scale.view(plan.groups, -1) if w.scale.dim() else w.scale)
     y = torch.empty(plan.n, plan.p, plan.q, plan.o, device=a.codes.device)
     for images, part in split_images(plan, a.codes.device.type):
         acc, sums = conv.fprop(
@@ -163,14 +180,15 @@ def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, ins
     """Dequantized error signal of the input, (N, H, W, C) float32.
 
     Args:
-        error: codes (N, P, Q, O) on a symmetric grid (code 0 is zero: it fills padding and strides).
+        error: codes (N, P, Q, O), one scale. Code 0 fills padding and strides; on a grid with an offset (DoReFa's) it
+            would not be zero, so what the offset adds is summed over the true positions alone.
         w: codes (O, R, S, C/groups).
         plan: the sizes.
         layer: name for the GEMM log.
         inside: (N, H, W, C) int8, 1 where the gradient passes and 0 elsewhere; None if it passes everywhere.
     """
-    assert (error.mult, error.offset) == (1, 0), "an error signal's grid is symmetric"
     scale = error.scale * w.scale
+    columns = None if error.offset == 0 else _offset_dgrad(error, w, plan, layer)
     dx = torch.empty(plan.n, plan.h, plan.w, plan.c, device=error.codes.device)
     for images, part in split_images(plan, error.codes.device.type):
         acc, sums = conv.dgrad(
@@ -178,8 +196,9 @@ def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, ins
         )
         total = affine.combine(
             acc.unflatten(3, (plan.groups, -1)),
-            factor=w.mult,
-            rows=_weighted(sums, w.offset),
+            factor=error.mult * w.mult,
+            rows=_weighted(sums, error.mult * w.offset),
+            columns=columns,
             bound=plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max,
         )
         affine.dequantize(total, scale, out=dx[images].view(total.shape))
@@ -193,17 +212,53 @@ def integer_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: str) -> tup
 
     Args:
         a: codes (N, H, W, C).
-        error: codes (N, P, Q, O) on a symmetric grid.
+        error: codes (N, P, Q, O), with one scale, or one (O,) per output channel.
         plan: the sizes.
         layer: name for the GEMM log.
     """
-    assert (error.mult, error.offset, a.mult) == (1, 0, 1), "grids with steps of one; the error's has no offset"
+    assert a.mult == 1, "an activation's grid has steps of one"
     acc, sums = conv.wgrad(
         a.codes, error.codes, plan, pad_value=a.zero_code, a_max=a.code_max, err_max=error.code_max, layer=layer
     )
-    rows = sums.to(torch.int64).mul_(a.offset).view(-1, 1, 1, 1) if a.offset else None
-    total = affine.combine(acc, factor=1, rows=rows, bound=plan.rows * a.value_max * error.value_max)
-    return affine.dequantize(total, a.scale * error.scale), affine.dequantize(sums, error.scale)
+    rows = sums.to(torch.int64).mul_(a.offset * error.mult).view(-1, 1, 1, 1) if a.offset else None
+    columns = None if error.offset == 0 else _input_sums(a, plan).mul_(error.offset)
+    total = affine.combine(
+        acc, factor=error.mult, rows=rows, columns=columns, bound=plan.rows * a.value_max * error.value_max
+    )
+    by_channel = error.scale.view(-1, 1, 1, 1) if error.scale.dim() else error.scale
+    return affine.dequantize(total, a.scale * by_channel), error_sum(sums, error, plan.rows)
+
+
+def error_sum(sums: Tensor, error: QTensor, terms: int) -> Tensor:
+    """The bias's gradient (O,) float32 from the sums of `terms` error codes per output channel."""
+    if (error.mult, error.offset) != (1, 0):
+        sums = sums.to(torch.int64).mul(error.mult).add_(terms * error.offset)
+    return affine.dequantize(sums, error.scale)
+
+
+def _offset_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
+    """What the error grid's offset adds to every image's dgrad, (1, H, W, groups, C/groups) int64.
+
+    The offset times Σ(m_w·w + o_w) over the taps that reach each position: the dgrad of one image of ones, whose frame
+    of zeros is the mask of what padding, stride and dilation insert.
+    """
+    ones = torch.ones(1, plan.p, plan.q, plan.o, dtype=torch.int8, device=w.codes.device)
+    acc, sums = conv.dgrad(ones, w.codes, dataclasses.replace(plan, n=1), err_max=1, w_max=w.code_max, layer=layer)
+    total = acc.unflatten(3, (plan.groups, -1)).to(torch.int64) * (w.mult * error.offset)
+    return total.add_(sums.unsqueeze(-1).to(torch.int64), alpha=w.offset * error.offset)
+
+
+def _input_sums(a: QTensor, plan: ConvPlan) -> Tensor:
+    """Σ of the input's grid values that each weight meets, (O, R, S, C/groups) int64; padding is zero there."""
+    values = a.codes.sum(0, dtype=torch.int64).add_(plan.n * a.offset)  # (H, W, C)
+    (top, bottom), (left, right) = plan.padding
+    values = F.pad(values, (0, 0, left, right, top, bottom))
+    (sh, sw), (dh, dw) = plan.stride, plan.dilation
+    rows = [slice(r * dh, r * dh + (plan.p - 1) * sh + 1, sh) for r in range(plan.r)]
+    columns = [slice(s * dw, s * dw + (plan.q - 1) * sw + 1, sw) for s in range(plan.s)]
+    taps = torch.stack([torch.stack([values[row, column].sum((0, 1)) for column in columns]) for row in rows])
+    by_group = taps.unflatten(2, (plan.groups, -1)).permute(2, 0, 1, 3)  # (G, R, S, C/G)
+    return by_group.repeat_interleave(plan.o // plan.groups, dim=0)
 
 
 def _weighted(sums: Tensor, offset: int) -> Tensor | None:
@@ -221,22 +276,31 @@ def float_fprop(a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan) -> Tensor:
 
 
 def float_backward(
-    error_npqo: Tensor, a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan, needs: tuple[bool, bool]
+    dx_error: Tensor, dw_error: Tensor, a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan, needs: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Floating-point dgrad (N, H, W, C) and wgrad (O, R, S, C/groups), each only if needed."""
-    dx, dw, _ = torch.ops.aten.convolution_backward(
-        _plain(error_npqo.permute(0, 3, 1, 2)),
-        _padded_nchw(a_nhwc, plan),
-        _plain(w_orsc.permute(0, 3, 1, 2)),
-        None,
-        plan.stride,
-        (0, 0),
-        plan.dilation,
-        False,
-        (0, 0),
-        plan.groups,
-        (*needs, False),
-    )
+    """Floating-point dgrad (N, H, W, C) and wgrad (O, R, S, C/groups), each only if needed.
+
+    Args:
+        dx_error: (N, P, Q, O) that dgrad reads.
+        dw_error: (N, P, Q, O) that wgrad reads; the same tensor unless the quantizer makes two.
+        a_nhwc: (N, H, W, C).
+        w_orsc: (O, R, S, C/groups).
+        plan: the sizes.
+        needs: whether dgrad and wgrad are wanted.
+    """
+    a, w = _padded_nchw(a_nhwc, plan), _plain(w_orsc.permute(0, 3, 1, 2))
+
+    def backward(error_npqo: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+        error = _plain(error_npqo.permute(0, 3, 1, 2))
+        dx, dw, _ = torch.ops.aten.convolution_backward(
+            error, a, w, None, plan.stride, (0, 0), plan.dilation, False, (0, 0), plan.groups, (*wanted, False)
+        )
+        return dx, dw
+
+    if dx_error is dw_error or not all(needs):
+        dx, dw = backward(dx_error if needs[0] else dw_error, needs)
+    else:
+        (dx, _), (_, dw) = backward(dx_error, (True, False)), backward(dw_error, (False, True))
     if dx is not None:
         (top, _), (left, _) = plan.padding
         dx = dx[:, :, top : top + plan.h, left : left + plan.w].permute(0, 2, 3, 1).contiguous()

@@ -15,7 +15,15 @@ from torch.autograd.function import once_differentiable
 from bench.errors import ShapeError
 from bench.kernels import affine, linear
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
-from bench.layers.operands import both_quantized, grid_of, quantize_operand, restore_operand, tensors_of
+from bench.layers.operands import (
+    both_quantized,
+    grid_of,
+    quantize_error,
+    quantize_operand,
+    restore_operand,
+    split_filter_scale,
+    tensors_of,
+)
 from bench.quantizers.base import QTensor
 
 
@@ -88,27 +96,39 @@ class _LinearFunction(Function):
         needs_dx, needs_dw, needs_db, _ = ctx.needs_input_grad
         error_mn = grads[0].contiguous()
         dx = dw = db = None
+        w, fold = split_filter_scale(w) if layer.error_quantizer is not None else (w, None)
+        for_dx = for_dw = None
+        if layer.error_quantizer is not None:
+            for_dx, for_dw = quantize_error(
+                layer.error_quantizer,
+                error_mn,
+                fold=fold,
+                needs_dgrad=needs_dx,
+                needs_wgrad=needs_dw or needs_db,
+            )
         if layer.error_quantizer is not None and layer.dispatch == "integer":
-            error = layer.error_quantizer.quantize(error_mn)
             a, w = both_quantized(a, w)
-            sums = error.codes.sum(0, dtype=torch.int64)
-            if needs_dx:
-                dx = integer_dgrad(error, w, layer.name)
-            if needs_dw:
-                dw = integer_wgrad(a, error, sums, layer.name)
-            if needs_db:
-                db = affine.dequantize(sums, error.scale)
+            if for_dx is not None and needs_dx:
+                dx = integer_dgrad(for_dx, w, layer.name)
+            if for_dw is not None:
+                sums = for_dw.codes.sum(0, dtype=torch.int64)
+                dw = integer_wgrad(a, for_dw, sums, layer.name) if needs_dw else None
+                db = error_sum(sums, for_dw, error_mn.shape[0]) if needs_db else None
         else:
-            if layer.error_quantizer is not None:
-                error_mn = values_of(layer.error_quantizer.quantize(error_mn))
-            dx = error_mn @ values_of(w) if needs_dx else None
-            dw = error_mn.t() @ values_of(a) if needs_dw else None
-            db = error_mn.sum(0) if needs_db else None
+            dx_error, dw_error = (error_mn if codes is None else values_of(codes) for codes in (for_dx, for_dw))
+            dx = dx_error @ values_of(w) if needs_dx else None
+            dw = dw_error.t() @ values_of(a) if needs_dw else None
+            db = dw_error.sum(0) if needs_db else None
         if dx is not None and inside is not None:
             dx.mul_(inside)
-        if dw is not None and layer.weight_quantizer is not None:
+        if dw is not None and layer.weight_quantizer is not None and not layer.leaves_quantized_gradient:
             dw = layer.weight_quantizer.backward(dw, weight)
         return dx, dw, db, None
+
+
+def error_sum(sums: Tensor, error: QTensor, terms: int) -> Tensor:
+    """The bias's gradient (N,) float32 from the int64 sums of `terms` error codes per output feature."""
+    return affine.dequantize(sums * error.mult + terms * error.offset, error.scale)
 
 
 def integer_fprop(a: QTensor, w: QTensor, layer: str) -> Tensor:
@@ -122,24 +142,34 @@ def integer_fprop(a: QTensor, w: QTensor, layer: str) -> Tensor:
     if a.offset:
         columns = w.codes.sum(1, dtype=torch.int64).mul_(a.offset * w.mult)
     total = affine.combine(acc, factor=w.mult, rows=rows, columns=columns, bound=k * a.value_max * w.value_max)
-    return affine.dequantize(total, a.scale * w.scale)
+    return affine.dequantize(total, a.scale * (w.scale.view(-1) if w.scale.dim() else w.scale))
 
 
 def integer_dgrad(error: QTensor, w: QTensor, layer: str) -> Tensor:
     """Dequantized error signal of the input (M, K) float32, from codes (M, N) and (N, K)."""
-    assert (error.mult, error.offset) == (1, 0), "an error signal's grid is symmetric"
     acc = linear.dgrad(error.codes, w.codes, err_max=error.code_max, w_max=w.code_max, layer=layer)
-    rows = linear.sum_rows(error.codes).mul_(w.offset) if w.offset else None
-    bound = error.codes.shape[1] * error.value_max * w.value_max
-    total = affine.combine(acc, factor=w.mult, rows=rows, bound=bound)
+    terms = error.codes.shape[1]
+    rows = linear.sum_rows(error.codes).mul_(error.mult * w.offset) if w.offset else None
+    columns = None
+    if error.offset:
+        columns = w.codes.sum(0, dtype=torch.int64).mul_(w.mult).add_(terms * w.offset).mul_(error.offset)
+    bound = terms * error.value_max * w.value_max
+    total = affine.combine(acc, factor=error.mult * w.mult, rows=rows, columns=columns, bound=bound)
     return affine.dequantize(total, error.scale * w.scale)
 
 
 def integer_wgrad(a: QTensor, error: QTensor, error_sums: Tensor, layer: str) -> Tensor:
-    """Dequantized gradient of Ŵ (N, K) float32, from codes (M, K) and (M, N) and the error's int64 sums (N,)."""
-    assert (error.mult, error.offset, a.mult) == (1, 0, 1), "grids with steps of one; the error's has no offset"
+    """Dequantized gradient of Ŵ (N, K) float32, from codes (M, K) and (M, N) and the error's int64 sums (N,).
+
+    The error has one scale, or one (N,) per output feature.
+    """
+    assert a.mult == 1, "an activation's grid has steps of one"
     acc = linear.wgrad(a.codes, error.codes, a_max=a.code_max, err_max=error.code_max, layer=layer)
-    rows = (error_sums * a.offset).unsqueeze(1) if a.offset else None
-    bound = a.codes.shape[0] * a.value_max * error.value_max
-    total = affine.combine(acc, factor=1, rows=rows, bound=bound)
-    return affine.dequantize(total, a.scale * error.scale)
+    terms = a.codes.shape[0]
+    rows = (error_sums * (a.offset * error.mult)).unsqueeze(1) if a.offset else None
+    columns = None
+    if error.offset:
+        columns = a.codes.sum(0, dtype=torch.int64).add_(terms * a.offset).mul_(error.offset)
+    bound = terms * a.value_max * error.value_max
+    total = affine.combine(acc, factor=error.mult, rows=rows, columns=columns, bound=bound)
+    return affine.dequantize(total, a.scale * (error.scale.unsqueeze(1) if error.scale.dim() else error.scale))

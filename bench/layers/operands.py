@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from bench.quantizers.base import ForwardQuantizer, QTensor
+from bench.quantizers import BinaryWeight, Daint8Quantizer
+from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer, QTensor, WeightQuantizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +60,43 @@ def both_quantized(a: QTensor | Tensor, w: QTensor | Tensor) -> tuple[QTensor, Q
     assert isinstance(a, QTensor), "an integer product needs a quantized activation"
     assert isinstance(w, QTensor), "an integer product needs a quantized weight"
     return a, w
+
+
+def quantize_error(
+    quantizer: ErrorQuantizer, error: Tensor, *, fold: Tensor | None, needs_dgrad: bool, needs_wgrad: bool
+) -> tuple[QTensor | None, QTensor | None]:
+    """Codes of an error signal for dgrad and for wgrad: the same, or two quantizations with DAINT8 or BWN-F.
+
+    Args:
+        quantizer: of the layer.
+        error: float32, channels last.
+        fold: (channels,) α of BWN-F, which dgrad sums over and which therefore goes into its error signal; else None.
+        needs_dgrad: whether dgrad runs.
+        needs_wgrad: whether wgrad runs, or the bias's gradient is wanted.
+
+    Returns:
+        (for dgrad, for wgrad), None for what is not needed.
+    """
+    if isinstance(quantizer, Daint8Quantizer) or fold is not None:
+        for_wgrad = quantizer.quantize_for_wgrad if isinstance(quantizer, Daint8Quantizer) else quantizer.quantize
+        return (
+            quantizer.quantize(error if fold is None else error * fold) if needs_dgrad else None,
+            for_wgrad(error) if needs_wgrad else None,
+        )
+    codes = quantizer.quantize(error)
+    return codes, codes
+
+
+def split_filter_scale(w: QTensor | Tensor) -> tuple[QTensor | Tensor, Tensor | None]:
+    """A weight with BWN-F's α taken out, and α (channels,); any other weight as it is, and None."""
+    if isinstance(w, QTensor) and w.scale.dim():
+        return replace(w, scale=torch.ones((), device=w.codes.device)), w.scale.reshape(-1)
+    return w, None
+
+
+def quantizations_of(weight: WeightQuantizer | None, error: ErrorQuantizer | None) -> int:
+    """How often an error signal is quantized where both backward products run."""
+    if error is None:
+        return 0
+    folds = isinstance(weight, BinaryWeight) and weight.per_filter
+    return 2 if folds or isinstance(error, Daint8Quantizer) else 1

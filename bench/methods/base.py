@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from bench.config import FLOAT_BITS, CellConfig
 from bench.errors import ConfigError
-from bench.hypernets import HYPERNETS
-from bench.quantizers import WEIGHT_QUANTIZERS
+from bench.hypernets import FULLY_CONNECTED, HYPERNETS
+from bench.quantizers import WEIGHT_QUANTIZERS, check_one_bit
+from bench.quantizers.daint8 import check_granularity
 from bench.records.schema import MethodFacts
 from bench.units import Absent
 from bench.update import STRATEGIES
@@ -26,6 +27,9 @@ class Method:
     low_bit: bool  # weights and activations are quantized
     error_quantizers: tuple[str, ...]  # that may run on the error signals
     grad_quantizers: tuple[str, ...]  # that may run on the weight gradient
+    quantizer: str = ""  # the gradient quantizer that gives the method its name, and must run somewhere
+    hypernets: tuple[str, ...] = tuple(HYPERNETS)  # that may run where grad_quantizers has "hypernet"
+    replaces_ste: bool = False  # the hypernetwork reads ∇Ŵ and its output stays FP32 (MetaQuant)
     autocast_bf16: bool = False
 
 
@@ -36,22 +40,42 @@ def check_method(method: Method, cell: CellConfig) -> None:
         ConfigError: one sentence that names the valid choices.
     """
     if method.low_bit:
-        for key in ("weight_bits", "activation_bits"):
-            _require(getattr(cell, key) != FLOAT_BITS, cell, f"needs {key} of 2 to 8")
-            _require(getattr(cell, key) >= 2, cell, f"needs {key} of 2 to 8, not {getattr(cell, key)}")
-        _member(cell, "quantizer.name", cell.quantizer.name, tuple(WEIGHT_QUANTIZERS))
+        _check_forward(cell)
     else:
         for key in ("weight_bits", "activation_bits"):
             _require(getattr(cell, key) == FLOAT_BITS, cell, f"runs in floating point: leave {key} at 32")
     _member(cell, "method.error_quantizer", cell.method.error_quantizer, method.error_quantizers)
     _member(cell, "method.grad_quantizer", cell.method.grad_quantizer, method.grad_quantizers)
     _bits_match(cell, "error_bits", cell.error_bits, cell.method.error_quantizer)
-    _bits_match(cell, "grad_bits", cell.grad_bits, cell.method.grad_quantizer)
+    if method.replaces_ste:
+        _require(
+            cell.grad_bits == FLOAT_BITS, cell, "does not quantize the hypernetwork's output: leave grad_bits at 32"
+        )
+    else:
+        _bits_match(cell, "grad_bits", cell.grad_bits, cell.method.grad_quantizer)
+    if cell.method.error_quantizer == "daint8":
+        check_granularity(cell.method.error_granularity)
     _require(
-        cell.method.error_granularity == "tensor", cell, "takes one error scale per tensor: error_granularity=tensor"
+        cell.grad_bits != FLOAT_BITS or cell.method.grad_rounding == "nearest",
+        cell,
+        "rounds no weight gradient: leave method.grad_rounding=nearest, or set grad_bits to 2 to 8",
+    )
+    _check_granularity(cell)
+    gradients = (cell.method.error_quantizer, cell.method.grad_quantizer)
+    _require(
+        not method.quantizer or method.quantizer in gradients,
+        cell,
+        f"quantizes nothing with {method.quantizer}: set method.error_quantizer or method.grad_quantizer to it, "
+        "or take method=ste",
     )
     if cell.method.grad_quantizer == "hypernet":
-        _member(cell, "hypernet", cell.hypernet.name, tuple(HYPERNETS))
+        _member(cell, "hypernet", cell.hypernet.name, method.hypernets)
+        _require(
+            cell.hypernet.name in FULLY_CONNECTED or (cell.hypernet.depth, cell.hypernet.activation) == (2, "none"),
+            cell,
+            f"sets hypernet.depth or hypernet.activation, which hypernet={cell.hypernet.name} does not have: choose "
+            f"one of {', '.join(FULLY_CONNECTED)}, or leave them out",
+        )
         _member(cell, "strategy", cell.strategy.name, tuple(STRATEGIES))
     else:
         _require(cell.hypernet.name == "none", cell, "has no hypernetwork: leave hypernet=none")
@@ -72,9 +96,15 @@ def describe(cell: CellConfig) -> MethodFacts:
         error_rounding=cell.method.error_rounding if cell.method.error_quantizer != "none" else "none",
         grad_quantizer=cell.method.grad_quantizer,
         grad_bits=cell.grad_bits,
+        grad_rounding=cell.method.grad_rounding if cell.grad_bits != FLOAT_BITS else "none",
+        error_granularity=cell.method.error_granularity,
         hypernet=cell.hypernet.name,
         hypernet_form=cell.hypernet.form if meta else "none",
         hidden=cell.hypernet.hidden if meta else Absent(reason="no hypernetwork"),
+        hypernet_depth=cell.hypernet.depth
+        if cell.hypernet.name in FULLY_CONNECTED
+        else Absent(reason="no fully connected hypernetwork"),
+        hypernet_activation=cell.hypernet.activation,
         strategy=cell.strategy.name,
         optimizer=_optimizer_name(cell),
         edge_layers=cell.edge_layers if low_bit else "full",
@@ -86,6 +116,39 @@ def _optimizer_name(cell: CellConfig) -> str:
     if cell.optimizer.name == "sgd" and cell.optimizer.momentum:
         return "momentum"
     return cell.optimizer.name
+
+
+def _check_forward(cell: CellConfig) -> None:
+    """Weights and activations are low-bit; activations may stay FP32 where the products are floating-point ones."""
+    weights, activations = cell.weight_bits, cell.activation_bits
+    _member(cell, "quantizer.name", cell.quantizer.name, tuple(WEIGHT_QUANTIZERS))
+    _require(weights != FLOAT_BITS, cell, "needs weight_bits of 1 to 8")
+    if cell.quantizer.name != "dorefa":
+        check_one_bit(cell.quantizer.name, weights)
+    _require(
+        2 <= activations <= 8 or (activations == FLOAT_BITS and cell.dispatch == "simulate"),
+        cell,
+        f"needs activation_bits of 2 to 8, or 32 with dispatch=simulate, not {activations}",
+    )
+    _require(
+        (cell.quantizer.name, cell.method.error_quantizer) != ("bwn_f", "uint8"),
+        cell,
+        "cannot fold BWN-F's scales into an error signal with one clip per layer: take quantizer=bwn, or "
+        "method.error_quantizer=uniform, dorefa or daint8",
+    )
+
+
+def _check_granularity(cell: CellConfig) -> None:
+    """One error scale per tensor, or what the quantizer knows where floating-point products allow it."""
+    scales = {"uniform": ("tensor", "sample", "channel"), "dorefa": ("tensor", "sample")}
+    valid = scales.get(cell.method.error_quantizer, ("tensor",))
+    _member(cell, "method.error_granularity", cell.method.error_granularity, valid)
+    _require(
+        cell.method.error_granularity == "tensor" or cell.dispatch == "simulate",
+        cell,
+        "takes one error scale per tensor, since no integer product sums over others: leave "
+        "method.error_granularity=tensor, or set dispatch=simulate",
+    )
 
 
 def _bits_match(cell: CellConfig, key: str, bits: int, quantizer: str) -> None:

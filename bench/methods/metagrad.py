@@ -9,6 +9,6 @@ METAGRAD = Method(
     summary="hypernetwork and delayed update make the quantized weight gradient loss-aware",
     source="Xu et al., MetaGrad: Adaptive Gradient Quantization with Hypernetworks, Eq. 2-13",
     low_bit=True,
-    error_quantizers=("none", "uniform", "uint8"),
+    error_quantizers=("none", "uniform", "dorefa", "uint8", "daint8"),
     grad_quantizers=("hypernet",),
 )

@@ -9,6 +9,7 @@ UINT8 = Method(
     summary="error signals clipped where the direction suffers least, learning rate lowered by the deviation",
     source="Zhu et al., Towards Unified INT8 Training, CVPR 2020",
     low_bit=True,
-    error_quantizers=("uint8",),
-    grad_quantizers=("none", "uniform"),
+    error_quantizers=("none", "uint8"),
+    grad_quantizers=("none", "uniform", "uint8"),
+    quantizer="uint8",
 )

@@ -11,4 +11,5 @@ UNIFORM = Method(
     low_bit=True,
     error_quantizers=("none", "uniform"),
     grad_quantizers=("none", "uniform"),
+    quantizer="uniform",
 )

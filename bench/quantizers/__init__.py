@@ -8,29 +8,69 @@ from collections.abc import Callable, Iterable
 import torch
 
 from bench.errors import ConfigError
-from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer
-from bench.quantizers.dorefa import DorefaActivation, DorefaWeight
+from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer, WeightQuantizer
+from bench.quantizers.bwn import BinaryWeight, check_one_bit
+from bench.quantizers.daint8 import Daint8Quantizer
+from bench.quantizers.dorefa import DorefaActivation, DorefaGradient, DorefaWeight
 from bench.quantizers.uint8_clip import Uint8ClipQuantizer
 from bench.quantizers.uniform import UniformActivation, UniformQuantizer
+from bench.quantizers.weight_gradient import GRAD_QUANTIZERS, PUBLISHED_FOR_ERRORS, GradQuantizer
 
-WEIGHT_QUANTIZERS = {"dorefa": DorefaWeight}
+WEIGHT_QUANTIZERS = ("dorefa", "bwn", "bwn_f")
 ACTIVATION_QUANTIZERS: dict[str, Callable[[int], ForwardQuantizer]] = {
     "dorefa": DorefaActivation,
     "uniform": UniformActivation,
 }
-ERROR_QUANTIZERS = {"uniform": UniformQuantizer, "uint8": Uint8ClipQuantizer}
+ERROR_QUANTIZERS = {
+    "uniform": UniformQuantizer,
+    "dorefa": DorefaGradient,
+    "uint8": Uint8ClipQuantizer,
+    "daint8": Daint8Quantizer,
+}
 
-QUANTIZERS = {"weight": WEIGHT_QUANTIZERS, "activation": ACTIVATION_QUANTIZERS, "error": ERROR_QUANTIZERS}
+QUANTIZERS = {
+    "weight": WEIGHT_QUANTIZERS,
+    "activation": ACTIVATION_QUANTIZERS,
+    "error": ERROR_QUANTIZERS,
+}
+
+__all__ = [
+    "ACTIVATION_QUANTIZERS",
+    "ERROR_QUANTIZERS",
+    "GRAD_QUANTIZERS",
+    "PUBLISHED_FOR_ERRORS",
+    "QUANTIZERS",
+    "WEIGHT_QUANTIZERS",
+    "BinaryWeight",
+    "Daint8Quantizer",
+    "DorefaActivation",
+    "DorefaGradient",
+    "DorefaWeight",
+    "ErrorQuantizer",
+    "ForwardQuantizer",
+    "GradQuantizer",
+    "Uint8ClipQuantizer",
+    "UniformActivation",
+    "UniformQuantizer",
+    "WeightQuantizer",
+    "build_activation_quantizer",
+    "build_error_quantizer",
+    "build_weight_quantizer",
+    "check_name",
+    "check_one_bit",
+]
 
 
-def build_weight_quantizer(name: str, bits: int) -> DorefaWeight:
-    """Weight quantizer by name.
+def build_weight_quantizer(name: str, bits: int) -> WeightQuantizer:
+    """Weight quantizer by name: dorefa at 1 to 8 bits, bwn and bwn_f (one α per output filter) at 1.
 
     Raises:
         ConfigError: for an unknown name or width.
     """
     check_name("weight quantizer", name, WEIGHT_QUANTIZERS)
-    return WEIGHT_QUANTIZERS[name](bits)
+    if name == "dorefa" and bits != 1:
+        return DorefaWeight(bits)
+    return BinaryWeight(bits, name=name, per_filter=name == "bwn_f")
 
 
 def build_activation_quantizer(name: str, bits: int) -> ForwardQuantizer:
@@ -50,6 +90,7 @@ def build_error_quantizer(
     rounding: str = "nearest",
     granularity: str = "tensor",
     generator: torch.Generator | None = None,
+    channels: int | None = None,
 ) -> ErrorQuantizer:
     """Error-signal quantizer by name.
 
@@ -57,8 +98,9 @@ def build_error_quantizer(
         name: one of ``ERROR_QUANTIZERS``.
         bits: 2..8.
         rounding: "nearest" or "stochastic".
-        granularity: "tensor", "sample" or "channel"; UINT8 knows only "tensor".
+        granularity: "tensor", "sample" or "channel"; UINT8 and DAINT8's dgrad know only "tensor", DoReFa no "channel".
         generator: for stochastic rounding.
+        channels: output channels of the layer, which DAINT8 needs.
 
     Raises:
         ConfigError: for an unknown name, width or combination.
@@ -70,7 +112,10 @@ def build_error_quantizer(
                 f"error quantizer uint8 clips per tensor; granularity {granularity!r} needs error=uniform"
             )
         return Uint8ClipQuantizer(bits, rounding=rounding, generator=generator)
-    return UniformQuantizer(bits, rounding=rounding, granularity=granularity, generator=generator)
+    if name == "daint8":
+        return Daint8Quantizer(bits, channels=channels, rounding=rounding, granularity=granularity, generator=generator)
+    plain = DorefaGradient if name == "dorefa" else UniformQuantizer
+    return plain(bits, rounding=rounding, granularity=granularity, generator=generator)
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

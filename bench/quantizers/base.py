@@ -66,6 +66,18 @@ class ForwardQuantizer(Protocol):
         ...
 
 
+class WeightQuantizer(ForwardQuantizer, Protocol):
+    """Quantizes weights, (output channels, ...)."""
+
+    def factor(self, weight: Tensor) -> Tensor | None:
+        """∂Ŵ/∂W at W, elementwise; None where it is 1 everywhere."""
+        ...
+
+    def backward(self, grad_w_hat: Tensor, weight: Tensor) -> Tensor:
+        """∇W from ∇Ŵ."""
+        ...
+
+
 class ErrorQuantizer(Protocol):
     """Quantizes error signals; nothing flows back through it."""
 

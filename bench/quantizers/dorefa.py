@@ -1,8 +1,9 @@
-"""DoReFa-Net's forward quantizers on integer grids.
+"""DoReFa-Net's quantizers on integer grids: weights, activations, gradients.
 
 Source: DoReFa-Net, arXiv 1606.06160; docs/method.md sections 1 and 2. n = 2^k − 1. Weights are odd multiples of 1/n:
 with j = i − 2^(k−1) they fit k bits, Ŵ = (2j + 1)/n. Activations a/n do not fit the signed container of 8 or 4 bits:
-there a − 2^(k−1) is stored. One bit is another quantizer.
+there a − 2^(k−1) is stored. Gradients are m(2j + 1)/n with m = max|g|: a grid without zero, on which an exact zero
+becomes ±m/n. One bit is another quantizer.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import math
 import torch
 from torch import Tensor
 
+from bench.errors import ConfigError
 from bench.quantizers.base import QTensor, amax, check_bits, flat_pieces
+from bench.quantizers.rounding import draw_uniform
+from bench.quantizers.uniform import check_choices
 
 # Containers whose signed range is as wide as the codes: the activation is stored minus half its range.
 _SIGNED_CONTAINERS = (4, 8)
@@ -44,6 +48,21 @@ def weight_codes(weight: Tensor, bits: int) -> QTensor:
     return QTensor(codes=integers.to(torch.int8), scale=scale, mult=2, offset=1, bits=bits, code_max=half, value_max=n)
 
 
+def weight_factor(weight: Tensor) -> Tensor:
+    """∂Ŵ/∂W = (1 − tanh²W)/max|tanh W|, the maximum held constant (docs/method.md section 1).
+
+    Args:
+        weight: W at the time of the forward pass.
+
+    Returns:
+        Fresh tensor; 1 if every weight is zero, so that the layer can leave zero.
+    """
+    squashed = torch.tanh(weight)
+    largest = amax(squashed)
+    divisor = torch.where(largest == 0, 1.0, largest)
+    return squashed.square_().neg_().add_(1).div_(divisor)
+
+
 def weight_backward(grad_w_hat: Tensor, weight: Tensor) -> Tensor:
     """∇W = ∇Ŵ·(1 − tanh²W)/max|tanh W|, the maximum held constant (docs/method.md section 1).
 
@@ -54,10 +73,7 @@ def weight_backward(grad_w_hat: Tensor, weight: Tensor) -> Tensor:
     Returns:
         Fresh float32 tensor; if every weight is zero the gradient passes unchanged, so that the layer can leave zero.
     """
-    squashed = torch.tanh(weight)
-    largest = amax(squashed)
-    divisor = torch.where(largest == 0, 1.0, largest)
-    return squashed.square_().neg_().add_(1).div_(divisor).mul_(grad_w_hat)
+    return weight_factor(weight).mul_(grad_w_hat)
 
 
 def activation_codes(x: Tensor, bits: int) -> tuple[QTensor, Tensor]:
@@ -95,6 +111,92 @@ def activation_codes(x: Tensor, bits: int) -> tuple[QTensor, Tensor]:
     return quantized, inside
 
 
+def gradient_codes(
+    gradient: Tensor,
+    largest: Tensor,
+    bits: int,
+    *,
+    rounding: str = "stochastic",
+    generator: torch.Generator | None = None,
+) -> QTensor:
+    """Codes j of m(2j + 1)/n, from i = round(n·clip(g/2m + ½ + U(−½/n, ½/n), 0, 1)), j = i − 2^(k−1).
+
+    Args:
+        gradient: float32.
+        largest: m, () or broadcastable to ``gradient``; 0 gives the value 0 everywhere.
+        bits: 2..8.
+        rounding: "stochastic", the method's, or "nearest", without the uniform noise.
+        generator: for stochastic rounding.
+
+    Returns:
+        Codes in −2^(k−1)..2^(k−1) − 1 with mult 2, offset 1, scale m/n.
+
+    Raises:
+        ConfigError: for stochastic rounding without a generator.
+
+    Source: DoReFa-Net, arXiv 1606.06160, Eq. 12.
+    """
+    n, half = levels(bits), 2 ** (bits - 1)
+    gradient = gradient.detach().contiguous()
+    divisor = torch.where(largest == 0, math.inf, 2 * largest)
+    integers = torch.div(gradient, divisor).add_(0.5).mul_(n)
+    if rounding == "stochastic":
+        if generator is None:
+            raise ConfigError("stochastic rounding needs an explicit generator; pass generator=")
+        noise = draw_uniform(integers.shape, generator).sub_(0.5)
+        integers.add_(noise.mul_(largest != 0))  # a zero range gives code 0
+    integers = integers.clamp_(0, n).round_().sub_(half)
+    return QTensor(
+        codes=integers.to(torch.int8), scale=largest / n, mult=2, offset=1, bits=bits, code_max=half, value_max=n
+    )
+
+
+class DorefaGradient:
+    """DoReFa's gradients: error signals, or ∇W."""
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        rounding: str = "stochastic",
+        granularity: str = "tensor",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Check the choices.
+
+        Args:
+            bits: 2..8.
+            rounding: "stochastic" or "nearest".
+            granularity: "tensor", or "sample" as published, which no integer wgrad can sum.
+            generator: needed for stochastic rounding.
+
+        Raises:
+            ConfigError: for a choice that does not exist.
+        """
+        check_bits(bits, "DoReFa gradient")
+        check_choices(rounding, granularity)
+        if granularity == "channel":
+            raise ConfigError("error quantizer dorefa takes one scale per tensor or per sample, not per channel")
+        self.bits = bits
+        self.rounding = rounding
+        self.granularity = granularity
+        self.generator = generator
+
+    def quantize(self, gradient: Tensor) -> QTensor:
+        """Codes of a gradient with m = max|g| of the granularity."""
+        return gradient_codes(
+            gradient,
+            amax(gradient, self.granularity),
+            self.bits,
+            rounding=self.rounding,
+            generator=self.generator,
+        )
+
+    def describe(self) -> str:
+        """One line for the record."""
+        return f"dorefa gradient, {self.bits} bits, {self.rounding}, per {self.granularity}, no zero"
+
+
 class DorefaWeight:
     """DoReFa's weight quantizer."""
 
@@ -110,6 +212,10 @@ class DorefaWeight:
     def quantize(self, x: Tensor) -> tuple[QTensor, Tensor | None]:
         """Codes j; the backward factor is ``backward``, not a mask."""
         return weight_codes(x, self.bits), None
+
+    def factor(self, weight: Tensor) -> Tensor | None:
+        """∂Ŵ/∂W at W."""
+        return weight_factor(weight)
 
     def backward(self, grad_w_hat: Tensor, weight: Tensor) -> Tensor:
         """∇W from ∇Ŵ."""

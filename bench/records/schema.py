@@ -15,6 +15,8 @@ from bench.units import Absent
 SCHEMA_VERSION = 1
 
 Status = Literal["ok", "diverged", "out_of_memory", "failed"]
+NOT_RECORDED = Absent("not recorded by the version that wrote this")
+
 STATUSES: tuple[Status, ...] = ("ok", "diverged", "out_of_memory", "failed")
 Label = Literal["integer", "emulated", "simulated", "float"]
 
@@ -49,7 +51,7 @@ class MethodFacts:
     error_quantizer: str  # of the error signals: none, uniform, uint8, ...
     error_bits: int
     error_rounding: str  # nearest, stochastic, none
-    grad_quantizer: str  # of the weight gradient: none, uniform, or hypernet
+    grad_quantizer: str  # of the weight gradient: none, uniform, dorefa, uint8, daint8, or hypernet
     grad_bits: int
     hypernet: str  # none, dual_lstm_fc, ...
     hypernet_form: str  # residual, literal, none
@@ -58,6 +60,10 @@ class MethodFacts:
     optimizer: str
     edge_layers: str
     dispatch: str
+    error_granularity: str = "tensor"  # tensor, sample, channel: how far one scale reaches
+    grad_rounding: str = "nearest"  # nearest, stochastic, none
+    hypernet_depth: int | Absent = NOT_RECORDED  # linear layers of the fully connected ones
+    hypernet_activation: str = "none"  # between them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +81,8 @@ class LayerFacts:
     fprop: Label
     dgrad: Label | Absent  # absent: the layer's input needs no gradient
     wgrad: Label
+    error: str = ""  # the error signal's quantizers in words, "" when not quantized
+    error_quantizations: int | Absent = NOT_RECORDED  # that ran each step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,13 +21,13 @@ from bench.config import (
 from bench.data.base import DataSet
 from bench.data.loader import normalise
 from bench.errors import ConfigError
-from bench.hypernets import build_hypernet
+from bench.hypernets import FULLY_CONNECTED, build_hypernet
 from bench.layers.base import IntegerLayer
 from bench.layers.convert import Conversion, QuantSpec, quantize_model, quantized_layers
-from bench.methods import build_method
+from bench.methods import METHODS, build_method
 from bench.models import build_model
 from bench.optim import OPTIMIZERS, Optimizer, build_optimizer
-from bench.quantizers.uniform import uniform_values
+from bench.quantizers import GRAD_QUANTIZERS, GradQuantizer
 from bench.seeding import global_stream, sub_seed, torch_generator
 from bench.update import DelayedUpdate, build_strategy
 
@@ -43,7 +43,7 @@ class Parts:
     optimizer: Optimizer  # of the parameters that step at once
     weights: list[nn.Parameter]  # of the quantized layers, in order
     delayed: DelayedUpdate | None  # MetaGrad's update of `weights`
-    quantize_grad: Callable[[Tensor], Tensor] | None  # Q on ∇W of each quantized layer, where no hypernetwork does it
+    quantize_grads: list[GradQuantizer]  # Q on ∇W, one per weight; empty where it stays FP32 or a hypernetwork does it
     lr_factors: Callable[[], list[Tensor]] | None  # one per parameter of `optimizer`
     autocast_bf16: bool
 
@@ -88,9 +88,15 @@ def build_parts(
     # UINT8's factor lowers the layer's learning rate: its weight's and its bias's.
     factor_of = {id(tensor): layer for layer in layers.values() for tensor in (layer.weight, layer.bias)}
     if cell.method.grad_quantizer == "hypernet":
-        delayed = _delayed_update(cell, device, weights, list(layers.values()))
+        assert conversion is not None, "a hypernetwork's method is low-bit"
+        delayed = _delayed_update(cell, device, weights, list(layers.values()), conversion.generator)
         delayed_ids = {id(weight) for weight in weights}
         immediate = [parameter for parameter in immediate if id(parameter) not in delayed_ids]
+    quantize_grads: list[GradQuantizer] = []
+    if conversion is not None and cell.method.grad_quantizer in GRAD_QUANTIZERS:
+        for layer in layers.values():
+            layer.grad_quantizer = _grad_quantizer(cell, conversion.generator, channels=len(layer.weight)).to(device)
+            quantize_grads.append(layer.grad_quantizer)
     lr_factors = None
     if cell.method.error_quantizer == "uint8":
         one = torch.ones((), device=device)
@@ -104,7 +110,7 @@ def build_parts(
         optimizer=_optimizer(cell.optimizer, immediate),
         weights=weights,
         delayed=delayed,
-        quantize_grad=_grad_quantizer(cell.grad_bits) if cell.method.grad_quantizer == "uniform" else None,
+        quantize_grads=quantize_grads,
         lr_factors=lr_factors,
         autocast_bf16=method.autocast_bf16,
     )
@@ -129,12 +135,17 @@ def as_fp32(cell: CellConfig) -> CellConfig:
 
 
 def without_hypernet(cell: CellConfig) -> CellConfig:
-    """The same cell with the plain uniform quantizer on ∇W: what the hypernetwork adds is the difference to it."""
+    """The same cell with the plain uniform quantizer on ∇W, or for MetaQuant the straight-through estimator.
+
+    What the hypernetwork adds is the difference to it.
+    """
     if cell.method.grad_quantizer != "hypernet":
         return cell
     method = dataclasses.replace(cell.method, name="uniform", grad_quantizer="uniform")
-    if cell.method.error_quantizer == "uint8":
-        method = dataclasses.replace(method, name="uint8")
+    if METHODS[cell.method.name].replaces_ste:
+        method = dataclasses.replace(cell.method, name="ste", grad_quantizer="none")
+    if cell.method.error_quantizer in ("dorefa", "uint8", "daint8"):
+        method = dataclasses.replace(method, name=cell.method.error_quantizer)
     return dataclasses.replace(
         cell, method=method, hypernet=HypernetConfig(name="none"), strategy=StrategyConfig(name="none")
     )
@@ -177,30 +188,55 @@ def _optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> Optim
     return build_optimizer(config.name, parameters, lr=config.lr, weight_decay=config.weight_decay, **options)
 
 
-def _grad_quantizer(bits: int) -> Callable[[Tensor], Tensor]:
-    def quantize(grad: Tensor) -> Tensor:
-        return uniform_values(grad, grad.abs().amax(), bits)
+def _grad_quantizer(cell: CellConfig, generator: torch.Generator, *, channels: int | None = None) -> GradQuantizer:
+    """Q on ∇W; behind a hypernetwork it is the uniform one (MetaGrad Eq. 7)."""
+    name = "uniform" if cell.method.grad_quantizer == "hypernet" else cell.method.grad_quantizer
+    return GradQuantizer(
+        name, cell.grad_bits, rounding=cell.method.grad_rounding, generator=generator, channels=channels
+    )
 
-    return quantize
+
+def _as_it_is(output: Tensor) -> Tensor:
+    """No Q: MetaQuant's hypernetwork answers in full precision."""
+    return output
 
 
 def _delayed_update(
-    cell: CellConfig, device: torch.device, weights: list[nn.Parameter], layers: list[IntegerLayer]
+    cell: CellConfig,
+    device: torch.device,
+    weights: list[nn.Parameter],
+    layers: list[IntegerLayer],
+    generator: torch.Generator,
 ) -> DelayedUpdate:
     with global_stream(cell.seed, "hypernet_init"):
-        hypernet = build_hypernet(cell.hypernet.name, hidden=cell.hypernet.hidden, form=cell.hypernet.form).to(device)
+        layout = {"depth": cell.hypernet.depth, "activation": cell.hypernet.activation}
+        hypernet = build_hypernet(
+            cell.hypernet.name,
+            hidden=cell.hypernet.hidden,
+            form=cell.hypernet.form,
+            **(layout if cell.hypernet.name in FULLY_CONNECTED else {}),
+        ).to(device)
     options: dict[str, dict[str, Any]] = {
         "slim": {"seed": sub_seed(cell.seed, "slim_layer")},
         "recompute": {"chunk": cell.strategy.chunk},
         "tabulate": {"bound": cell.strategy.bound},
     }
     uint8 = cell.method.error_quantizer == "uint8"
+    replaces_ste = METHODS[cell.method.name].replaces_ste
+    for layer in layers:
+        layer.leaves_quantized_gradient = replaces_ste
+
+    def factors(index: int, weight: Tensor) -> Tensor | None:
+        quantizer = layers[index].weight_quantizer
+        return None if quantizer is None else quantizer.factor(weight)
+
     return DelayedUpdate(
         weights,
         optimizer=_optimizer(cell.optimizer, weights),
         hypernet=hypernet,
         strategy=build_strategy(cell.strategy.name, **options.get(cell.strategy.name, {})),
-        quantize=_grad_quantizer(cell.grad_bits),
+        quantize=_as_it_is if replaces_ste else _grad_quantizer(cell, generator),
+        factors=factors if replaces_ste else None,
         meta_lr=cell.hypernet.meta_lr,
         lr_factors=(lambda: [layer.lr_factor for layer in layers]) if uint8 else None,
     )

@@ -31,10 +31,9 @@ def train_step(parts: Parts, images: Tensor, labels: Tensor, lr: float, phases: 
         () float32 loss, detached.
     """
     delayed = parts.delayed
+    # Before the forward, in every method alike: last step's gradients are no part of this step's peak.
     for parameter in parts.model.parameters():
-        parameter.grad = (
-            None  # before the forward, in every method alike: last step's gradients are no part of its peak
-        )
+        parameter.grad = None
     if delayed is not None:
         delayed.phases = lambda name: phases(_PHASE_OF.get(name, name))
         delayed.preview(lr)
@@ -45,10 +44,10 @@ def train_step(parts: Parts, images: Tensor, labels: Tensor, lr: float, phases: 
     if delayed is not None:
         delayed.meta_step()
     with phases("optimizer"):
-        if parts.quantize_grad is not None:
-            for weight in parts.weights:
+        if parts.quantize_grads:
+            for weight, quantize in zip(parts.weights, parts.quantize_grads, strict=True):
                 assert weight.grad is not None, "backward left no gradient in a quantized layer"
-                weight.grad = parts.quantize_grad(weight.grad)
+                weight.grad = quantize(weight.grad)
         parts.optimizer.lr = lr
         parts.optimizer.step(lr_factors=parts.lr_factors() if parts.lr_factors is not None else None)
         if delayed is not None:

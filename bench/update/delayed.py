@@ -9,7 +9,11 @@ Iteration t holds a pending gradient G of the last one and the learning rate μ 
 In the first iteration nothing is pending: W⁺ = W, and neither ψ nor any optimizer's state or counter steps.
 Nothing is checked for being finite: NaN and infinity reach the weights and the loss, where the loop sees them.
 
-Source: docs/method.md section 4; MetaGrad Eq. 2 to 5 and 11 to 13, Fig. 1.
+MetaQuant's order differs: G and ∇W⁺ are gradients by the quantized weight Ŵ, and W⁺ = W − μ·π(f_ψ(G, W)·∂Ŵ/∂W) in
+full precision, so the factor ∂Ŵ/∂W multiplies what Q leaves, and ∇ψ holds it twice: at W from the step, at W⁺ from the
+straight-through estimator of the new forward.
+
+Source: docs/method.md sections 3 and 4; MetaGrad Eq. 2 to 5 and 11 to 13, Fig. 1; MetaQuant (Chen et al. 2019).
 """
 
 from __future__ import annotations
@@ -116,6 +120,7 @@ class DelayedUpdate:
         quantize: Callable[[Tensor], Tensor],
         meta_lr: float = 1e-3,
         lr_factors: Callable[[], Sequence[Tensor]] | None = None,
+        factors: Callable[[int, Tensor], Tensor | None] | None = None,
         phases: Phases = no_phases,
         observe: bool = False,
     ) -> None:
@@ -130,6 +135,8 @@ class DelayedUpdate:
             meta_lr: learning rate of Adam on ψ.
             lr_factors: answers after a backward one () tensor per weight that multiplies the learning rate of
                 that gradient (UINT8's), to be read at `commit`.
+            factors: layer index and W to ∂Ŵ/∂W, where ``.grad`` holds ∇Ŵ instead of ∇W (MetaQuant); it answers None for
+                a layer where the factor is 1. None where ``.grad`` holds ∇W.
             phases: context manager by phase name, entered around ``hypernet_forward``, ``optimizer`` and
                 ``meta_gradient``.
             observe: whether each iteration leaves an `observation`; may be set before any `preview`.
@@ -147,6 +154,7 @@ class DelayedUpdate:
         self.quantize = quantize
         self.meta_optimizer = Adam(list(hypernet.parameters()), lr=meta_lr)
         self.lr_factors = lr_factors
+        self.factors = factors
         self.phases = phases
         self.observe = observe
         self.observation: Observation | None = None
@@ -156,6 +164,7 @@ class DelayedUpdate:
         self.pending_factors: list[Tensor] | None = None
         self.lr = 0.0  # of this iteration, belongs to the gradient that its backward will leave
         self.old_weights: list[Tensor] = []  # W, where it cannot be had back
+        self.old_factors: list[Tensor | None] = []  # ∂Ŵ/∂W at W
         self.moved: list[Tensor] = []  # π, where the optimizer keeps it
         self.pi_prime: float | list[Tensor] = 1.0
         self.observed: tuple[Tensor, Tensor, Tensor] | None = None
@@ -178,6 +187,12 @@ class DelayedUpdate:
             replaced = [self.quantize(output) for output in self.strategy.outputs(self.hypernet, self.pending, weights)]
         if self.observe:
             self.observed = observe_gradients(self.pending, replaced)
+        if self.factors is not None:
+            self.old_factors = [self.factors(index, weight) for index, weight in enumerate(weights)]
+            replaced = [
+                output if factor is None else output * factor
+                for output, factor in zip(replaced, self.old_factors, strict=True)
+            ]
         with self.phases("optimizer"):
             direction = self.optimizer.direction(replaced)
             if direction.lasting:
@@ -208,7 +223,7 @@ class DelayedUpdate:
                 norm = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(meta_grads))))
                 self.observation = Observation(*self.observed, meta_gradient_norm=norm)
             self.meta_optimizer.step(meta_grads)
-        self.old_weights, self.moved, self.pi_prime = [], [], 1.0
+        self.old_weights, self.moved, self.pi_prime, self.old_factors = [], [], 1.0, []
 
     @torch.no_grad()
     def commit(self) -> None:
@@ -231,11 +246,15 @@ class DelayedUpdate:
         return torch.add(self.params[index].detach(), move, alpha=self.pending_lr)
 
     def _cotangent(self, index: int, grad: Tensor) -> Tensor:
-        """−μ·π'·∇W⁺ of one layer, the layer's learning-rate factor in it."""
+        """−μ·π'·∇W⁺ of one layer, the layer's learning-rate factor in it, and ∂Ŵ/∂W where it multiplies f_ψ."""
         prime = self.pi_prime
         cotangent = grad * (-self.pending_lr * prime) if isinstance(prime, float) else grad * prime[index]
         if not isinstance(prime, float):
             cotangent.mul_(-self.pending_lr)
+        if self.factors is not None:
+            for factor in (self.old_factors[index], self.factors(index, self.params[index].detach())):
+                if factor is not None:
+                    cotangent.mul_(factor)
         return cotangent if self.pending_factors is None else cotangent.mul_(self.pending_factors[index])
 
     def state_dict(self) -> dict[str, Any]:

@@ -56,7 +56,16 @@ def test_the_facts_name_quantizers_bits_and_labels(small_resnet):
             ("integer", "emulated", "integer"),
         ),
         (QuantSpec(error="uniform", error_bits=8, dispatch="simulate"), ("simulated", "simulated", "simulated")),
-        (QuantSpec(activation_bits=32, dispatch="simulate"), ("float", "float", "float")),
+        (QuantSpec(activation_bits=32, dispatch="simulate"), ("simulated", "float", "float")),
+        (
+            QuantSpec(forward="bwn", weight_bits=1, activation_bits=32, dispatch="simulate"),
+            ("simulated", "float", "float"),
+        ),
+        (QuantSpec(forward="bwn", weight_bits=1, activation_bits=8), ("integer", "float", "float")),
+        (
+            QuantSpec(forward="bwn_f", weight_bits=1, activation_bits=8, error="uniform", error_bits=8),
+            ("integer", "integer", "integer"),
+        ),
     ],
 )
 def test_labels_say_what_each_product_is(small_resnet, spec, labels):
@@ -77,6 +86,18 @@ def test_edge_layers_stay_float_take_eight_bits_or_the_same(small_resnet):
     assert bits["block1.conv1"] == (4, 4, 4)
     ste = quantize_model(small_resnet(), QuantSpec(weight_bits=4, activation_bits=4, edge_layers="int8")).swapped[0]
     assert (ste.weight_bits, ste.error_bits) == (8, 32)
+
+
+def test_edge_layers_of_a_one_bit_network_take_dorefas_eight_bits():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    spec = QuantSpec(forward="bwn_f", weight_bits=1, edge_layers="int8", error="uniform", error_bits=8)
+    rows = quantize_model(model, spec).swapped
+    assert [row.weight for row in rows] == [
+        "dorefa, 8 bits, nearest, per tensor",
+        "bwn_f, 1 bits, α·sign(W), one α per output filter",
+        "dorefa, 8 bits, nearest, per tensor",
+    ]
+    assert [row.error_quantizations for row in rows] == [1, 2, 1]
 
 
 class Reordered(nn.Module):
@@ -139,6 +160,22 @@ def test_a_layer_used_in_two_places_stays_one_layer():
     assert shared.weight.grad is not None
 
 
+def test_daint8_says_that_it_quantizes_twice_and_keeps_its_maxima_in_the_state(small_resnet, images, labels):
+    model = small_resnet()
+    rows = quantize_model(model, QuantSpec(error="daint8", error_bits=6)).swapped
+    assert {row.error for row in rows} == {
+        "daint8, 6 bits, nearest, two quantizations: per tensor for dgrad, per output channel for wgrad"
+    }
+    assert {row.error_quantizations for row in rows} == {2}
+    nn.functional.cross_entropy(model(images), labels).backward()
+    state = model.state_dict()
+    assert state["block2.conv1.error_quantizer.channel_clip.moving"].shape == (24,)
+    assert (state["block2.conv1.error_quantizer.channel_clip.moving"] > 0).any()
+    assert state["block2.conv1.error_quantizer.tensor_clip.moving"] > 0
+    assert [row.error_quantizations for row in quantize_model(small_resnet(), INT8).swapped][:2] == [1, 1]
+    assert quantize_model(small_resnet(), QuantSpec()).swapped[0].error_quantizations == 0
+
+
 def test_uint8_exposes_its_learning_rate_factor_per_layer(small_resnet, images, labels):
     model = small_resnet()
     quantize_model(model, QuantSpec(error="uint8", error_bits=4, error_rounding="stochastic"))
@@ -169,12 +206,18 @@ def test_a_copy_of_a_converted_model_draws_its_own_roundings(small_resnet, image
     [
         (
             {"weight_bits": 32, "error": "uniform", "error_bits": 8},
-            "weights and activations must both have 2 to 8 bits",
+            "weights must have 1 to 8 and activations 2 to 8 bits",
         ),
         ({"weight_bits": 32}, "use dispatch=simulate"),
         ({"activation_bits": 32}, "use dispatch=simulate"),
         ({"weight_bits": 32, "activation_bits": 32}, "an FP32 method for an unquantized model"),
-        ({"weight_bits": 1}, "weight_bits: 1 bits; choose 2 to 8, or 32 for float"),
+        ({"weight_bits": 9}, "weight_bits: 9 bits; choose 2 to 8, or 32 for float"),
+        ({"activation_bits": 1}, "activation_bits: 1 bits; choose 2 to 8, or 32 for float"),
+        ({"forward": "bwn", "weight_bits": 8}, "set weight_bits=1, or quantizer=dorefa for 8 bits"),
+        (
+            {"forward": "bwn_f", "weight_bits": 1, "error": "uint8", "error_bits": 8},
+            "take forward=bwn, or error=uniform, dorefa or daint8",
+        ),
         ({"activation_bits": 16}, "activation_bits: 16 bits"),
         ({"error": "uniform"}, "error=uniform with error_bits=32"),
         ({"error_bits": 8}, "error=none with error_bits=8"),
@@ -187,6 +230,15 @@ def test_a_copy_of_a_converted_model_draws_its_own_roundings(small_resnet, image
         (
             {"error": "uint8", "error_bits": 8, "error_granularity": "channel", "dispatch": "simulate"},
             "clips per tensor",
+        ),
+        ({"error": "dorefa", "error_bits": 4, "error_granularity": "sample"}, "one scale per sample cannot leave"),
+        (
+            {"error": "dorefa", "error_bits": 4, "error_granularity": "channel", "dispatch": "simulate"},
+            "one scale per tensor or per sample, not per channel",
+        ),
+        (
+            {"error": "daint8", "error_bits": 8, "error_granularity": "channel", "dispatch": "simulate"},
+            "leave error_granularity=tensor",
         ),
     ],
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,10 +12,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.layers import IntegerConv2d, IntegerLinear
+from bench.kernels.reference import dgrad_reference, wgrad_reference
+from bench.layers import IntegerConv2d, IntegerLinear, integer_conv
 from bench.layers.base import LayerQuantizers
-from bench.quantizers import build_activation_quantizer, build_error_quantizer, build_weight_quantizer
+from bench.quantizers import Daint8Quantizer, build_activation_quantizer, build_error_quantizer, build_weight_quantizer
 from bench.quantizers.base import dequantize
+from bench.quantizers.dorefa import gradient_codes, weight_codes
 
 BITS = st.integers(2, 8)
 
@@ -39,11 +44,20 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Conv2d, tuple[int, ...]]:
     return layer, (draw(st.integers(1, 3)), channels, *size)
 
 
-def quantizers(weight: int, activation: int, error: int | None, signed: bool, dispatch: str) -> LayerQuantizers:
+def quantizers(
+    weight: int,
+    activation: int,
+    error: int | None,
+    signed: bool,
+    dispatch: str,
+    kind: str = "uniform",
+    channels: int | None = None,
+    forward: str = "dorefa",
+) -> LayerQuantizers:
     return LayerQuantizers(
-        weight=build_weight_quantizer("dorefa", weight),
+        weight=build_weight_quantizer(forward, weight),
         activation=build_activation_quantizer("uniform" if signed else "dorefa", activation),
-        error=None if error is None else build_error_quantizer("uniform", error),
+        error=None if error is None else build_error_quantizer(kind, error, channels=channels),
         dispatch=dispatch,
     )
 
@@ -60,18 +74,37 @@ def reference(layer: nn.Conv2d | nn.Linear, used: LayerQuantizers, x: Tensor, up
     through = x64 if inside is None else x64.clamp(0, 1)
     a_hat = straight_through(through, dequantize(a))
     squashed = torch.tanh(w64)
-    w_hat = straight_through(
-        squashed / squashed.abs().max().detach(), dequantize(used.weight.quantize(layer.weight.detach())[0])
-    )
-    if isinstance(layer, nn.Conv2d):
+    passing = w64 if used.weight.bits == 1 else squashed / squashed.abs().max().detach()
+    codes = used.weight.quantize(layer.weight.detach())[0]
+    w_hat = straight_through(passing, dequantize(codes))
+
+    def product(w: Tensor) -> Tensor:
+        if isinstance(layer, nn.Linear):
+            return F.linear(a_hat, w, b64)
         padded = F.pad(a_hat, layer._reversed_padding_repeated_twice)
-        y = F.conv2d(padded, w_hat, b64, layer.stride, 0, layer.dilation, layer.groups)
-    else:
-        y = F.linear(a_hat, w_hat, b64)
-    error = upstream if used.error is None else dequantize(used.error.quantize(upstream))
-    y.backward(error.double())
-    leaves = [x64, w64] if b64 is None else [x64, w64, b64]
-    return [y.detach(), *(leaf.grad for leaf in leaves)]
+        return F.conv2d(padded, w, b64, layer.stride, 0, layer.dilation, layer.groups)
+
+    y = y_dx = product(w_hat)
+    folded = upstream
+    if codes.scale.dim() and used.error is not None:  # BWN-F: α goes from the weight into dgrad's error signal
+        y_dx = product(codes.codes.double())
+        folded = upstream * codes.scale.view(1, -1, *[1] * (upstream.dim() - 2))
+    for_dx, for_dw = errors_of(used, folded)[0], errors_of(used, upstream)[1]
+    leaves = [w64] if b64 is None else [w64, b64]
+    (dx,) = torch.autograd.grad(y_dx, x64, for_dx.double(), retain_graph=True)
+    return [y.detach(), dx, *torch.autograd.grad(y, leaves, for_dw.double())]
+
+
+def errors_of(used: LayerQuantizers, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    """The error signals that ∇x and ∇W see, quantized anew, channels last as the layers hand them over."""
+    if used.error is None:
+        return upstream, upstream
+    quantizer = copy.deepcopy(used.error)
+    last = upstream.movedim(1, -1)
+    for_dx = dequantize(quantizer.quantize(last)).movedim(-1, 1)
+    if not isinstance(quantizer, Daint8Quantizer):
+        return for_dx, for_dx
+    return for_dx, dequantize(quantizer.quantize_for_wgrad(last)).movedim(-1, 1)
 
 
 def check_layer(layer: nn.Conv2d | nn.Linear, shape: tuple[int, ...], used: LayerQuantizers, seed: int) -> None:
@@ -120,6 +153,62 @@ def test_a_convolution_agrees_with_float64_on_many_more_geometries(
     check_layer(*case, quantizers(weight, activation, error, signed, dispatch), seed)
 
 
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(case=convolutions(), **{**CASES, "error": BITS})
+def test_a_convolution_with_dorefas_grid_without_zero_agrees_with_float64(
+    case, weight, activation, error, signed, dispatch, seed
+):
+    check_layer(*case, quantizers(weight, activation, error, signed, dispatch, "dorefa"), seed)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(m=st.integers(1, 30), k=st.integers(1, 60), n=st.integers(1, 20), bias=st.booleans(), **{**CASES, "error": BITS})
+def test_a_linear_layer_with_dorefas_grid_without_zero_agrees_with_float64(
+    m, k, n, bias, weight, activation, error, signed, dispatch, seed
+):
+    check_layer(nn.Linear(k, n, bias), (m, k), quantizers(weight, activation, error, signed, dispatch, "dorefa"), seed)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(case=convolutions(), weight=BITS, activation=BITS, error=BITS, signed=st.booleans(), seed=st.integers(0, 2**31))
+def test_sums_over_dorefas_odd_grid_are_those_of_int64(case, weight, activation, error, signed, seed):
+    # Scales of one: the products' integers themselves, zeros of padding, stride and dilation masked.
+    layer, shape = case
+    generator = torch.Generator().manual_seed(seed)
+    plan = IntegerConv2d(layer, "probe", quantizers(8, 8, 8, False, "integer")).plan(torch.Size(shape))
+    one = torch.ones(())
+    w = replace(weight_codes(torch.randn(plan.o, plan.r, plan.s, plan.c // plan.groups), weight), scale=one)
+    x = torch.rand(plan.n, plan.h, plan.w, plan.c, generator=generator) * 1.6 - 0.3
+    a = replace(build_activation_quantizer("uniform" if signed else "dorefa", activation).quantize(x)[0], scale=one)
+    upstream = torch.randn(plan.n, plan.p, plan.q, plan.o, generator=generator)
+    e = replace(gradient_codes(upstream, upstream.abs().max(), error, rounding="nearest"), scale=one)
+    grids = [(q.mult * q.codes.long() + q.offset) for q in (a, w, e)]
+    dx = integer_conv.integer_dgrad(e, w, plan, "probe")
+    dw, db = integer_conv.integer_wgrad(a, e, plan, "probe")
+    assert torch.equal(dx, dgrad_reference(grids[2], grids[1], plan).float())
+    assert torch.equal(dw, wgrad_reference(grids[0], grids[2], plan).float())
+    assert torch.equal(db, grids[2].sum((0, 1, 2)).float())
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(case=convolutions(), **{**CASES, "error": BITS})
+def test_a_convolution_with_two_quantizations_of_the_error_agrees_with_float64(
+    case, weight, activation, error, signed, dispatch, seed
+):
+    layer, shape = case
+    used = quantizers(weight, activation, error, signed, dispatch, "daint8", layer.out_channels)
+    check_layer(layer, shape, used, seed)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(m=st.integers(1, 30), k=st.integers(1, 60), n=st.integers(1, 20), bias=st.booleans(), **{**CASES, "error": BITS})
+def test_a_linear_layer_with_two_quantizations_of_the_error_agrees_with_float64(
+    m, k, n, bias, weight, activation, error, signed, dispatch, seed
+):
+    used = quantizers(weight, activation, error, signed, dispatch, "daint8", n)
+    check_layer(nn.Linear(k, n, bias), (m, k), used, seed)
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(m=st.integers(1, 30), k=st.integers(1, 60), n=st.integers(1, 20), bias=st.booleans(), **CASES)
 def test_a_linear_layer_agrees_with_float64(m, k, n, bias, weight, activation, error, signed, dispatch, seed):
@@ -137,6 +226,73 @@ def test_a_sum_beyond_int32_in_wgrad_is_still_right():
     squashed = torch.tanh(layer.weight.detach().double())
     factor = (1 - squashed.square()) / squashed.abs()
     assert torch.allclose(layer.weight.grad.double(), 135_168 * factor, rtol=1e-6)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(
+    case=convolutions(),
+    kind=st.sampled_from(["uniform", "dorefa", "daint8"]),
+    forward=st.sampled_from(["dorefa", "bwn", "bwn_f"]),
+    **CASES,
+)
+def test_a_convolution_with_one_bit_weights_agrees_with_float64(
+    case, kind, forward, weight, activation, error, signed, dispatch, seed
+):
+    layer, shape = case
+    used = quantizers(1, activation, error, signed, dispatch, kind, layer.out_channels, forward)
+    check_layer(layer, shape, used, seed)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    m=st.integers(1, 30),
+    k=st.integers(1, 60),
+    n=st.integers(1, 20),
+    bias=st.booleans(),
+    forward=st.sampled_from(["bwn", "bwn_f"]),
+    **CASES,
+)
+def test_a_linear_layer_with_one_bit_weights_agrees_with_float64(
+    m, k, n, bias, forward, weight, activation, error, signed, dispatch, seed
+):
+    used = quantizers(1, activation, error, signed, dispatch, "uniform", n, forward)
+    check_layer(nn.Linear(k, n, bias), (m, k), used, seed)
+
+
+@pytest.mark.parametrize("forward", ["dorefa", "bwn", "bwn_f"])
+def test_weights_alone_are_quantized_in_floating_point_products(forward):
+    torch.manual_seed(0)
+    layer, plain = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+    used = LayerQuantizers(weight=build_weight_quantizer(forward, 1), activation=None, error=None, dispatch="simulate")
+    integer = IntegerConv2d(layer, "probe", used)
+    alpha = layer.weight.detach().abs().mean((1, 2, 3), keepdim=True)
+    alpha = alpha if forward == "bwn_f" else alpha.mean()
+    with torch.no_grad():
+        plain.weight.copy_(alpha * layer.weight.sign())
+        plain.bias.copy_(layer.bias)
+    x = torch.randn(2, 3, 5, 5, requires_grad=True)
+    twin = x.detach().clone().requires_grad_()
+    integer(x).square().sum().backward()
+    plain(twin).square().sum().backward()
+    for ours, theirs in (
+        (x.grad, twin.grad),
+        (layer.weight.grad, plain.weight.grad),
+        (layer.bias.grad, plain.bias.grad),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "dorefa"])
+@pytest.mark.parametrize("granularity", ["tensor", "sample"])
+def test_simulation_takes_a_scale_per_sample(kind, granularity):
+    used = LayerQuantizers(
+        weight=build_weight_quantizer("dorefa", 4),
+        activation=build_activation_quantizer("dorefa", 4),
+        error=build_error_quantizer(kind, 4, granularity=granularity),
+        dispatch="simulate",
+    )
+    check_layer(nn.Conv2d(3, 5, 3, 2, 1), (4, 3, 7, 6), used, 3)
+    check_layer(nn.Linear(6, 5), (4, 6), used, 3)
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 12), (12,), (2, 3, 4, 12)])

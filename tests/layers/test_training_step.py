@@ -14,10 +14,13 @@ ALL_INTEGER = [
     QuantSpec(error="uniform", error_bits=8),
     QuantSpec(weight_bits=4, activation_bits=4, error="uniform", error_bits=4, error_rounding="stochastic"),
     QuantSpec(error="uint8", error_bits=8, error_rounding="stochastic"),
+    QuantSpec(error="daint8", error_bits=8, error_rounding="stochastic"),
+    QuantSpec(error="dorefa", error_bits=6, error_rounding="stochastic"),
+    QuantSpec(forward="bwn_f", weight_bits=1, error="uniform", error_bits=8),
 ]
 
 
-@pytest.mark.parametrize("spec", ALL_INTEGER, ids=["uniform8", "uniform4", "uint8"])
+@pytest.mark.parametrize("spec", ALL_INTEGER, ids=["uniform8", "uniform4", "uint8", "daint8", "dorefa", "bwn_f"])
 def test_all_products_of_a_step_are_integer_and_none_floats(small_resnet, images, labels, float_products, spec):
     model = small_resnet()
     quantize_model(model, spec)
@@ -112,7 +115,7 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, steps: i
     return losses
 
 
-@pytest.mark.parametrize("spec", ALL_INTEGER, ids=["uniform8", "uniform4", "uint8"])
+@pytest.mark.parametrize("spec", ALL_INTEGER, ids=["uniform8", "uniform4", "uint8", "daint8", "dorefa", "bwn_f"])
 def test_two_runs_with_one_seed_are_bitwise_the_same_and_learn(small_resnet, images, labels, spec):
     runs = []
     for _ in range(2):
@@ -121,7 +124,8 @@ def test_two_runs_with_one_seed_are_bitwise_the_same_and_learn(small_resnet, ima
         runs.append((train(model, images, labels, 12), [p.detach().clone() for p in model.parameters()]))
     assert runs[0][0] == runs[1][0]
     assert all(torch.equal(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
-    assert runs[0][0][-1] < runs[0][0][0] * 0.7
+    share = 0.7 if spec.weight_bits > 1 else 0.8  # signs flip late
+    assert runs[0][0][-1] < runs[0][0][0] * share
 
 
 def test_the_generator_of_the_conversion_is_the_one_that_rounds(small_resnet, images, labels):
@@ -158,7 +162,7 @@ def test_a_weight_that_is_not_finite_makes_the_output_nan(small_resnet, images):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("error", ["uniform", "uint8"])
+@pytest.mark.parametrize("error", ["uniform", "uint8", "daint8", "dorefa"])
 def test_an_error_signal_that_is_not_finite_makes_every_gradient_not_finite(bad, error):
     model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 3))
     quantize_model(model, QuantSpec(error=error, error_bits=8, error_rounding="stochastic"))

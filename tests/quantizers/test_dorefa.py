@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from bench.errors import ConfigError
 from bench.quantizers.base import dequantize
-from bench.quantizers.dorefa import DorefaActivation, DorefaWeight, activation_codes, weight_backward, weight_codes
+from bench.quantizers.dorefa import (
+    DorefaActivation,
+    DorefaGradient,
+    DorefaWeight,
+    activation_codes,
+    gradient_codes,
+    weight_backward,
+    weight_codes,
+)
 
 # tanh W = -0.8, 0, 0.4, 0.8: W~ = 0, 0.5, 0.75, 1
 WEIGHT = torch.atanh(torch.tensor([-0.8, 0.0, 0.4, 0.8], dtype=torch.float64)).float()
@@ -98,3 +106,49 @@ def test_one_bit_and_nine_bits_are_refused():
         for bits in (1, 9):
             with pytest.raises(ConfigError, match=r"choose 2 to 8"):
                 quantizer(bits)
+
+
+def test_gradients_worked_by_hand_land_on_odd_multiples_of_m_over_n():
+    # 2 bits: n = 3, m = 3, values −3, −1, 1, 3; i = round(3·(g/6 + ½)), and half to even puts an exact zero on i = 2
+    g = torch.tensor([-3.0, -2.1, -1.9, 0.0, 0.5, 1.9, 2.1, 3.0])
+    q = gradient_codes(g, g.abs().max(), 2, rounding="nearest")
+    assert dequantize(q).tolist() == [-3.0, -3.0, -1.0, 1.0, 1.0, 1.0, 3.0, 3.0]
+    assert q.codes.tolist() == [-2, -2, -1, 0, 0, 0, 1, 1]
+    assert (q.mult, q.offset, q.code_max, q.value_max, q.scale.item()) == (2, 1, 2, 3, 1.0)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6, 8])
+def test_gradients_have_no_zero_and_stochastic_rounding_is_right_on_average(bits):
+    g = torch.linspace(-1, 1, 21).repeat(4000, 1)
+    generator = torch.Generator().manual_seed(0)
+    values = dequantize(gradient_codes(g, torch.tensor(1.0), bits, generator=generator))
+    n = 2**bits - 1
+    assert (values != 0).all()
+    assert torch.equal((values * n).round().abs() % 2, torch.ones_like(values))
+    assert (values.mean(0) - g[0]).abs().max() < 2 / n * 4 * 0.5 / 4000**0.5 + 1e-6  # four standard errors
+    assert values[:, 10].unique().tolist() == pytest.approx([-1 / n, 1 / n])  # an exact zero becomes ±m/n
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_a_zero_gradient_stays_zero_with_code_zero(rounding):
+    generator = torch.Generator().manual_seed(0)
+    q = gradient_codes(torch.zeros(50), torch.tensor(0.0), 4, rounding=rounding, generator=generator)
+    assert q.codes.eq(0).all()
+    assert dequantize(q).eq(0).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_makes_every_value_not_finite(bad):
+    quantizer = DorefaGradient(4, rounding="nearest")
+    assert not dequantize(quantizer.quantize(torch.tensor([1.0, bad]))).isfinite().any()
+
+
+def test_each_sample_has_its_own_maximum():
+    q = DorefaGradient(2, rounding="nearest", granularity="sample").quantize(torch.tensor([[3.0, 0.1], [-30.0, 21.0]]))
+    assert q.scale.tolist() == [[1.0], [10.0]]
+    assert dequantize(q).tolist() == [[3.0, 1.0], [-30.0, 30.0]]
+
+
+def test_stochastic_gradients_need_a_generator():
+    with pytest.raises(ConfigError, match="explicit generator"):
+        DorefaGradient(4).quantize(torch.ones(3))

@@ -26,7 +26,10 @@ def assemble(cell: CellConfig, data: DataSet) -> tuple[Parts, TrainBatches]:
 
 
 @pytest.mark.parametrize("edge_layers", ["same", "int8"])
-@pytest.mark.parametrize("variant", ["uint8_int8", "uniform_int4", "metagrad_int8_recompute", "metagrad_int4_retain"])
+@pytest.mark.parametrize(
+    "variant",
+    ["uint8_int8", "daint8_int4", "dorefa_int6", "uniform_int4", "metagrad_int8_recompute", "metagrad_int4_retain"],
+)
 def test_every_product_of_a_cell_with_low_bit_errors_is_an_integer_one(
     variant: str, edge_layers: str, make_cell: MakeCell, digits: DataSet
 ) -> None:
@@ -109,11 +112,66 @@ def test_uint8_lowers_its_layers_learning_rate(make_cell: MakeCell, digits: Data
     assert factors.max() == 1
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("name", ["uniform", "dorefa", "uint8", "daint8"])
+@pytest.mark.parametrize("bits", [8, 6, 4])
+def test_every_gradient_quantizer_runs_on_the_weight_gradient_alone(
+    name: str, bits: int, rounding: str, make_cell: MakeCell, digits: DataSet
+) -> None:
+    cell = make_cell(
+        f"method={name}", "method.error_quantizer=none", f"method.grad_quantizer={name}", f"grad_bits={bits}",
+        f"method.grad_rounding={rounding}", "weight_bits=8", "activation_bits=8", "protocol.batch_size=16",
+    )  # fmt: skip
+    parts, batches = assemble(cell, digits)
+    train_step(parts, *batches.batch(0, 0), 0.01, NO_PHASES)
+    for weight in parts.weights:
+        assert weight.grad is not None
+        values = weight.grad[0].unique()  # one output channel: DAINT8's scale is of that
+        assert values.numel() <= 2**bits
+        assert (0.0 in values) or name == "dorefa" or values.numel() < 2**bits
+
+
+def test_a_gradient_quantizer_runs_on_the_error_signal_and_the_weight_gradient_alike(
+    make_cell: MakeCell, digits: DataSet
+) -> None:
+    cell = make_cell(
+        "method=daint8",
+        "method.grad_quantizer=daint8",
+        "weight_bits=4",
+        "activation_bits=4",
+        "error_bits=4",
+        "grad_bits=4",
+    )
+    parts, batches = assemble(cell, digits)
+    with record_gemms() as calls:
+        losses = [float(train_step(parts, x, y, 0.01, NO_PHASES)) for x, y in batches.epoch(0)]
+    assert {call.gemm for call in calls} == {"fprop", "dgrad", "wgrad"}
+    assert all(0 < loss < 100 for loss in losses)
+    assert "conv1.grad_quantizer.clip.channel_clip.moving" in parts.model.state_dict()
+
+
+@pytest.mark.parametrize(("quantizer", "bits"), [("dorefa", 1), ("dorefa", 4), ("bwn", 1), ("bwn_f", 1)])
+def test_metaquant_starts_at_the_straight_through_estimator_one_step_later(
+    quantizer: str, bits: int, make_cell: MakeCell, digits: DataSet
+) -> None:
+    common = (f"quantizer={quantizer}", f"weight_bits={bits}", "dispatch=simulate", "optimizer=sgd")
+    meta, batches = assemble(make_cell("method=metaquant", "hypernet=multi_fc", "strategy=recompute", *common), digits)
+    ste, _ = assemble(make_cell("method=ste", *common), digits)
+    assert meta.delayed is not None
+    train_step(meta, *batches.batch(0, 0), 0.01, NO_PHASES)
+    train_step(ste, *batches.batch(0, 0), 0.01, NO_PHASES)
+    meta.delayed.preview(0.01)  # residual form: f_ψ(∇Ŵ)·∂Ŵ/∂W is at first the plain ∇W
+    for ours, theirs in zip(meta.weights, ste.weights, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
 def test_the_twins_of_a_cell_differ_only_where_they_should(make_cell: MakeCell) -> None:
     cell = make_cell("variant=metagrad_int4_slim")
     plain, fp32 = without_hypernet(cell), as_fp32(cell)
     assert (plain.method.grad_quantizer, plain.grad_bits, plain.error_bits) == ("uniform", 4, 4)
     assert (plain.hypernet.name, plain.strategy.name) == ("none", "none")
+    metaquant = without_hypernet(make_cell("variant=metaquant_fc_grad_slim"))
+    assert (metaquant.method.name, metaquant.method.grad_quantizer, metaquant.hypernet.name) == ("ste", "none", "none")
     assert {fp32.weight_bits, fp32.activation_bits, fp32.error_bits, fp32.grad_bits} == {32}
     assert plain.model == fp32.model == cell.model
     assert plain.optimizer == fp32.optimizer == cell.optimizer

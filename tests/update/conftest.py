@@ -192,7 +192,11 @@ def make_problem(dtype: torch.dtype) -> SimpleNamespace:
 def plain() -> SimpleNamespace:
     """The restatement: PlainUpdate, uniform, plain_hypernet and make_problem."""
     return SimpleNamespace(
-        PlainUpdate=PlainUpdate, uniform=uniform, plain_hypernet=plain_hypernet, make_problem=make_problem
+        PlainOptimizer=PlainOptimizer,
+        PlainUpdate=PlainUpdate,
+        uniform=uniform,
+        plain_hypernet=plain_hypernet,
+        make_problem=make_problem,
     )
 
 
