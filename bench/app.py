@@ -44,6 +44,7 @@ GROUPS = (
     "protocol",
 )  # fmt: skip
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+_LONGEST_MESSAGE = 600  # a message of Hydra's may quote a whole file
 PASSTHROUGH = ("cfg", "info", "hydra_help", "shell_completion")  # Hydra's own questions: nothing runs
 
 
@@ -101,8 +102,8 @@ def plan_cells(args: argparse.Namespace) -> Plan:
             return _plan(args)
         except OverrideParseException as error:
             raise ConfigError(f"Cannot read {error.override!r}: write key=value, as in seed=1.") from error
-        except CONFIG_ERRORS as error:
-            raise ConfigError(explain(error)) from error
+        except (*CONFIG_ERRORS, OSError, ValueError, RecursionError) as error:
+            raise ConfigError(explain(error)[:_LONGEST_MESSAGE]) from error
 
 
 def group_options(group: str, config_dir: str | None = None) -> list[str]:

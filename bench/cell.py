@@ -362,9 +362,14 @@ def _set_aside(folder: Path) -> None:
 
 
 def _save(folder: Path, cell: CellConfig, record: RunRecord, run: _CellRun) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if run.tracebacks:
-        (folder / "traceback.txt").write_text("\n".join(run.tracebacks), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if run.tracebacks:
+            (folder / "traceback.txt").write_text("\n".join(run.tracebacks), encoding="utf-8")
+    except OSError as error:
+        raise RecordError(
+            f"{folder} cannot be written ({error.strerror}): make room or choose another output_dir."
+        ) from error
     write_curves(folder, record, run.losses, run.hypernet_points)
     # The record comes last: a folder with a record is whole.
     write_record(folder, record, config_yaml=OmegaConf.to_yaml(OmegaConf.create(as_plain(cell))))

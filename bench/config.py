@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +35,7 @@ def check_positive(prefix: str, config: object, *names: str) -> None:
     """Each named field is above zero."""
     for name in names:
         value = getattr(config, name)
-        require(value > 0, f"{prefix}.{name}", value, "above 0")
+        require(0 < value < math.inf, f"{prefix}.{name}", value, "above 0 and finite")
 
 
 @dataclass(kw_only=True)
@@ -148,7 +149,7 @@ class OptimizerConfig:
         """Check ranges."""
         check_positive("optimizer", self, "lr")
         require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "0 or more and below 1")
-        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.weight_decay < math.inf, "optimizer.weight_decay", self.weight_decay, "0 or more, and finite")
         schedules = ("constant", "step", "cosine")
         require(self.schedule in schedules, "optimizer.schedule", self.schedule, "constant, step or cosine")
         rising = list(self.milestones) == sorted(self.milestones) and all(0 < m < 1 for m in self.milestones)
@@ -180,12 +181,15 @@ class ProtocolConfig:
         counts = ("batch_size", "timing_processes", "timing_blocks", "steps_per_block", "memory_steps", "epochs")
         check_positive("protocol", self, *counts, "pretrain_lr", "pass_limit_s")
         for name in ("warmup_steps", "pretrain_epochs", "pretrain_weight_decay"):
-            require(getattr(self, name) >= 0, f"protocol.{name}", getattr(self, name), "0 or more")
+            require(
+                0 <= getattr(self, name) < math.inf, f"protocol.{name}", getattr(self, name), "0 or more, and finite"
+            )
         schedules = ("constant", "step", "cosine")
         require(self.pretrain_schedule in schedules, "protocol.pretrain_schedule", self.pretrain_schedule, "constant, step or cosine")  # fmt: skip  # noqa: E501
         known = bool(self.passes) and set(self.passes) <= set(PASSES)
         require(known, "protocol.passes", list(self.passes), f"some of {', '.join(PASSES)}")
-        require(self.threads is None or self.threads > 0, "protocol.threads", self.threads, "above 0")
+        require(self.threads is None or 0 < self.threads <= 4096, "protocol.threads", self.threads, "1 to 4096")
+        require(self.pass_limit_s <= 10**7, "protocol.pass_limit_s", self.pass_limit_s, "at most 10,000,000")
         # The hypernetwork first acts in the second step, so a peak of one step would not hold it.
         require(self.memory_steps >= 3, "protocol.memory_steps", self.memory_steps, "3 or more")
 

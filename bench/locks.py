@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from bench.errors import HardwareError
+
 _POLL_S = 0.2
 
 
@@ -21,14 +23,20 @@ def device_lock(device: str, *, on_wait: Callable[[], None] = lambda: None) -> I
         on_wait: called once if the lock is taken.
     """
     folder = Path(tempfile.gettempdir()) / "metagrad-bench-locks"
-    folder.mkdir(mode=0o777, exist_ok=True)
     # World-writable: the device is shared by all users of the machine, the lock has to be as well.
     lock = FileLock(folder / f"{device.replace(':', '-')}.lock", mode=0o666)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        on_wait()
-        lock.acquire(poll_interval=_POLL_S)
+        folder.mkdir(mode=0o777, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire(poll_interval=_POLL_S)
+    except OSError as error:
+        raise HardwareError(
+            f"the lock of {device} in {folder} cannot be taken ({error.strerror or error}): make that a folder that "
+            "everybody may write to, or set TMPDIR."
+        ) from error
     try:
         yield
     finally:

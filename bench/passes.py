@@ -9,6 +9,7 @@ memory: peaks of a few steps. accuracy: the training itself.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from bench.config import FLOAT_BITS, CellConfig
 from bench.data import build_data
 from bench.data.base import DataSet
 from bench.data.loader import EvalBatches, TrainBatches
-from bench.errors import DataError, DivergedError
+from bench.errors import DataError, DivergedError, RecordError
 from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.kernels.selfcheck import check_device
 from bench.methods import build_method
@@ -122,8 +123,14 @@ def pretrain_pass(*, report: Report, cell: CellConfig, device: str, target: str)
     state = {name: value.detach().cpu().contiguous() for name, value in parts.model.state_dict().items()}
     path = Path(target)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    torch.save({"state": state, "accuracy_pct": None if isinstance(accuracy, Absent) else accuracy}, temporary)
-    temporary.replace(path)
+    try:
+        torch.save({"state": state, "accuracy_pct": None if isinstance(accuracy, Absent) else accuracy}, temporary)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where a disk is full
+        temporary.unlink(missing_ok=True)
+        raise RecordError(
+            f"the FP32 weights cannot be written to {path.parent}: {str(error).splitlines()[0]}"
+        ) from error
     return accuracy
 
 
@@ -229,7 +236,8 @@ def _accuracy_answer(result: FitResult, pretrained: float | Absent) -> AccuracyA
             values = getattr(result.observation, key)
             finite = values[values.isfinite()]
             observed[key] = float(finite.mean()) if finite.numel() else Absent("every layer's gradient was zero")
-        observed["meta_grad_norm"] = float(result.observation.meta_gradient_norm)
+        norm = float(result.observation.meta_gradient_norm)
+        observed["meta_grad_norm"] = norm if math.isfinite(norm) else Absent("the meta-gradient is not finite")
     return AccuracyAnswer(
         fit=_without_tensors(result),
         accuracy_pct=result.curve[-1].test_accuracy_pct,

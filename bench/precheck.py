@@ -45,7 +45,11 @@ def _check_model(cell: CellConfig) -> None:
 
 
 def _check_data(cell: CellConfig) -> None:
-    config = cell.data
+    config, batch_size = cell.data, cell.protocol.batch_size
+    if config.train_limit is not None and config.train_limit < batch_size:
+        raise ConfigError(
+            f"protocol.batch_size={batch_size} is more than data.train_limit={config.train_limit} images."
+        )
     check_data(config.name, root=config.root, download=config.download)
 
 
@@ -54,9 +58,14 @@ def _check_output(cell: CellConfig) -> None:
     output_dir = cell.output_dir
     if not output_dir:
         raise ConfigError("output_dir is empty: name the folder that records go to.")
-    path = Path(output_dir).absolute()
-    while not path.exists():
-        path = path.parent
+    path = Path(output_dir).absolute() / cell.suite_name
+    try:
+        while not os.path.lexists(path):
+            path = path.parent
+        path.stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecordError(f"output_dir={output_dir[:200]} cannot be used ({reason}): choose another.") from error
     if not path.is_dir():
         raise RecordError(
             f"output_dir={output_dir} cannot be a folder, since {path} is a file: choose another output_dir."

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bench.errors import DivergedError, OutOfMemoryError, UserError
+from bench.errors import DivergedError, HardwareError, OutOfMemoryError, UserError
 from bench.records.schema import Status
 
 PRELOAD = ["bench.passes"]
@@ -53,12 +53,27 @@ def run_pass(
         The outcome; a child that crashed or was killed is ``failed`` or ``out_of_memory`` with the reason.
     """
     started = time.monotonic()
+    if multiprocessing.get_start_method(allow_none=True) not in (None, "fork", "spawn", "forkserver"):
+        multiprocessing.set_start_method("forkserver", force=True)  # joblib's own would be handed to the child
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     ours, theirs = context.Pipe(duplex=True)
     kills_before = _oom_kills()
     child = context.Process(target=_child_main, args=(theirs, function, arguments), daemon=True)
-    child.start()
+    # The server must not take a user's torch.py or queue.py in the working folder for the real one.
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        child.start()
+    except OSError as error:
+        raise HardwareError(
+            f"a process for the pass cannot be started ({error}); check TMPDIR and free memory."
+        ) from error
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONSAFEPATH")
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
     theirs.close()
     try:
         answer = _wait_for_answer(ours, child.sentinel, started + limit_s, on_progress)

@@ -86,7 +86,7 @@ class SuiteProgress:
             "left": f"{format_duration(left)} left" if left is not None else "",
         }
         if not self.interactive:
-            if time.monotonic() - self.last_line >= _LINE_INTERVAL_S:
+            if phase.startswith("waiting") or time.monotonic() - self.last_line >= _LINE_INTERVAL_S:
                 self.last_line = time.monotonic()
                 self._print(f"{share:4.0%}  " + "  ".join(text for text in fields.values() if text))
             return

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +33,11 @@ from bench.units import Absent
 
 # One thread: the products in tests are small, and threads of several workers on few cores slow each other down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Device locks lie in the temporary folder: tests wait neither for a suite that runs on this machine nor for each other.
+_TEMPORARY = tempfile.mkdtemp(prefix="mgb-")
+os.environ["TMPDIR"] = tempfile.tempdir = _TEMPORARY
+atexit.register(shutil.rmtree, _TEMPORARY, ignore_errors=True)
 
 NO_GPU = "needs an NVIDIA GPU that torch can use"
 

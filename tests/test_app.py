@@ -69,6 +69,8 @@ def test_a_swept_variant_fixes_its_keys_too() -> None:
         ("hypernet.hidden=0", "hypernet.hidden=0"), ("weight_bits=9", "weight_bits=9"),
         ("protocol.passes=[timing,speed]", "protocol.passes"), ("optimizer.momentum=1", "optimizer.momentum=1"),
         ("a b", "a b"), ("seed=[1", "seed=[1"), ("suite=demo,single", "one suite"), ("--nonsense", "--nonsense"),
+        ("optimizer.lr=inf", "optimizer.lr=inf"), ("optimizer.lr=nan", "optimizer.lr=nan"),
+        ("protocol.pass_limit_s=inf", "pass_limit_s"), ("protocol.threads=100000000", "protocol.threads"),
         ("suite_name=../x", "suite_name"), ("data.image_size=-8", "data.image_size=-8"), ("+new=1", "'new'"),
         ("model={a:1}", "model"),
     ],

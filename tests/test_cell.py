@@ -86,6 +86,14 @@ def test_divergence_is_a_result_with_its_curve(cell_of: RunCell) -> None:
     assert find_finished(locate(cell)[0]) == record
 
 
+def test_a_diverged_hypernetwork_is_a_record_too(cell_of: RunCell) -> None:
+    record = run_cell(
+        cell_of("variant=metagrad_int4_slim", "protocol.passes=[accuracy]", "optimizer.lr=1e30", "protocol.epochs=4")
+    )
+    assert record.status == "diverged"
+    assert record.accuracy is not None
+
+
 def test_a_model_that_fails_becomes_a_record_with_its_traceback(
     cell_of: RunCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

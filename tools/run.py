@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +44,7 @@ examples:
   metagrad-bench run variant=metagrad_int4_slim model=resnet20 data=fashion_mnist hypernet.hidden=100
 
 exit codes: 0 every cell finished (diverged is a result), 1 a cell failed or ran out of memory, 2 wrong usage or bad
-input (nothing was written), 130 interrupted.
+input (nothing was written), 130 interrupted (also by SIGTERM).
 """
 
 
@@ -69,6 +71,8 @@ def main(argv: Sequence[str]) -> int:
 
     check_cells(plan.cells)
     folders = [cells.locate(cell)[0] for cell in plan.cells]
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's end is like Ctrl-C: children go, records stay
     progress = SuiteProgress(len(plan.cells), show=plan.cells[0].progress)
     set_current(progress)
     try:
@@ -76,9 +80,11 @@ def main(argv: Sequence[str]) -> int:
     finally:
         progress.close()
         set_current(None)
-    if code != ExitCode.OK:
-        return code
-    return _sum_up(folders)
+    return max(code, _sum_up(folders))
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _call_hydra(argv: Sequence[str]) -> int:
@@ -92,6 +98,10 @@ def _call_hydra(argv: Sequence[str]) -> int:
             return int(stop.code or 0)
         except app.CONFIG_ERRORS as error:
             raise ConfigError(app.explain(error)) from error
+        except RecordError as error:
+            # Cells have run: this is no usage error, and the summary still has to be given.
+            print(f"metagrad-bench: {error}", file=sys.stderr)
+            return ExitCode.FAILED
     return ExitCode.OK
 
 
