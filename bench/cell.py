@@ -45,6 +45,7 @@ from bench.training.assemble import as_fp32, for_pretraining, without_hypernet
 from bench.units import Absent
 
 FINISHED: tuple[Status, ...] = ("ok", "diverged")
+_BUSY_SPREAD, _BUSY_APART = 0.5, 1.25
 _SENSOR_INTERVAL_S = 0.5
 _WORST: tuple[Status, ...] = ("failed", "out_of_memory", "diverged", "ok")  # what the cell as a whole is called
 
@@ -160,7 +161,7 @@ class _CellRun:
             hypernet=hypernet,
             gemms=check.gemms if check else None,
             missing=self.missing,
-            notices=_notices(check, cell.method.grad_quantizer),
+            notices=(*_notices(check, cell.method.grad_quantizer), *busy_notices(timing)),
         )
 
     def _run(self, part: str, function: Callable[..., Any], **arguments: Any) -> Any:
@@ -349,6 +350,22 @@ def _notices(check: passes.CheckAnswer | None, grad_quantizer: str) -> tuple[str
     if check.data.synthetic:
         notices.append("The data are synthetic: there is no accuracy to show.")
     return tuple(notices)
+
+
+def busy_notices(timing: TimingResult | None) -> tuple[str, ...]:
+    """Whether other work ran beside the timing: the FP32 steps, which are the same in every cell, show it."""
+    if timing is None:
+        return ()
+    reference = timing.fp32_step_ms
+    medians = [summarize(repeat.fp32_step_ms).median for repeat in timing.repeats]
+    spread = (reference.q3 - reference.q1) / reference.median
+    apart = max(medians) / min(medians)
+    if spread <= _BUSY_SPREAD and apart <= _BUSY_APART:
+        return ()
+    return (
+        "The machine was busy while this was timed: the FP32 steps beside it vary by "
+        f"{100 * spread:.0f} % between quartiles and by {apart:.2f}× between processes; time it again on an idle one.",
+    )
 
 
 def _set_aside(folder: Path) -> None:

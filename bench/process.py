@@ -6,13 +6,15 @@ What goes wrong in the child comes back as an outcome: the parent decides nothin
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -60,20 +62,11 @@ def run_pass(
     ours, theirs = context.Pipe(duplex=True)
     kills_before = _oom_kills()
     child = context.Process(target=_child_main, args=(theirs, function, arguments), daemon=True)
-    # The server must not take a user's torch.py or queue.py in the working folder for the real one.
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
     try:
-        child.start()
+        with _neutral_start():
+            child.start()
     except OSError as error:
-        raise HardwareError(
-            f"a process for the pass cannot be started ({error}); check TMPDIR and free memory."
-        ) from error
-    finally:
-        if before is None:
-            os.environ.pop("PYTHONSAFEPATH")
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
+        raise HardwareError(f"a process cannot be started ({error}); check TMPDIR and free memory.") from error
     theirs.close()
     try:
         answer = _wait_for_answer(ours, child.sentinel, started + limit_s, on_progress)
@@ -90,6 +83,27 @@ def run_pass(
         return PassOutcome(status=status, reason=reason, value=None, traceback="", duration_s=duration_s)
     status, reason, value, trace = answer
     return PassOutcome(status=status, reason=reason, value=value, traceback=trace, duration_s=duration_s)
+
+
+@contextlib.contextmanager
+def _neutral_start() -> Iterator[None]:
+    """Start children that import nothing of the working folder's: neither its torch.py nor its tools/ package.
+
+    The fork server would have the folder first on its path, and each child would run the main script again.
+    """
+    main, variable = sys.modules["__main__"], "PYTHONSAFEPATH"
+    before = os.environ.get(variable)
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    os.environ[variable] = "1"
+    main.__spec__, main.__file__ = None, None
+    try:
+        yield
+    finally:
+        main.__spec__, main.__file__ = spec, file
+        if before is None:
+            os.environ.pop(variable)
+        else:
+            os.environ[variable] = before
 
 
 _CRASHED = object()

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from bench.app import parse_arguments, plan_cells
-from bench.cell import find_finished, locate, run_cell
+from bench.cell import busy_notices, find_finished, locate, run_cell
 from bench.config import CellConfig
 from bench.keys import cell_key, weights_path
+from bench.records.schema import RunRecord
 from bench.records.store import read_record
 from bench.training.assemble import for_pretraining
 
@@ -139,3 +140,13 @@ def test_all_methods_of_a_seed_share_one_pretraining(cell_of: RunCell) -> None:
     assert shared == weights("variant=fp32", "edge_layers=int8", "protocol.timing_blocks=9", "dispatch=simulate")
     assert shared != weights("variant=fp32", "seed=1")
     assert shared != weights("variant=fp32", "protocol.pretrain_epochs=2")
+
+
+def test_a_busy_machine_is_noticed_by_its_fp32_steps(make_record: Callable[..., RunRecord]) -> None:
+    timing = make_record().timing
+    assert timing is not None
+    assert busy_notices(timing) == ()
+    slow = dataclasses.replace(timing.repeats[0], fp32_step_ms=tuple(2 * ms for ms in timing.repeats[0].fp32_step_ms))
+    (notice,) = busy_notices(dataclasses.replace(timing, repeats=(slow, *timing.repeats[1:])))
+    assert "2.00× between processes" in notice
+    assert busy_notices(None) == ()

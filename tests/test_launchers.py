@@ -20,6 +20,7 @@ def test_joblib_runs_the_cells_of_a_sweep_and_no_two_passes_share_the_device(tmp
         "hydra.launcher.n_jobs=2",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("OMP_NUM_THREADS", None)  # joblib gives each worker its share of the cores
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found, problems = find_records([tmp_path / "out"])

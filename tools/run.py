@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
         groups = "\n".join(f"  {group:<10} {', '.join(app.group_options(group))}" for group in app.GROUPS)
         print(HELP.format(groups=groups), end="")
         return ExitCode.OK
+    argv = _with_threads(argv)
     args = app.parse_arguments(argv)
     if any(getattr(args, name) for name in app.PASSTHROUGH):
         return _call_hydra(argv)
@@ -81,6 +82,16 @@ def main(argv: Sequence[str]) -> int:
         progress.close()
         set_current(None)
     return max(code, _sum_up(folders))
+
+
+def _with_threads(argv: Sequence[str]) -> list[str]:
+    """Another launcher's workers may be given fewer threads than this process: a cell's threads are fixed here."""
+    elsewhere = any(argument.startswith("hydra/launcher=") and argument != "hydra/launcher=basic" for argument in argv)
+    if not elsewhere or any(argument.lstrip("+").startswith("protocol.threads=") for argument in argv):
+        return list(argv)
+    import torch
+
+    return [*argv, f"protocol.threads={torch.get_num_threads()}"]
 
 
 def _interrupt(number: int, frame: object) -> None:
