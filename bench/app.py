@@ -8,6 +8,7 @@ one ``ConfigError``; ``hydra_main`` runs only what has passed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import importlib.resources
 import re
@@ -172,6 +173,7 @@ def _plan(args: argparse.Namespace) -> Plan:
                 f"variant/{choices['variant']}.yaml says variant_name={cell.variant_name}: name it like its file, "
                 "so that its rows carry the label that was asked for."
             )
+        _refuse_changed_labels(cell, config_name)
         cells.append(cell)
     if not cells:
         raise ConfigError("The sweep is empty: name at least one variant.")
@@ -245,6 +247,28 @@ def _refuse_preset_groups(preset: str, user_keys: Sequence[tuple[str, Override]]
             f"{clash}= cannot be set beside preset={preset}, whose numbers are meant for the {clash} that it names: "
             "choose another preset, or preset=none."
         )
+
+
+def _refuse_changed_labels(cell: CellConfig, config_name: str) -> None:
+    """What a suite's body or sweep sets must not change what a variant's label says either."""
+    variant = cell.variant_name
+    if variant == "custom" or variant not in _options("variant"):
+        return
+    alone = to_cell(compose(config_name=config_name, overrides=[f"variant={variant}"]))
+    for key in _fixed_keys(variant):
+        ours, theirs = _look_up(cell, key), _look_up(alone, key)
+        if not dataclasses.is_dataclass(theirs) and ours != theirs:
+            raise ConfigError(
+                f"{key}={ours} stands beside variant={variant}, which fixes {key}={theirs}: its label would lie; "
+                "take it out of the suite, or write a variant of your own (--config-dir)."
+            )
+
+
+def _look_up(cell: CellConfig, key: str) -> Any:
+    value: Any = cell
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return value
 
 
 def _fixed_keys(name: str, *, group: str = "variant") -> list[str]:

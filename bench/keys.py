@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 from bench.config import CellConfig, as_plain
+from bench.models.custom import import_factory
 
 DISTRIBUTION = "metagrad-bench"
 
@@ -31,7 +33,8 @@ def code_version() -> str:
 
 def cell_key(cell: CellConfig, *, fingerprint: str) -> str:
     """Sixteen hex digits over the cell's config, the code and the environment's fingerprint."""
-    return _digest({"cell": as_plain(cell), "code": code_version(), "environment": fingerprint})[:16]
+    content = {"cell": as_plain(cell), "code": code_version(), "environment": fingerprint}
+    return _digest(content | _own_model(cell))[:16]
 
 
 def cell_folder(cell: CellConfig, key: str) -> Path:
@@ -45,9 +48,23 @@ def weights_path(pretraining: CellConfig, *, device_type: str) -> Path:
     plain = as_plain(pretraining)
     for label in ("suite_name", "variant_name", "device"):
         plain.pop(label)
-    digest = _digest({"cell": plain, "code": code_version(), "device": device_type})[:16]
+    content = {"cell": plain, "code": code_version(), "device": device_type}
+    digest = _digest(content | _own_model(pretraining))[:16]
     name = f"{pretraining.model.name}-{pretraining.data.name}-seed{pretraining.seed}-{digest}.pt"
     return Path(pretraining.output_dir) / "pretrained" / name
+
+
+def _own_model(cell: CellConfig) -> dict[str, str]:
+    """Digest of the file that holds a user's network: another network is another cell, whatever its name."""
+    if cell.model.factory is None:
+        return {}
+    make = inspect.unwrap(import_factory(cell.model.factory))
+    try:
+        source = inspect.getsourcefile(make)
+    except TypeError:  # a built-in, or an object that no file defines
+        source = None
+    content = Path(source).read_bytes() if source is not None else cell.model.factory.encode()
+    return {"model_source": hashlib.sha256(content).hexdigest()}
 
 
 def _digest(value: Any) -> str:

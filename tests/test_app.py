@@ -108,6 +108,19 @@ def test_a_typo_in_a_users_variant_is_refused_by_its_key(tmp_path: Path) -> None
     assert "wieght_bits" in refusal("variant=mine", "--config-dir", str(tmp_path))
 
 
+@pytest.mark.parametrize("body", ["weight_bits: 8", "hypernet: {name: fc_grad}", "method: {error_rounding: nearest}"])
+def test_a_suites_body_cannot_change_what_a_variant_fixes(body: str, tmp_path: Path) -> None:
+    sweep = "hydra: {mode: MULTIRUN, sweeper: {params: {variant: metagrad_int4_slim}}}"
+    write(tmp_path / "suite" / "ours.yaml", f"# @package _global_\nsuite_name: ours\n{body}\n{sweep}\n")
+    assert "variant=metagrad_int4_slim" in refusal("suite=ours", "--config-dir", str(tmp_path))
+
+
+def test_a_sweep_beside_a_variant_cannot_change_what_it_fixes() -> None:
+    assert "weight_bits" in refusal(
+        "suite=demo", "hydra.sweeper.params.variant=ste_int4", "+hydra.sweeper.params.weight_bits=8"
+    )
+
+
 def test_broken_yaml_in_a_users_variant_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "variant" / "mine.yaml", "# @package _global_\nvariant_name: [mine\n")
     assert "mine" in refusal("variant=mine", "--config-dir", str(tmp_path))

@@ -131,6 +131,20 @@ def test_a_cells_key_follows_config_and_environment_but_not_places(cell_of: RunC
     assert key != cell_key(dataclasses.replace(cell, seed=1), fingerprint="cpu-1")
 
 
+def test_another_network_under_the_same_name_is_another_cell(
+    cell_of: RunCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    keys = []
+    for width in (8, 16):
+        source = f"from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, {width}))\n"
+        (tmp_path / "own_net.py").write_text(source, encoding="utf-8")
+        sys.modules.pop("own_net", None)
+        keys.append(cell_key(cell_of("model=custom", "model.factory=own_net:make"), fingerprint="cpu-1"))
+    sys.modules.pop("own_net", None)
+    assert keys[0] != keys[1]
+
+
 def test_all_methods_of_a_seed_share_one_pretraining(cell_of: RunCell) -> None:
     def weights(*argv: str) -> Path:
         return weights_path(for_pretraining(cell_of(*argv)), device_type="cpu")
