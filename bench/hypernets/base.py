@@ -97,7 +97,7 @@ class Hypernet(nn.Module):
 
     def core_carried(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """`core` from a given state, and the state after it; only of hypernetworks that carry one."""
-        raise NotImplementedError(f"{type(self).__name__} carries no state")
+        raise AssertionError(f"{type(self).__name__} carries no state")
 
     def evaluation(self) -> Evaluation:
         """The cheapest exact evaluation of `core` that this hypernetwork has, at the present ψ."""
