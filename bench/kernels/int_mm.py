@@ -36,7 +36,8 @@ class GemmCall:
     """One product that went through ``torch._int_mm``.
 
     ``m, k, n`` are the sizes asked for, with the rows or columns of ones that sum an operand; ``padded`` those that ran
-    (m, k, n); ``path`` names the kernel and, where the accumulator bound wants it, the parts that K was split into.
+    (m, k, n); ``path`` names the kernel and, where the accumulator bound wants it, the parts that K was split into;
+    ``macs`` the multiplications that the layer asks for, without those by zeros that a layout adds.
     """
 
     gemm: str
@@ -46,6 +47,7 @@ class GemmCall:
     n: int
     padded: tuple[int, int, int]
     path: str
+    macs: int
 
 
 _log: list[GemmCall] | None = None
@@ -88,6 +90,7 @@ def int_mm(
     out: Tensor | None = None,
     gemm: str = "",
     layer: str = "",
+    macs: int | None = None,
 ) -> Tensor:
     """Exact integer product of two int8 matrices.
 
@@ -101,6 +104,7 @@ def int_mm(
             is a view of it. Not used where its size differs or K is split.
         gemm: "fprop", "dgrad" or "wgrad", for the log.
         layer: the layer's name, for the log.
+        macs: multiplications that the layer asks for, for the log; M·K·N if not given.
 
     Returns:
         (M, N) int32; int64 where K had to be split because terms·a_max·b_max > 2³¹ − 1.
@@ -135,7 +139,8 @@ def int_mm(
             acc.add_(product)
         path = f"int_mm, K in {len(starts)} parts"
     if _log is not None:
-        _log.append(GemmCall(gemm=gemm, layer=layer, m=m, k=k, n=n, padded=padded, path=path))
+        macs = m * k * n if macs is None else macs
+        _log.append(GemmCall(gemm=gemm, layer=layer, m=m, k=k, n=n, padded=padded, path=path, macs=macs))
     return acc
 
 

@@ -15,11 +15,15 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from bench.kernels import affine, conv
+from bench import native
+from bench.kernels import affine, conv, conv_native
+from bench.kernels.conv_native import Grids, fits
 from bench.kernels.conv_plan import ConvPlan, plan_conv, split_images
+from bench.kernels.spans import span
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
 from bench.layers.operands import (
     both_quantized,
+    channels_first,
     grid_of,
     quantize_error,
     quantize_operand,
@@ -27,6 +31,7 @@ from bench.layers.operands import (
     split_filter_scale,
     tensors_of,
 )
+from bench.native.bits import unpack_bits
 from bench.quantizers.base import QTensor
 
 Pair = tuple[int, int]
@@ -87,19 +92,20 @@ class _ConvFunction(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: IntegerConv2d) -> Tensor:
         plan = layer.plan(x.shape)
-        x_nhwc = x.permute(0, 2, 3, 1).contiguous()
-        a, inside = quantize_operand(layer.activation_quantizer, x_nhwc)
-        w, _ = quantize_operand(layer.weight_quantizer, weight.permute(0, 2, 3, 1).contiguous())
+        with span("quantize", layer=layer.name, gemm="fprop"):
+            x_nhwc = x.permute(0, 2, 3, 1).contiguous()
+            a, inside = quantize_operand(layer.activation_quantizer, x_nhwc)
+            w, _ = quantize_operand(layer.weight_quantizer, weight.permute(0, 2, 3, 1).contiguous())
         if layer.dispatch == "integer":
-            y_npqo = integer_fprop(*both_quantized(a, w), plan, layer.name)
+            y_npqo = integer_fprop(*both_quantized(a, w), plan, layer.name, bias=bias)
         else:
             y_npqo = float_fprop(values_of(a), values_of(w), plan)
-        if bias is not None:
-            y_npqo.add_(bias)
+            if bias is not None:
+                y_npqo.add_(bias)
         ctx.layer, ctx.plan = layer, plan
         ctx.grids = grid_of(a), grid_of(w)
         ctx.save_for_backward(weight, inside, *tensors_of(a), *tensors_of(w))
-        return y_npqo.permute(0, 3, 1, 2)
+        return channels_first(y_npqo)
 
     @staticmethod
     @once_differentiable
@@ -113,13 +119,14 @@ class _ConvFunction(Function):
         w, fold = split_filter_scale(w) if layer.error_quantizer is not None else (w, None)
         for_dx = for_dw = None
         if layer.error_quantizer is not None:
-            for_dx, for_dw = quantize_error(
-                layer.error_quantizer,
-                error_npqo,
-                fold=fold,
-                needs_dgrad=needs_dx,
-                needs_wgrad=needs_dw or needs_db,
-            )
+            with span("quantize", layer=layer.name, gemm="dgrad" if needs_dx else "wgrad"):
+                for_dx, for_dw = quantize_error(
+                    layer.error_quantizer,
+                    error_npqo,
+                    fold=fold,
+                    needs_dgrad=needs_dx,
+                    needs_wgrad=needs_dw or needs_db,
+                )
         if layer.error_quantizer is not None and layer.dispatch == "integer":
             a, w = both_quantized(a, w)
             if for_dx is not None and needs_dx:
@@ -127,22 +134,23 @@ class _ConvFunction(Function):
             if for_dw is not None and needs_dw:
                 dw_hat, db = integer_wgrad(a, for_dw, plan, layer.name)
             elif for_dw is not None and needs_db:
-                db = error_sum(for_dw.codes.view(plan.rows, plan.o).sum(0, dtype=torch.int64), for_dw, plan.rows)
+                db = error_sum(_channel_sums(for_dw.codes), for_dw, plan.rows)
         else:
             dx_error, dw_error = (error_npqo if codes is None else values_of(codes) for codes in (for_dx, for_dw))
             dx, dw_hat = float_backward(dx_error, dw_error, values_of(a), values_of(w), plan, (needs_dx, needs_dw))
             if dx is not None and inside is not None:
-                dx.mul_(inside)
+                dx.mul_(unpack_bits(inside, dx.shape))
             db = dw_error.sum((0, 1, 2)) if needs_db else None
         dw = None
         if dw_hat is not None:
             dw = dw_hat.permute(0, 3, 1, 2)
             if layer.weight_quantizer is not None and not layer.leaves_quantized_gradient:
-                dw = layer.weight_quantizer.backward(dw, weight)
+                with span("quantize", layer=layer.name, gemm="wgrad"):
+                    dw = layer.weight_quantizer.backward(dw, weight)
         return dx if dx is None else dx.permute(0, 3, 1, 2), dw, db if needs_db else None, None
 
 
-def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
+def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, bias: Tensor | None = None) -> Tensor:
     """Dequantized output of an integer convolution.
 
     Args:
@@ -150,6 +158,7 @@ def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
         w: codes (O, R, S, C/groups), one scale, or one (O, 1, 1, 1) per output channel.
         plan: the sizes.
         layer: name for the GEMM log.
+        bias: (O,) float32, added at the end; or None.
 
     Returns:
         (N, P, Q, O) float32, contiguous: one rounding of the exact sum, times the scales' product.
@@ -158,22 +167,29 @@ def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
     columns = None
     if a.offset:
         per_output = w.codes.sum((1, 2, 3), dtype=torch.int64).mul_(w.mult).add_(w.offset * plan.reduction)
-        columns = per_output.mul_(a.offset).view(plan.groups, -1)
-    scale = a.scale * (w.scale.view(plan.groups, -1) if w.scale.dim() else w.scale)
+        columns = per_output.mul_(a.offset)
+    bound = plan.reduction * a.value_max * w.value_max
+    scale = a.scale * (w.scale.view(-1) if w.scale.dim() else w.scale)
+    grids = Grids(a_max=a.code_max, b_max=w.code_max, factor=w.mult, row_weight=w.offset, bound=bound)
+    if native.usable(a.codes.device) and fits(grids):
+        return conv_native.fprop(
+            a.codes, w.codes, plan, grids, pad_value=a.zero_code, columns=columns, scale=scale, bias=bias, layer=layer
+        )
     y = torch.empty(plan.n, plan.p, plan.q, plan.o, device=a.codes.device)
+    by_group = (plan.groups, -1)
     for images, part in split_images(plan, a.codes.device.type):
         acc, sums = conv.fprop(
             a.codes[images], w.codes, part, pad_value=a.zero_code, a_max=a.code_max, w_max=w.code_max, layer=layer
         )
         total = affine.combine(
-            acc.unflatten(1, (plan.groups, -1)),
+            acc.unflatten(1, by_group),
             factor=w.mult,
             rows=_weighted(sums, w.offset),
-            columns=columns,
-            bound=plan.reduction * a.value_max * w.value_max,
+            columns=None if columns is None else columns.view(by_group),
+            bound=bound,
         )
-        affine.dequantize(total, scale, out=y[images].view(total.shape))
-    return y
+        affine.dequantize(total, scale.view(by_group) if scale.dim() else scale, out=y[images].view(total.shape))
+    return y if bias is None else y.add_(bias)
 
 
 def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, inside: Tensor | None = None) -> Tensor:
@@ -185,10 +201,19 @@ def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, ins
         w: codes (O, R, S, C/groups).
         plan: the sizes.
         layer: name for the GEMM log.
-        inside: (N, H, W, C) int8, 1 where the gradient passes and 0 elsewhere; None if it passes everywhere.
+        inside: packed flags of the positions that pass a gradient; None if all do.
     """
     scale = error.scale * w.scale
     columns = None if error.offset == 0 else _offset_dgrad(error, w, plan, layer)
+    bound = plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max
+    grids = Grids(
+        a_max=error.code_max, b_max=w.code_max, factor=error.mult * w.mult, row_weight=error.mult * w.offset, bound=bound
+    )
+    if native.usable(error.codes.device) and fits(grids):
+        places = None if columns is None else columns.view(plan.h, plan.w, plan.c)
+        return conv_native.dgrad(
+            error.codes, w.codes, plan, grids, places=places, scale=scale, bits=inside, layer=layer
+        )
     dx = torch.empty(plan.n, plan.h, plan.w, plan.c, device=error.codes.device)
     for images, part in split_images(plan, error.codes.device.type):
         acc, sums = conv.dgrad(
@@ -199,12 +224,10 @@ def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, ins
             factor=error.mult * w.mult,
             rows=_weighted(sums, error.mult * w.offset),
             columns=columns,
-            bound=plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max,
+            bound=bound,
         )
         affine.dequantize(total, scale, out=dx[images].view(total.shape))
-        if inside is not None:
-            dx[images].mul_(inside[images])
-    return dx
+    return dx if inside is None else dx.mul_(unpack_bits(inside, dx.shape))
 
 
 def integer_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: str) -> tuple[Tensor, Tensor]:
@@ -217,14 +240,23 @@ def integer_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: str) -> tup
         layer: name for the GEMM log.
     """
     assert a.mult == 1, "an activation's grid has steps of one"
+    bound = plan.rows * a.value_max * error.value_max
+    columns = None if error.offset == 0 else _input_sums(a, plan).mul_(error.offset)
+    grids = Grids(a_max=a.code_max, b_max=error.code_max, factor=error.mult, row_weight=0, bound=bound)
+    if native.usable(a.codes.device) and conv_native.check_wgrad(plan, grids):
+        sums = conv_native.channel_sums(error.codes)
+        rows = sums * (a.offset * error.mult) if a.offset else None
+        by_channel = error.scale.reshape(-1) if error.scale.dim() else error.scale
+        dw = conv_native.wgrad(
+            a.codes, error.codes, plan, grids, pad_value=a.zero_code, rows=rows, columns=columns,
+            scale=a.scale * by_channel, layer=layer,
+        )  # fmt: skip
+        return dw, error_sum(sums, error, plan.rows)
     acc, sums = conv.wgrad(
         a.codes, error.codes, plan, pad_value=a.zero_code, a_max=a.code_max, err_max=error.code_max, layer=layer
     )
     rows = sums.to(torch.int64).mul_(a.offset * error.mult).view(-1, 1, 1, 1) if a.offset else None
-    columns = None if error.offset == 0 else _input_sums(a, plan).mul_(error.offset)
-    total = affine.combine(
-        acc, factor=error.mult, rows=rows, columns=columns, bound=plan.rows * a.value_max * error.value_max
-    )
+    total = affine.combine(acc, factor=error.mult, rows=rows, columns=columns, bound=bound)
     by_channel = error.scale.view(-1, 1, 1, 1) if error.scale.dim() else error.scale
     return affine.dequantize(total, a.scale * by_channel), error_sum(sums, error, plan.rows)
 
@@ -234,6 +266,13 @@ def error_sum(sums: Tensor, error: QTensor, terms: int) -> Tensor:
     if (error.mult, error.offset) != (1, 0):
         sums = sums.to(torch.int64).mul(error.mult).add_(terms * error.offset)
     return affine.dequantize(sums, error.scale)
+
+
+def _channel_sums(codes: Tensor) -> Tensor:
+    """Σ of the codes per channel (last axis), int64."""
+    if native.usable(codes.device):
+        return conv_native.channel_sums(codes)
+    return codes.view(-1, codes.shape[-1]).sum(0, dtype=torch.int64)
 
 
 def _offset_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:

@@ -24,6 +24,7 @@ from bench.layers.operands import (
     split_filter_scale,
     tensors_of,
 )
+from bench.native.bits import unpack_bits
 from bench.quantizers.base import QTensor
 
 
@@ -120,7 +121,7 @@ class _LinearFunction(Function):
             dw = dw_error.t() @ values_of(a) if needs_dw else None
             db = dw_error.sum(0) if needs_db else None
         if dx is not None and inside is not None:
-            dx.mul_(inside)
+            dx.mul_(unpack_bits(inside, dx.shape))
         if dw is not None and layer.weight_quantizer is not None and not layer.leaves_quantized_gradient:
             dw = layer.weight_quantizer.backward(dw, weight)
         return dx, dw, db, None

@@ -55,6 +55,15 @@ def restore_operand(grid: SavedGrid | None, saved: list[Tensor]) -> QTensor | Te
     )
 
 
+def channels_first(y_nhwc: Tensor) -> Tensor:
+    """(N, C, H, W) over the memory of a contiguous (N, H, W, C), and no view: autograd forbids to change a function's
+    output in place where it is a view, and an in-place activation may follow any layer.
+    """
+    n, h, w, c = y_nhwc.shape
+    whole = torch.empty(0, dtype=y_nhwc.dtype, device=y_nhwc.device)
+    return whole.set_(y_nhwc.untyped_storage(), y_nhwc.storage_offset(), (n, c, h, w), (h * w * c, 1, w * c, c))
+
+
 def both_quantized(a: QTensor | Tensor, w: QTensor | Tensor) -> tuple[QTensor, QTensor]:
     """Narrow two operands of an integer product; conversion refuses layers where one is float."""
     assert isinstance(a, QTensor), "an integer product needs a quantized activation"

@@ -58,7 +58,7 @@ class ForwardQuantizer(Protocol):
     bits: int
 
     def quantize(self, x: Tensor) -> tuple[QTensor, Tensor | None]:
-        """Codes of ``x``, and an int8 mask: 1 where the gradient passes, 0 elsewhere (None where all passes)."""
+        """Codes of ``x``, and packed flags of where the gradient passes (``native.bits``; None where all passes)."""
         ...
 
     def describe(self) -> str:

@@ -10,9 +10,10 @@ import math
 import torch
 from torch import Tensor
 
+from bench import native
 from bench.errors import ConfigError
 from bench.quantizers.base import GRANULARITIES, QTensor, amax, check_bits, flat_pieces
-from bench.quantizers.rounding import ROUNDINGS, round_
+from bench.quantizers.rounding import LANE_CENTRE, LANE_STEP, ROUNDINGS, check_generator, draw_lanes, round_
 
 
 def qmax_of(bits: int) -> int:
@@ -72,6 +73,11 @@ def uniform_codes(
     qmax = qmax_of(bits)
     x = x.detach().contiguous()
     codes = torch.empty_like(x, dtype=torch.int8)
+    if native.usable(x.device) and x.dtype == torch.float32 and clip.dim() == 0:
+        _compiled_codes(x, codes, float(clip), qmax, rounding, generator)
+        return QTensor(
+            codes=codes, scale=clip / qmax, mult=1, offset=0, bits=bits, code_max=qmax, value_max=qmax
+        )
     parts = flat_pieces(x, codes) if clip.dim() == 0 else [(x, codes)]
     for values, code in parts:
         code.copy_(uniform_integers(values, clip, bits, rounding=rounding, generator=generator))
@@ -84,6 +90,18 @@ def uniform_codes(
         code_max=qmax,
         value_max=qmax,
     )
+
+
+def _compiled_codes(
+    x: Tensor, codes: Tensor, clip: float, qmax: int, rounding: str, generator: torch.Generator | None
+) -> None:
+    """The codes in one pass; the same numbers as ``uniform_integers``, drawn from the same stream."""
+    check_choices(rounding, "tensor")
+    lanes = None if rounding == "nearest" else draw_lanes(x.numel(), check_generator(generator, x.device))
+    native.library().uniform_codes(
+        native.pointer(x), native.pointer(codes), x.numel(), float(qmax), math.inf if clip == 0 else clip,
+        native.pointer(lanes), LANE_STEP, LANE_CENTRE,
+    )  # fmt: skip
 
 
 def uniform_values(

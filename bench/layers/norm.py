@@ -1,0 +1,170 @@
+"""Batch-norm that keeps no more than it must: its input and two numbers per channel, and one bit per rectified value.
+
+Same parameters, buffers and float32 numerics as ``nn.BatchNorm2d`` (Ioffe and Szegedy, arXiv 1502.03167); on a CPU with
+the compiled pieces a forward reads its input twice and a backward twice. A ReLU that follows can be taken in. With
+``compact`` the input is kept in bfloat16, which changes backward by 2⁻⁹ of a deviation at most (docs/method.md).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from bench import native
+from bench.kernels.spans import span
+from bench.layers.operands import channels_first
+from bench.native import pointer
+from bench.native.bits import pack_bits, packed_size, unpack_bits
+
+NO_ACTIVATION = 0.0  # as a ceiling: nothing is rectified
+
+
+class LeanBatchNorm2d(nn.BatchNorm2d):
+    """Replaces ``nn.BatchNorm2d``: the very same parameters and buffers.
+
+    ``ceiling`` is that of the activation taken in: infinite for ReLU, 6 for ReLU6, ``NO_ACTIVATION`` for none.
+    """
+
+    def __init__(self, source: nn.BatchNorm2d, name: str, *, ceiling: float = NO_ACTIVATION, compact: bool = False) -> None:
+        """Take over a layer's parameters and running statistics.
+
+        Args:
+            source: the layer, with weight and bias.
+            name: its name in the model.
+            ceiling: of the activation that follows and is taken in.
+            compact: keep the input in bfloat16.
+        """
+        nn.Module.__init__(self)
+        self.num_features, self.eps, self.momentum = source.num_features, source.eps, source.momentum
+        self.affine, self.track_running_stats = source.affine, source.track_running_stats
+        self.weight, self.bias = source.weight, source.bias
+        for key in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(key, getattr(source, key))
+        self.training = source.training
+        self.name, self.ceiling, self.compact = name, ceiling, compact
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape, channels last in memory where it trains."""
+        plain = not (self.training and torch.is_grad_enabled() and input.dtype == torch.float32 and input.dim() == 4)
+        if plain or input.numel() <= input.shape[1]:
+            y = super().forward(input)
+            return y if self.ceiling == NO_ACTIVATION else y.clamp_(0, self.ceiling)
+        y = _Norm.apply(input, self.weight, self.bias, self)
+        return y
+
+    def update_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        """Fold a batch's mean and unbiased variance into the running ones, as ``nn.BatchNorm2d`` does."""
+        if not self.track_running_stats or self.running_mean is None:
+            return
+        assert self.num_batches_tracked is not None, "statistics are tracked"
+        self.num_batches_tracked.add_(1)
+        share: float | Tensor = 1.0 / self.num_batches_tracked if self.momentum is None else self.momentum
+        assert self.running_var is not None, "statistics are tracked"
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+    def extra_repr(self) -> str:
+        """Sizes, and what is different."""
+        taken = {NO_ACTIVATION: "none", math.inf: "relu"}.get(self.ceiling, f"relu{self.ceiling:g}")
+        return f"{super().extra_repr()}, activation={taken}, compact={self.compact}"
+
+
+class _Norm(Function):
+    """Saves the input, mean and inverse deviation, and the bits of the activation."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm2d) -> Tensor:
+        x_nhwc = x.permute(0, 2, 3, 1).contiguous()
+        run = _compiled_forward if native.usable(x.device) else _plain_forward
+        with span("norm", layer=layer.name, gemm="fprop"):
+            y, kept, mean, inverse, bits = run(x_nhwc, weight, bias, layer)
+        ctx.layer = layer
+        ctx.save_for_backward(kept, weight, mean, inverse, bits)
+        return channels_first(y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        kept, weight, mean, inverse, bits = ctx.saved_tensors
+        grad = grads[0].permute(0, 2, 3, 1).contiguous()
+        run = _compiled_backward if native.usable(grad.device) else _plain_backward
+        with span("norm", layer=ctx.layer.name, gemm="dgrad"):
+            dx, d_weight, d_bias = run(grad, kept, weight, mean, inverse, bits)
+        return dx.permute(0, 3, 1, 2), d_weight, d_bias, None
+
+
+Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
+
+
+def _compiled_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm2d) -> Forward:
+    lib, channels = native.library(), x.shape[-1]
+    rows = x.numel() // channels
+    stats = torch.empty(2, channels, dtype=torch.float64)
+    lib.norm_stats(pointer(x), rows, channels, pointer(stats[0]), pointer(stats[1]))
+    mean, squares = stats[0], stats[1]
+    inverse = (squares / rows).add_(layer.eps).rsqrt_()
+    factor = inverse * weight
+    shift = torch.addcmul(bias, mean, factor, value=-1).float()
+    layer.update_statistics(mean, squares / (rows - 1))
+    y, factor = torch.empty_like(x), factor.float()
+    rectifies = layer.ceiling != NO_ACTIVATION
+    bits = torch.empty(packed_size(x.numel()), dtype=torch.uint8) if rectifies else None
+    halves = torch.empty_like(x, dtype=torch.bfloat16) if layer.compact else None
+    lib.norm_apply(
+        pointer(x), pointer(y), rows, channels, pointer(factor), pointer(shift), pointer(bits), layer.ceiling,
+        pointer(halves),
+    )  # fmt: skip
+    return y, x if halves is None else halves, mean.float(), inverse.float(), bits
+
+
+def _compiled_backward(
+    grad: Tensor, kept: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, bits: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    lib, channels = native.library(), grad.shape[-1]
+    rows = grad.numel() // channels
+    x, halves = (kept, None) if kept.dtype == torch.float32 else (None, kept)
+    sums = torch.empty(2, channels, dtype=torch.float64)
+    lib.norm_sums(
+        pointer(grad), pointer(x), pointer(halves), pointer(bits), rows, channels, pointer(mean), pointer(sums[0]),
+        pointer(sums[1]),
+    )  # fmt: skip
+    factor = weight * inverse
+    slope = (sums[1] * (factor * inverse.square()) / -rows).float()
+    shift = (sums[0] * factor / -rows).float()
+    dx = torch.empty_like(grad)
+    lib.norm_backward(
+        pointer(grad), pointer(x), pointer(halves), pointer(bits), pointer(dx), rows, channels, pointer(mean),
+        pointer(factor), pointer(slope), pointer(shift),
+    )  # fmt: skip
+    return dx, (sums[1] * inverse).float(), sums[0].float()
+
+
+def _plain_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm2d) -> Forward:
+    """The same in torch's own operators."""
+    flat = x.permute(0, 3, 1, 2)
+    y, mean, inverse = torch.native_batch_norm(flat, weight, bias, None, None, True, 0.0, layer.eps)
+    rows = x.numel() // x.shape[-1]
+    variance = inverse.double().pow(-2).sub_(layer.eps)
+    layer.update_statistics(mean, variance * (rows / (rows - 1)))
+    y, bits = y.permute(0, 2, 3, 1).contiguous(), None
+    if layer.ceiling != NO_ACTIVATION:
+        bits = pack_bits((y <= 0).logical_or_(y >= layer.ceiling).logical_not_())
+        y.clamp_(0, layer.ceiling)
+    return y, x.bfloat16() if layer.compact else x, mean, inverse, bits
+
+
+def _plain_backward(
+    grad: Tensor, kept: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, bits: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    if bits is not None:
+        grad = grad * unpack_bits(bits, grad.shape)
+    dx, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
+        grad.permute(0, 3, 1, 2), kept.float().permute(0, 3, 1, 2), weight, None, None, mean, inverse, True, 0.0,
+        (True, True, True),
+    )  # fmt: skip
+    return dx.permute(0, 2, 3, 1), d_weight, d_bias

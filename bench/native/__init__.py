@@ -1,0 +1,200 @@
+"""The compiled element-wise pieces of the CPU path: built once per machine, optional, checked before use.
+
+``pieces.c`` is compiled by the system's C compiler into the user's cache and called through ctypes; torch's OpenMP
+threads run it. Where there is no compiler, or another device computes, the plain torch twins run and ``status`` says why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.units import Absent
+
+SOURCE = Path(__file__).with_name("pieces.c")
+COMPILERS = ("cc", "gcc", "clang")
+# No contraction and no reassociation: the results are those of the torch twins, bit for bit.
+FLAGS = (
+    "-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-fopenmp", "-fwrapv", "-ffp-contract=off",
+    "-fno-math-errno", "-fno-trapping-math",
+)  # fmt: skip
+OPTIONAL_FLAGS = ("-mprefer-vector-width=512",)  # x86 only; GCC shies away from it by default
+BUILD_LIMIT_S = 120
+
+_off = 0
+
+
+class Geometry(ctypes.Structure):
+    """Sizes of a gather; the fields of the C structure, all counts."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            "n", "h", "w", "c", "c0", "cb",
+            "row_start", "row_step", "row_count", "row_stride", "row_length",
+            "col_start", "col_step", "col_count", "col_stride", "col_length",
+            "pack",
+        )
+    ]  # fmt: skip
+
+
+class Landing(ctypes.Structure):
+    """Where a product's sums go and how they are weighted; the fields of the C structure."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                "n", "rows", "cols", "pack", "c", "pitch", "groups", "sums_pitch", "out_n", "out_row", "out_col",
+            )
+        ),
+        ("factor", ctypes.c_int32),
+        ("row_weight", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Run the plain torch twins inside the block: for comparison, and where tensors have no memory to point at."""
+    global _off
+    _off += 1
+    try:
+        yield
+    finally:
+        _off -= 1
+
+
+def usable(device: torch.device) -> bool:
+    """Whether the compiled pieces run on this device, now."""
+    return device.type == "cpu" and not _off and not isinstance(library(), Absent)
+
+
+def status() -> str:
+    """One sentence on what runs the element-wise work on this machine's CPU."""
+    found = library()
+    if isinstance(found, Absent):
+        return f"plain torch: {found.reason}"
+    return f"compiled by {Path(_compiler() or 'cc').name} for this processor ({len(FLAGS)} flags, checked)"
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """Address of a contiguous tensor's first value."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+@functools.cache
+def library() -> ctypes.CDLL | Absent:
+    """The compiled library, or why there is none; compiled the first time a machine asks."""
+    compiler = _compiler()
+    if compiler is None:
+        return Absent(reason=f"no C compiler found ({', '.join(COMPILERS)}); install gcc for a faster step")
+    try:
+        path = _build(compiler)
+        found = ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as error:
+        return Absent(reason=f"{Path(compiler).name} could not build the compiled pieces: {_last_line(error)}")
+    _declare(found)
+    return found if _is_right(found) else Absent(reason=f"what {Path(compiler).name} built computes wrong codes")
+
+
+@functools.cache
+def _compiler() -> str | None:
+    return next((path for path in map(shutil.which, COMPILERS) if path is not None), None)
+
+
+def _build(compiler: str) -> Path:
+    """Compile into the user's cache, unless this source was compiled there for this processor and compiler."""
+    import platformdirs
+
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+    identity = "\n".join((SOURCE.read_text(), *FLAGS, *OPTIONAL_FLAGS, version, platform.machine(), _processor()))
+    name = f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    folder = platformdirs.user_cache_path("metagrad-bench") / "native"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        folder = Path(tempfile.mkdtemp(prefix="metagrad-bench-native-"))
+    target = folder / name
+    if target.exists():
+        return target
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        made = Path(work) / name
+        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"]
+        wide = [compiler, *FLAGS, *OPTIONAL_FLAGS, str(SOURCE), "-o", str(made), "-lm"]
+        if subprocess.run(wide, capture_output=True, timeout=BUILD_LIMIT_S, check=False).returncode:
+            subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=True)
+        os.replace(made, target)
+    return target
+
+
+def _processor() -> str:
+    """What the compiler's -march=native looks at: a home folder may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(line for line in lines[:40] if line.startswith(("model", "flags", "Features", "CPU part")))
+
+
+def _declare(found: ctypes.CDLL) -> None:
+    p, n, f, i = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+    pad, geometry, landing = ctypes.c_int8, ctypes.POINTER(Geometry), ctypes.POINTER(Landing)
+    signatures: dict[str, tuple[object, ...]] = {
+        "uniform_codes": (p, p, n, f, f, p, f, f),
+        "weight_codes": (p, p, n, f, f, f),
+        "weight_backward": (p, p, p, n, f),
+        "gather": (p, p, geometry, n, pad),
+        "patch_sums": (p, p, geometry, n, pad),
+        "land": (p, p, landing, p, p, p, p, i, p, p, n),
+        "turn": (p, p, n, n),
+        "gather_turned": (p, p, geometry, n, pad, i),
+        "channel_sums": (p, p, n, n),
+        "fold_wgrad": (p, p, n, n, n, n, n, n, n, n, n, i),
+        "land_wgrad": (p, p, n, n, n, p, p, p, i),
+        "weight_lines": (p, p, n, n, n, n, n, n, n, n, n),
+        "turn_weight": (p, p, n, n, n, n, n, n, n, n, n, n),
+        "depthwise": (p, p, p, geometry, pad),
+        "depthwise_wgrad": (p, p, p, geometry, pad),
+        "norm_stats": (p, n, n, p, p),
+        "norm_apply": (p, p, n, n, p, p, p, f, p),
+        "norm_sums": (p, p, p, p, n, n, p, p, p),
+        "norm_backward": (p, p, p, p, p, n, n, p, p, p, p),
+        "rectify": (p, p, p, n, f),
+        "rectify_backward": (p, p, p, n),
+        "max_pool": (p, p, p, geometry),
+        "max_pool_backward": (p, p, p, geometry),
+    }
+    found.act_codes.argtypes = (p, p, p, n, f, f)
+    found.act_codes.restype = i
+    for name, arguments in signatures.items():
+        function = getattr(found, name)
+        function.argtypes, function.restype = arguments, None
+
+
+def _is_right(found: ctypes.CDLL) -> bool:
+    """A small check against torch: a compiler that broke rounding must not colour results."""
+    x = torch.linspace(-1.5, 1.5, 1003)
+    codes = torch.empty(1003, dtype=torch.int8)
+    found.uniform_codes(x.data_ptr(), codes.data_ptr(), 1003, 127.0, 1.25, None, 0.0, 0.0)
+    return torch.equal(codes, torch.mul(x, 127.0).div_(1.25).round_().clamp_(-127, 127).to(torch.int8))
+
+
+def _last_line(error: Exception) -> str:
+    output = getattr(error, "stderr", None) or str(error)
+    lines = [line for line in str(output).splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line), lines[-1] if lines else type(error).__name__)

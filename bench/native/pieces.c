@@ -1,0 +1,847 @@
+/* The element-wise and copying work around integer products on a CPU, fused: one pass where torch takes several.
+ *
+ * Every function has a plain torch twin that the tests hold it equal to, bit for bit where no sum of floats is taken
+ * (compiled without contraction or reassociation). Products themselves run in torch._int_mm and nowhere here, save
+ * depthwise sums, which are no matrix product. Channels are last everywhere. Compiled and called by __init__.py.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef int64_t i64;
+#define ROUNDER 12582912.0f /* 1.5 * 2^23: adding and taking it off rounds half to even, for |x| < 2^22 */
+#define BLOCK 256           /* values that wait in the first cache between two loops of one pass */
+#define LANES 16 /* values side by side: GCC's vector extension, lowered to what the processor has */
+typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+/* ------------------------------------------------------------------ bits: 8 flags in a byte, the first one lowest */
+
+static inline uint8_t pack8(const uint8_t *flags) {
+    uint64_t word;
+    memcpy(&word, flags, 8); /* bytes of 0 or 1 */
+    return (uint8_t)((word * 0x0102040810204080ull) >> 56);
+}
+
+static inline void unpack8(uint8_t bits, uint8_t *flags) {
+    uint64_t word = ((uint64_t)bits * 0x0101010101010101ull) & 0x8040201008040201ull;
+    word = ((word + 0x7f7f7f7f7f7f7f7full) >> 7) & 0x0101010101010101ull; /* a set bit carries into bit 7 */
+    memcpy(flags, &word, 8);
+}
+
+/* bits[first .. first + count) as bytes; first is a multiple of 8 or the slow way is taken */
+static inline void unpack_run(const uint8_t *bits, i64 first, i64 count, uint8_t *flags) {
+    i64 i = 0;
+    if (first % 8 == 0)
+        for (; i + 8 <= count; i += 8) unpack8(bits[(first + i) / 8], flags + i);
+    for (; i < count; i++) flags[i] = (bits[(first + i) / 8] >> ((first + i) % 8)) & 1;
+}
+
+/* 16 bits from a multiple of 8 on, as 0.0 or 1.0 */
+static inline floats sixteen(const uint8_t *bits, i64 first) {
+    const int32_t word = bits[first / 8] | bits[first / 8 + 1] << 8;
+    const ints places = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return __builtin_convertvector(((word + (ints){0}) >> places) & 1, floats);
+}
+
+/* flags of values [first .. first + count), first a multiple of 8 */
+static inline void pack_run(uint8_t *flags, i64 first, i64 count, uint8_t *bits) {
+    while (count % 8) flags[count++] = 0;
+    for (i64 i = 0; i < count; i += 8) bits[(first + i) / 8] = pack8(flags + i);
+}
+
+/* ------------------------------------------------------------------------------------------------------ quantizers */
+
+/* DoReFa's activation: codes of round(n * clip(x, 0, 1)) - offset, bits where 0 <= x <= 1; 1 if all is finite. */
+int act_codes(const float *x, int8_t *codes, uint8_t *bits, i64 size, float levels, float offset) {
+    int finite = 1;
+#pragma omp parallel for schedule(static) reduction(&& : finite) if (size > 16384)
+    for (i64 first = 0; first < size; first += BLOCK) {
+        i64 count = MIN(BLOCK, size - first);
+        uint8_t inside[BLOCK + 8];
+        int bad = 0;
+        for (i64 i = 0; i < count; i++) {
+            float v = x[first + i];
+            float clipped = v < 0.0f ? 0.0f : (v > 1.0f ? 1.0f : v);
+            float rounded = (clipped * levels + ROUNDER) - ROUNDER;
+            codes[first + i] = (int8_t)(int32_t)(rounded - offset);
+            inside[i] = (v >= 0.0f) & (v <= 1.0f);
+            bad |= !(fabsf(v) <= 3.402823466e38f);
+        }
+        finite = finite && !bad;
+        pack_run(inside, first, count, bits);
+    }
+    return finite;
+}
+
+/* MetaGrad Eq. 1: codes of round(x * qmax / clip), half to even, or floor(.. + u) with u = lane * step + centre. */
+void uniform_codes(const float *x, int8_t *codes, i64 size, float qmax, float divisor, const int16_t *lanes,
+                   float lane_step, float centre) {
+#pragma omp parallel for schedule(static) if (size > 16384)
+    for (i64 first = 0; first < size; first += BLOCK) {
+        i64 count = MIN(BLOCK, size - first);
+        const float *from = x + first;
+        int8_t *to = codes + first;
+        if (lanes == NULL) {
+            for (i64 i = 0; i < count; i++) {
+                float v = from[i] * qmax / divisor;
+                v = v < -qmax ? -qmax : (v > qmax ? qmax : v); /* before rounding: qmax is whole, so it is the same */
+                to[i] = (int8_t)(int32_t)((v + ROUNDER) - ROUNDER);
+            }
+        } else {
+            const int16_t *lane = lanes + first;
+            for (i64 i = 0; i < count; i++) {
+                float u = (float)lane[i] * lane_step + centre;
+                float v = from[i] * qmax / divisor + u;
+                v = v < -qmax - 1 ? -qmax - 1 : (v > qmax + 1 ? qmax + 1 : v);
+                float near = (v + ROUNDER) - ROUNDER;
+                near -= near > v ? 1.0f : 0.0f; /* floor */
+                near = near < -qmax ? -qmax : (near > qmax ? qmax : near);
+                to[i] = (int8_t)(int32_t)near;
+            }
+        }
+    }
+}
+
+/* DoReFa's weight from t = tanh W: codes of round((t / divisor + 1/2) * n) - half. */
+void weight_codes(const float *squashed, int8_t *codes, i64 size, float divisor, float levels, float half) {
+#pragma omp parallel for schedule(static) if (size > 16384)
+    for (i64 i = 0; i < size; i++) {
+        float v = (squashed[i] / divisor + 0.5f) * levels;
+        codes[i] = (int8_t)(int32_t)(((v + ROUNDER) - ROUNDER) - half);
+    }
+}
+
+/* grad * (1 - t^2) / divisor, with t = tanh W. */
+void weight_backward(const float *grad, const float *squashed, float *out, i64 size, float divisor) {
+#pragma omp parallel for schedule(static) if (size > 16384)
+    for (i64 i = 0; i < size; i++) {
+        float t = squashed[i];
+        out[i] = ((-(t * t)) + 1.0f) / divisor * grad[i];
+    }
+}
+
+/* -------------------------------------------------------------------------------------- patches of channels-last codes */
+
+typedef struct {
+    i64 n, h, w, c;            /* images, rows, columns, channels of the source */
+    i64 c0, cb;                /* channels that are read */
+    i64 row_start, row_step, row_count, row_stride, row_length;
+    i64 col_start, col_step, col_count, col_stride, col_length;
+    i64 pack;                  /* neighbouring outputs along a row that share one patch */
+} Geometry;
+
+static inline void copy_run(int8_t *to, const int8_t *from, i64 size) {
+    if (size >= 64) {
+        i64 i = 0;
+        for (; i + 64 <= size; i += 64) memcpy(to + i, from + i, 64);
+        if (i < size) memcpy(to + size - 64, from + size - 64, 64);
+    } else if (size >= 32) {
+        memcpy(to, from, 32);
+        memcpy(to + size - 32, from + size - 32, 32);
+    } else if (size >= 16) {
+        memcpy(to, from, 16);
+        memcpy(to + size - 16, from + size - 16, 16);
+    } else if (size >= 8) {
+        memcpy(to, from, 8);
+        memcpy(to + size - 8, from + size - 8, 8);
+    } else {
+        for (i64 i = 0; i < size; i++) to[i] = from[i];
+    }
+}
+
+/* Columns of one kernel row that a patch holds: all between the first and the last where outputs share it. */
+static inline i64 span_of(const Geometry *g) {
+    return g->pack == 1 ? g->col_count : (g->col_count - 1) * g->col_step + (g->pack - 1) * g->col_stride + 1;
+}
+
+/* (n, row_length, col_length / pack) patches of row_count * span * cb codes, filled with zeros up to `depth`. */
+void gather(const int8_t *source, int8_t *patches, const Geometry *g, i64 depth, int8_t pad) {
+    const i64 span = span_of(g), step = g->pack == 1 ? g->col_step : 1, cb = g->cb, groups = g->col_length / g->pack;
+    const i64 taps = g->row_count * span * cb;
+    const int whole = cb == g->c && step == 1;
+#pragma omp parallel for collapse(2) schedule(static) if (g->n * g->row_length * groups * depth > 65536)
+    for (i64 n = 0; n < g->n; n++)
+        for (i64 i = 0; i < g->row_length; i++) {
+            int8_t *to = patches + (n * g->row_length + i) * groups * depth;
+            for (i64 j = 0; j < groups; j++, to += depth) {
+                const i64 first = j * g->pack * g->col_stride + g->col_start;
+                for (i64 t = 0; t < g->row_count; t++) {
+                    int8_t *run = to + t * span * cb;
+                    const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
+                    if (row < 0 || row >= g->h) {
+                        memset(run, pad, span * cb);
+                        continue;
+                    }
+                    const int8_t *line = source + (n * g->h + row) * g->w * g->c + g->c0;
+                    if (whole) {
+                        i64 left = MIN(span, MAX(0, -first)), right = MIN(span, MAX(left, g->w - first));
+                        if (left) memset(run, pad, left * cb);
+                        copy_run(run + left * cb, line + (first + left) * cb, (right - left) * cb);
+                        if (right < span) memset(run + right * cb, pad, (span - right) * cb);
+                    } else
+                        for (i64 s = 0; s < span; s++) {
+                            const i64 column = first + s * step;
+                            if (column < 0 || column >= g->w)
+                                memset(run + s * cb, pad, cb);
+                            else
+                                copy_run(run + s * cb, line + column * g->c, cb);
+                        }
+                }
+                if (taps < depth) memset(to + taps, 0, depth - taps);
+            }
+        }
+}
+
+/* Sum of codes: 8 at a time in one word, as numbers of 0 to 255. */
+static inline int32_t sum_codes(const int8_t *codes, i64 count) {
+    const uint64_t even = 0x00ff00ff00ff00ffull;
+    int32_t sum = 0;
+    i64 i = 0;
+    while (i + 8 <= count) {
+        const i64 last = MIN(count / 8 * 8, i + 256); /* 256 of them still fit 16 bits */
+        uint64_t pairs = 0;
+        sum -= 128 * (int32_t)(last - i);
+        for (; i < last; i += 8) {
+            uint64_t word;
+            memcpy(&word, codes + i, 8);
+            word ^= 0x8080808080808080ull;
+            pairs += (word & even) + ((word >> 8) & even);
+        }
+        sum += (int32_t)((pairs * 0x0001000100010001ull) >> 48);
+    }
+    for (; i < count; i++) sum += codes[i];
+    return sum;
+}
+
+/* Sums of the codes that each output meets, per group of the source's channels: (n, row_length, col_length, groups). */
+void patch_sums(const int8_t *source, int32_t *sums, const Geometry *g, i64 groups, int8_t pad) {
+    const i64 per = g->c / groups, width = g->col_length * groups;
+    const i64 reach_h = (g->row_length - 1) * g->row_stride + (g->row_count - 1) * g->row_step + 1;
+    const i64 reach_w = (g->col_length - 1) * g->col_stride + (g->col_count - 1) * g->col_step + 1;
+#pragma omp parallel if (g->n * g->h * g->w * g->c > 16384)
+    {
+        int32_t *framed = malloc((reach_w * groups + 1) * sizeof(int32_t)); /* one row: sums over channels */
+        int32_t *across = malloc((reach_h * width + 1) * sizeof(int32_t));  /* all rows: sums over the taps of a row */
+#pragma omp for schedule(static)
+        for (i64 n = 0; n < g->n; n++) {
+            for (i64 y = 0; y < reach_h; y++) {
+                const i64 row = y + g->row_start;
+                const int8_t *line = source + (n * g->h + row) * g->w * g->c;
+                for (i64 x = 0; x < reach_w; x++) {
+                    const i64 column = x + g->col_start;
+                    const int in = row >= 0 && row < g->h && column >= 0 && column < g->w;
+                    for (i64 k = 0; k < groups; k++) {
+                        int32_t sum = (int32_t)(pad * per);
+                        if (in) sum = sum_codes(line + column * g->c + k * per, per);
+                        framed[x * groups + k] = sum;
+                    }
+                }
+                int32_t *restrict to = across + y * width;
+                for (i64 p = 0; p < width; p++) to[p] = 0;
+                for (i64 s = 0; s < g->col_count; s++) {
+                    const int32_t *restrict from = framed + s * g->col_step * groups;
+                    if (g->col_stride == 1)
+                        for (i64 p = 0; p < width; p++) to[p] += from[p];
+                    else
+                        for (i64 j = 0; j < g->col_length; j++)
+                            for (i64 k = 0; k < groups; k++) to[j * groups + k] += from[j * g->col_stride * groups + k];
+                }
+            }
+            for (i64 i = 0; i < g->row_length; i++) {
+                int32_t *restrict to = sums + (n * g->row_length + i) * width;
+                for (i64 p = 0; p < width; p++) to[p] = 0;
+                for (i64 t = 0; t < g->row_count; t++) {
+                    const int32_t *restrict from = across + (i * g->row_stride + t * g->row_step) * width;
+                    for (i64 p = 0; p < width; p++) to[p] += from[p];
+                }
+            }
+        }
+        free(framed);
+        free(across);
+    }
+}
+
+/* ------------------------------------------------------------------------------------ from integers to floats, once */
+
+typedef struct {
+    i64 n, rows, cols, pack, c;        /* products: n * rows * (cols / pack) lines of pack * c sums, `pitch` apart */
+    i64 pitch, groups;                 /* `groups` equal parts of c share a row sum */
+    i64 sums_pitch;                    /* row sums of one output, of which the first `groups` are read */
+    i64 out_n, out_row, out_col;       /* strides of the output, in values; c lie side by side */
+    int32_t factor, row_weight;        /* total = factor * sum + row_weight * row sum + column */
+} Landing;
+
+/* out = (factor * acc + row_weight * row_sums + columns + places) * scale [+ bias] [* bit], integers exact in int32. */
+void land(const int32_t *restrict acc, float *restrict out, const Landing *restrict l, const int32_t *restrict row_sums,
+          const int32_t *restrict columns, const int32_t *restrict places, const float *restrict scale,
+          int scale_per_channel, const float *restrict bias, const uint8_t *restrict bits, i64 first_bit) {
+    const i64 lines = l->cols / l->pack, per = l->c / l->groups, out_col = l->out_col, groups = l->groups;
+    const int32_t factor = l->factor;
+    const float value = *scale;
+    /* one scale and no places are what almost every layer has: 16 values at a time */
+    const i64 fast = places || scale_per_channel ? 0 : per / LANES * LANES;
+    int32_t *none = calloc(l->c + 1, sizeof(int32_t));
+    const int32_t *added = columns ? columns : none;
+#pragma omp parallel for collapse(2) schedule(static) if (l->n * l->rows * l->cols * l->c > 16384)
+    for (i64 n = 0; n < l->n; n++)
+        for (i64 i = 0; i < l->rows; i++) {
+            const int32_t *line = acc + (n * l->rows + i) * lines * l->pitch;
+            const int32_t *sums = row_sums ? row_sums + (n * l->rows + i) * l->cols * l->sums_pitch : NULL;
+            float *row = out + n * l->out_n + i * l->out_row;
+            for (i64 j0 = 0; j0 < l->cols; j0 += l->pack, line += l->pitch)
+                for (i64 q = 0; q < l->pack; q++)
+                    for (i64 k = 0; k < groups; k++) {
+                        const i64 j = j0 + q, at = j * out_col + k * per;
+                        const int32_t *restrict from = line + q * l->c + k * per, *restrict column = added + k * per;
+                        float *restrict to = row + at;
+                        const int32_t base = sums ? l->row_weight * sums[j * l->sums_pitch + k] : 0;
+                        i64 c = 0;
+                        for (; c < fast; c += LANES) {
+                            const ints total = *(const ints *)(from + c) * factor + (*(const ints *)(column + c) + base);
+                            *(floats *)(to + c) = __builtin_convertvector(total, floats) * value;
+                        }
+                        for (; c < per; c++)
+                            to[c] = (float)(factor * from[c] + base + column[c] +
+                                            (places ? places[i * l->out_row + at + c] : 0)) *
+                                    scale[scale_per_channel ? k * per + c : 0];
+                        if (bias)
+                            for (c = 0; c < per; c++) to[c] += bias[k * per + c];
+                        if (bits) {
+                            const i64 bit = first_bit + n * l->out_n + i * l->out_row + at;
+                            c = 0;
+                            if (bit % 8 == 0)
+                                for (; c + LANES <= per; c += LANES) *(floats *)(to + c) *= sixteen(bits, bit + c);
+                            for (; c < per; c++) to[c] *= (float)((bits[(bit + c) / 8] >> ((bit + c) % 8)) & 1);
+                        }
+                    }
+        }
+    free(none);
+}
+
+/* -------------------------------------------------------------------------------------- operands of wgrad: turned over */
+
+static inline void turn8(const int8_t *from, i64 from_pitch, int8_t *to, i64 to_pitch) {
+    uint64_t r[8], t;
+    for (int i = 0; i < 8; i++) memcpy(&r[i], from + i * from_pitch, 8);
+#define SWAP(a, b, shift, mask)                                                                                        \
+    t = ((r[a] >> shift) ^ r[b]) & mask;                                                                               \
+    r[b] ^= t;                                                                                                         \
+    r[a] ^= t << shift;
+    for (int i = 0; i < 4; i++) { SWAP(i, i + 4, 32, 0x00000000ffffffffull) }
+    for (int i = 0; i < 8; i += 4) {
+        SWAP(i, i + 2, 16, 0x0000ffff0000ffffull)
+        SWAP(i + 1, i + 3, 16, 0x0000ffff0000ffffull)
+    }
+    for (int i = 0; i < 8; i += 2) { SWAP(i, i + 1, 8, 0x00ff00ff00ff00ffull) }
+#undef SWAP
+    for (int i = 0; i < 8; i++) memcpy(to + i * to_pitch, &r[i], 8);
+}
+
+/* (rows, columns) bytes -> (columns, rows); pitches in bytes. */
+static void turn_tile(const int8_t *from, i64 from_pitch, int8_t *to, i64 to_pitch, i64 rows, i64 columns) {
+    i64 i = 0;
+    for (; i + 8 <= rows; i += 8) {
+        i64 j = 0;
+        for (; j + 8 <= columns; j += 8) turn8(from + i * from_pitch + j, from_pitch, to + j * to_pitch + i, to_pitch);
+        for (; j < columns; j++)
+            for (i64 k = 0; k < 8; k++) to[j * to_pitch + i + k] = from[(i + k) * from_pitch + j];
+    }
+    for (; i < rows; i++)
+        for (i64 j = 0; j < columns; j++) to[j * to_pitch + i] = from[i * from_pitch + j];
+}
+
+#define TILE 64
+#define WIDE_TILE 256
+
+/* (rows, columns) -> (columns, rows). 8 rows at a time: more would fall on the same lines of the cache where a row is a
+ * power of two long. */
+void turn(const int8_t *from, int8_t *to, i64 rows, i64 columns) {
+#pragma omp parallel for schedule(static) if (rows * columns > 16384)
+    for (i64 j = 0; j < columns; j += WIDE_TILE)
+        turn_tile(from + j, columns, to + j * rows, rows, rows, MIN(WIDE_TILE, columns - j));
+}
+
+/* Lines of wgrad's operands for output rows [first_row, first_row + g->row_length), images innermost.
+ * turned: (h, w, c, n). Line (t, s, c) of `lines`, `pitch` apart, holds (row_length, col_length / pack, n) codes.
+ * With pack > 1 and own = 1 the lines are (pack, c): the outputs that share a patch, one after the other. */
+void gather_turned(const int8_t *turned, int8_t *lines, const Geometry *g, i64 pitch, int8_t pad, int own) {
+    const i64 span = own ? g->pack : span_of(g), step = own || g->pack > 1 ? 1 : g->col_step, cb = g->cb, n = g->n;
+    const i64 groups = g->col_length / g->pack;
+#pragma omp parallel for collapse(2) schedule(static) if (g->row_count * span * cb * pitch > 65536)
+    for (i64 t = 0; t < g->row_count; t++)
+        for (i64 s = 0; s < span; s++)
+            for (i64 c = 0; c < cb; c++) {
+                int8_t *to = lines + ((t * span + s) * cb + c) * pitch;
+                for (i64 i = 0; i < g->row_length; i++) {
+                    const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
+                    if (row < 0 || row >= g->h) {
+                        memset(to, pad, groups * n);
+                        to += groups * n;
+                        continue;
+                    }
+                    const int8_t *line = turned + (row * g->w * g->c + g->c0 + c) * n;
+                    for (i64 j = 0; j < groups; j++, to += n) {
+                        const i64 column = j * g->pack * g->col_stride + g->col_start + s * step;
+                        if (column < 0 || column >= g->w)
+                            memset(to, pad, n);
+                        else
+                            copy_run(to, line + column * g->c * n, n);
+                    }
+                }
+                const i64 size = g->row_length * groups * n;
+                if (size < pitch) memset(lines + ((t * span + s) * cb + c) * pitch + size, 0, pitch - size);
+            }
+}
+
+/* Sums of codes per channel over all rows, int64. */
+void channel_sums(const int8_t *codes, i64 *sums, i64 rows, i64 c) {
+    memset(sums, 0, c * sizeof(i64));
+#pragma omp parallel if (rows * c > 65536)
+    {
+        i64 *own = calloc(c + 1, sizeof(i64));
+        int32_t *near = malloc((c + 1) * sizeof(int32_t));
+#pragma omp for schedule(static)
+        for (i64 first = 0; first < rows; first += 4096) {
+            memset(near, 0, c * sizeof(int32_t));
+            for (i64 i = first; i < MIN(rows, first + 4096); i++)
+                for (i64 k = 0; k < c; k++) near[k] += codes[i * c + k];
+            for (i64 k = 0; k < c; k++) own[k] += near[k];
+        }
+#pragma omp critical
+        for (i64 k = 0; k < c; k++) sums[k] += own[k];
+        free(own);
+        free(near);
+    }
+}
+
+/* Add one product of wgrad, (r, span, c, pack, o) int32 with `pitch` values per line, to totals (o0.., r, s, c) int64. */
+void fold_wgrad(const int32_t *acc, i64 *totals, i64 r, i64 s, i64 span, i64 c, i64 o, i64 pack, i64 pitch, i64 col_step,
+                i64 col_stride, int add) {
+#pragma omp parallel for schedule(static) if (o * r * s * c > 16384)
+    for (i64 o0 = 0; o0 < o; o0 += 16)
+        for (i64 t = 0; t < r; t++)
+            for (i64 u = 0; u < s; u++)
+                for (i64 c0 = 0; c0 < c; c0 += 16) {
+                    const i64 oc = MIN(16, o - o0), cc = MIN(16, c - c0);
+                    i64 tile[16][16];
+                    for (i64 b = 0; b < cc; b++) {
+                        i64 line[16] = {0};
+                        for (i64 j = 0; j < pack; j++) {
+                            const i64 column = pack == 1 ? u : u * col_step + j * col_stride;
+                            const int32_t *from = acc + ((t * span + column) * c + c0 + b) * pitch + j * o + o0;
+                            for (i64 a = 0; a < oc; a++) line[a] += from[a];
+                        }
+                        for (i64 a = 0; a < oc; a++) tile[a][b] = line[a];
+                    }
+                    for (i64 a = 0; a < oc; a++) {
+                        i64 *to = totals + (((o0 + a) * r + t) * s + u) * c + c0;
+                        if (add)
+                            for (i64 b = 0; b < cc; b++) to[b] += tile[a][b];
+                        else
+                            for (i64 b = 0; b < cc; b++) to[b] = tile[a][b];
+                    }
+                }
+}
+
+/* out (o, inner) = (factor * total + rows[o] + columns) * scale; columns is (o, inner) or NULL. */
+void land_wgrad(const i64 *totals, float *out, i64 o, i64 inner, i64 factor, const i64 *rows, const i64 *columns,
+                const float *scale, int scale_per_channel) {
+#pragma omp parallel for schedule(static) if (o * inner > 16384)
+    for (i64 k = 0; k < o; k++) {
+        const i64 row = rows ? rows[k] : 0;
+        const float value = scale[scale_per_channel ? k : 0];
+        for (i64 i = 0; i < inner; i++)
+            out[k * inner + i] = (float)(factor * totals[k * inner + i] + row + (columns ? columns[k * inner + i] : 0)) * value;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ weights as operands */
+
+/* Lines (pack, o) of (row_count, span, cb) codes, zero where an output does not reach: w is (o, r, s, cb). */
+void weight_lines(const int8_t *w, int8_t *lines, i64 o, i64 r, i64 s, i64 cb, i64 pack, i64 span, i64 step, i64 stride,
+                  i64 depth) {
+#pragma omp parallel for collapse(2) schedule(static) if (pack * o * depth > 65536)
+    for (i64 j = 0; j < pack; j++)
+        for (i64 k = 0; k < o; k++) {
+            int8_t *to = lines + (j * o + k) * depth;
+            if (pack == 1) {
+                memcpy(to, w + k * r * s * cb, r * s * cb);
+                memset(to + r * s * cb, 0, depth - r * s * cb);
+                continue;
+            }
+            memset(to, 0, depth);
+            for (i64 t = 0; t < r; t++)
+                for (i64 u = 0; u < s; u++)
+                    memcpy(to + (t * span + u * step + j * stride) * cb, w + ((k * r + t) * s + u) * cb, cb);
+        }
+}
+
+/* (o, r, s, c) codes -> (c, rows, columns, o): the taps r0 + t * rstep .. turned round, as dgrad reads them. */
+void turn_weight(const int8_t *w, int8_t *to, i64 o, i64 r, i64 s, i64 c, i64 r0, i64 rstep, i64 rows, i64 s0, i64 sstep,
+                 i64 columns) {
+#pragma omp parallel for collapse(2) schedule(static) if (o * rows * columns * c > 16384)
+    for (i64 t = 0; t < rows; t++)
+        for (i64 u = 0; u < columns; u++) {
+            const i64 tap_r = r0 + (rows - 1 - t) * rstep, tap_s = s0 + (columns - 1 - u) * sstep;
+            for (i64 i = 0; i < o; i += TILE)
+                for (i64 j = 0; j < c; j += TILE)
+                    turn_tile(w + ((i * r + tap_r) * s + tap_s) * c + j, r * s * c, to + (j * rows * columns + t * columns + u) * o + i,
+                              rows * columns * o, MIN(TILE, o - i), MIN(TILE, c - j));
+        }
+}
+
+/* ---------------------------------------------------------------------------------------------------------- depthwise */
+
+/* Direct sums of a depthwise convolution, one weight per channel and tap: total = sum over taps of a * w. */
+void depthwise(const int8_t *source, const int8_t *w_RSC, int32_t *acc, const Geometry *g, int8_t pad) {
+    const i64 c = g->c, taps_w = g->col_count;
+#pragma omp parallel for collapse(2) schedule(static) if (g->n * g->row_length * g->col_length * c > 4096)
+    for (i64 n = 0; n < g->n; n++)
+        for (i64 i = 0; i < g->row_length; i++)
+            for (i64 j = 0; j < g->col_length; j++) {
+                int32_t *to = acc + ((n * g->row_length + i) * g->col_length + j) * c;
+                for (i64 k = 0; k < c; k++) to[k] = 0;
+                for (i64 t = 0; t < g->row_count; t++) {
+                    const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
+                    for (i64 s = 0; s < taps_w; s++) {
+                        const i64 column = j * g->col_stride + g->col_start + s * g->col_step;
+                        const int8_t *weight = w_RSC + (t * taps_w + s) * c;
+                        if (row < 0 || row >= g->h || column < 0 || column >= g->w) {
+                            if (pad)
+                                for (i64 k = 0; k < c; k++) to[k] += (int32_t)pad * weight[k];
+                            continue;
+                        }
+                        const int8_t *from = source + ((n * g->h + row) * g->w + column) * c;
+                        for (i64 k = 0; k < c; k++) to[k] += (int32_t)from[k] * weight[k];
+                    }
+                }
+            }
+}
+
+/* Direct wgrad of a depthwise convolution: totals (r, s, c) int64 of a * error. */
+void depthwise_wgrad(const int8_t *source, const int8_t *error, i64 *totals, const Geometry *g, int8_t pad) {
+    const i64 c = g->c, taps = g->row_count * g->col_count;
+    memset(totals, 0, taps * c * sizeof(i64));
+#pragma omp parallel if (g->n * g->row_length * g->col_length * c > 4096)
+    {
+        i64 *own = calloc(taps * c + 1, sizeof(i64));
+        int32_t *near = malloc((taps * c + 1) * sizeof(int32_t));
+#pragma omp for schedule(static)
+        for (i64 n = 0; n < g->n; n++) {
+            for (i64 i = 0; i < g->row_length; i++) {
+                if (i % 64 == 0) memset(near, 0, taps * c * sizeof(int32_t)); /* 64 rows of up to 2,048 terms fit int32 */
+                for (i64 j = 0; j < g->col_length; j++) {
+                    const int8_t *err = error + ((n * g->row_length + i) * g->col_length + j) * c;
+                    for (i64 t = 0; t < g->row_count; t++) {
+                        const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
+                        for (i64 s = 0; s < g->col_count; s++) {
+                            const i64 column = j * g->col_stride + g->col_start + s * g->col_step;
+                            int32_t *to = near + (t * g->col_count + s) * c;
+                            if (row < 0 || row >= g->h || column < 0 || column >= g->w) {
+                                if (pad)
+                                    for (i64 k = 0; k < c; k++) to[k] += (int32_t)pad * err[k];
+                                continue;
+                            }
+                            const int8_t *from = source + ((n * g->h + row) * g->w + column) * c;
+                            for (i64 k = 0; k < c; k++) to[k] += (int32_t)from[k] * err[k];
+                        }
+                    }
+                }
+                if (i % 64 == 63 || i == g->row_length - 1)
+                    for (i64 k = 0; k < taps * c; k++) own[k] += near[k];
+            }
+        }
+#pragma omp critical
+        for (i64 k = 0; k < taps * c; k++) totals[k] += own[k];
+        free(own);
+        free(near);
+    }
+}
+
+/* --------------------------------------------------------------------------------- batch-norm, activations and pooling */
+
+/* Rows are read several at a time, so that loops are long where channels are few: a "wide row" is `fold` rows, its
+ * per-channel numbers repeated `fold` times. 8 divides the fold, so that a wide row's bits start at a byte. */
+#define WIDE_ROWS 8 /* wide rows per block of a sum; blocks, and so results, do not depend on the threads */
+
+static i64 fold_of(i64 c) { return MAX(8, BLOCK / c / 8 * 8); }
+
+static float *repeated(const float *values, i64 c, i64 fold) {
+    float *wide = malloc((c * fold + 1) * sizeof(float));
+    for (i64 i = 0; i < fold; i++) memcpy(wide + i * c, values, c * sizeof(float));
+    return wide;
+}
+
+/* Mean and sum of squared deviations per channel, x as (rows, c): blocks joined by Chan's formula in double. */
+void norm_stats(const float *restrict x, i64 rows, i64 c, double *mean, double *m2) {
+    const i64 fold = fold_of(c), width = fold * c, block = WIDE_ROWS * fold, blocks = (rows + block - 1) / block;
+    float *means = malloc((blocks * c + 1) * sizeof(float)), *squares = malloc((blocks * c + 1) * sizeof(float));
+#pragma omp parallel if (rows * c > 16384)
+    {
+        float *sum = malloc((width + 1) * sizeof(float)), *centre = malloc((width + 1) * sizeof(float));
+#pragma omp for schedule(static)
+        for (i64 b = 0; b < blocks; b++) {
+            const i64 first = b * block, count = MIN(block, rows - first), size = count * c;
+            const float *from = x + first * c;
+            const float share = 1.0f / count;
+            memset(sum, 0, width * sizeof(float));
+            for (i64 at = 0; at < size; at += width) {
+                const i64 run = MIN(width, size - at);
+                for (i64 k = 0; k < run; k++) sum[k] += from[at + k];
+            }
+            for (i64 i = 1; i < fold; i++)
+                for (i64 k = 0; k < c; k++) sum[k] += sum[i * c + k];
+            for (i64 k = 0; k < c; k++) means[b * c + k] = sum[k] * share;
+            for (i64 i = 0; i < fold; i++) memcpy(centre + i * c, means + b * c, c * sizeof(float));
+            memset(sum, 0, width * sizeof(float));
+            for (i64 at = 0; at < size; at += width) {
+                const i64 run = MIN(width, size - at);
+                for (i64 k = 0; k < run; k++) {
+                    const float d = from[at + k] - centre[k];
+                    sum[k] += d * d;
+                }
+            }
+            for (i64 i = 1; i < fold; i++)
+                for (i64 k = 0; k < c; k++) sum[k] += sum[i * c + k];
+            memcpy(squares + b * c, sum, c * sizeof(float));
+        }
+        free(sum);
+        free(centre);
+    }
+#pragma omp parallel for schedule(static) if (blocks * c > 16384)
+    for (i64 k0 = 0; k0 < c; k0 += LANES) {
+        const i64 cc = MIN(LANES, c - k0);
+        double total = 0.0, average[LANES] = {0}, deviation[LANES] = {0};
+        for (i64 b = 0; b < blocks; b++) {
+            const double count = MIN(block, rows - b * block), both = total + count;
+            for (i64 k = 0; k < cc; k++) {
+                const double delta = means[b * c + k0 + k] - average[k];
+                average[k] += delta * (count / both);
+                deviation[k] += squares[b * c + k0 + k] + delta * delta * (count * total / both);
+            }
+            total = both;
+        }
+        memcpy(mean + k0, average, cc * sizeof(double));
+        memcpy(m2 + k0, deviation, cc * sizeof(double));
+    }
+    free(means);
+    free(squares);
+}
+
+static inline float bf16_value(uint16_t half) {
+    uint32_t word = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &word, 4);
+    return value;
+}
+
+static inline uint16_t bf16_of(float value) {
+    uint32_t word;
+    memcpy(&word, &value, 4);
+    if ((word & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((word >> 16) | 0x40); /* NaN stays one */
+    return (uint16_t)((word + 0x7fffu + ((word >> 16) & 1)) >> 16);
+}
+
+/* y = x * factor + shift per channel; then, with bits, y = min(max(y, 0), ceiling) and bits where 0 < y < ceiling.
+ * With halves also x in bf16. ceiling is infinite for ReLU. */
+void norm_apply(const float *restrict x, float *restrict y, i64 rows, i64 c, const float *factor, const float *shift,
+                uint8_t *restrict bits, float ceiling, uint16_t *restrict halves) {
+    const i64 fold = fold_of(c), width = fold * c, size = rows * c;
+    float *restrict factors = repeated(factor, c, fold), *restrict shifts = repeated(shift, c, fold);
+#pragma omp parallel for schedule(static) if (size > 16384)
+    for (i64 row = 0; row < size; row += width)
+        for (i64 k0 = 0; k0 < MIN(width, size - row); k0 += BLOCK) {
+            const i64 at = row + k0, run = MIN(BLOCK, MIN(width, size - row) - k0);
+            const float *restrict a = factors + k0, *restrict b = shifts + k0, *restrict from = x + at;
+            float *restrict to = y + at;
+            if (bits) {
+                uint8_t flags[BLOCK + 8];
+                for (i64 k = 0; k < run; k++) {
+                    const float v = from[k] * a[k] + b[k];
+                    flags[k] = !(v <= 0.0f) & !(v >= ceiling);
+                    to[k] = v <= 0.0f ? 0.0f : (v >= ceiling ? ceiling : v);
+                }
+                pack_run(flags, at, run, bits);
+            } else
+                for (i64 k = 0; k < run; k++) to[k] = from[k] * a[k] + b[k];
+            if (halves)
+                for (i64 k = 0; k < run; k++) halves[at + k] = bf16_of(from[k]);
+        }
+    free(factors);
+    free(shifts);
+}
+
+/* grad[at ..] where bits pass it, and x (or its halves), as runs of at most BLOCK values */
+static inline const float *masked(const float *grad, const uint8_t *bits, i64 at, i64 run, float *space) {
+    if (!bits) return grad + at;
+    i64 k = 0;
+    for (; k + LANES <= run; k += LANES) *(floats *)(space + k) = *(const floats *)(grad + at + k) * sixteen(bits, at + k);
+    for (; k < run; k++) space[k] = grad[at + k] * (float)((bits[(at + k) / 8] >> ((at + k) % 8)) & 1);
+    return space;
+}
+
+static inline const float *whole(const float *x, const uint16_t *halves, i64 at, i64 run, float *space) {
+    if (x) return x + at;
+    for (i64 k = 0; k < run; k++) space[k] = bf16_value(halves[at + k]);
+    return space;
+}
+
+/* Sums over rows of g and of g * (x - mean), g masked by bits if given; halves in place of x if x is NULL. */
+void norm_sums(const float *restrict grad, const float *restrict x, const uint16_t *restrict halves,
+               const uint8_t *restrict bits, i64 rows, i64 c, const float *mean, double *sum, double *dot) {
+    const i64 fold = fold_of(c), width = fold * c, block = WIDE_ROWS * fold, blocks = (rows + block - 1) / block;
+    float *sums = malloc((blocks * c + 1) * sizeof(float)), *dots = malloc((blocks * c + 1) * sizeof(float));
+    float *restrict means = repeated(mean, c, fold);
+#pragma omp parallel if (rows * c > 16384)
+    {
+        float *restrict s = malloc((width + 1) * sizeof(float)), *restrict d = malloc((width + 1) * sizeof(float));
+#pragma omp for schedule(static)
+        for (i64 b = 0; b < blocks; b++) {
+            const i64 first = b * block * c, size = MIN(block, rows - b * block) * c;
+            memset(s, 0, width * sizeof(float));
+            memset(d, 0, width * sizeof(float));
+            for (i64 row = 0; row < size; row += width)
+                for (i64 k0 = 0; k0 < MIN(width, size - row); k0 += BLOCK) {
+                    const i64 at = first + row + k0, run = MIN(BLOCK, MIN(width, size - row) - k0);
+                    float g_space[BLOCK], x_space[BLOCK];
+                    const float *g = masked(grad, bits, at, run, g_space), *v = whole(x, halves, at, run, x_space);
+                    const float *restrict m = means + k0;
+                    float *restrict to_s = s + k0, *restrict to_d = d + k0;
+                    for (i64 k = 0; k < run; k++) {
+                        to_s[k] += g[k];
+                        to_d[k] += g[k] * (v[k] - m[k]);
+                    }
+                }
+            for (i64 i = 1; i < fold; i++)
+                for (i64 k = 0; k < c; k++) {
+                    s[k] += s[i * c + k];
+                    d[k] += d[i * c + k];
+                }
+            memcpy(sums + b * c, s, c * sizeof(float));
+            memcpy(dots + b * c, d, c * sizeof(float));
+        }
+        free(s);
+        free(d);
+    }
+#pragma omp parallel for schedule(static) if (blocks * c > 16384)
+    for (i64 k = 0; k < c; k++) {
+        double total = 0.0, product = 0.0;
+        for (i64 b = 0; b < blocks; b++) {
+            total += sums[b * c + k];
+            product += dots[b * c + k];
+        }
+        sum[k] = total;
+        dot[k] = product;
+    }
+    free(sums);
+    free(dots);
+    free(means);
+}
+
+/* dx = g * factor + (x - mean) * slope + shift per channel, g masked by bits; x from halves if NULL. */
+void norm_backward(const float *restrict grad, const float *restrict x, const uint16_t *restrict halves,
+                   const uint8_t *restrict bits, float *restrict dx, i64 rows, i64 c, const float *mean,
+                   const float *factor, const float *slope, const float *shift) {
+    const i64 fold = fold_of(c), width = fold * c, size = rows * c;
+    float *means = repeated(mean, c, fold), *factors = repeated(factor, c, fold);
+    float *slopes = repeated(slope, c, fold), *shifts = repeated(shift, c, fold);
+#pragma omp parallel for schedule(static) if (size > 16384)
+    for (i64 row = 0; row < size; row += width)
+        for (i64 k0 = 0; k0 < MIN(width, size - row); k0 += BLOCK) {
+            const i64 at = row + k0, run = MIN(BLOCK, MIN(width, size - row) - k0);
+            float g_space[BLOCK], x_space[BLOCK];
+            const float *g = masked(grad, bits, at, run, g_space), *v = whole(x, halves, at, run, x_space);
+            const float *restrict m = means + k0, *restrict f = factors + k0;
+            const float *restrict p = slopes + k0, *restrict q = shifts + k0;
+            float *restrict to = dx + at;
+            for (i64 k = 0; k < run; k++) to[k] = g[k] * f[k] + (v[k] - m[k]) * p[k] + q[k];
+        }
+    free(means);
+    free(factors);
+    free(slopes);
+    free(shifts);
+}
+
+/* y = min(max(x, 0), ceiling), bits where 0 < x < ceiling; in place if y == x. */
+void rectify(const float *x, float *y, uint8_t *bits, i64 size, float ceiling) {
+#pragma omp parallel for schedule(static) if (size > 16384)
+    for (i64 first = 0; first < size; first += BLOCK) {
+        const i64 count = MIN(BLOCK, size - first);
+        uint8_t flags[BLOCK + 8];
+        for (i64 i = 0; i < count; i++) {
+            const float v = x[first + i];
+            flags[i] = !(v <= 0.0f) & !(v >= ceiling);
+            y[first + i] = v <= 0.0f ? 0.0f : (v >= ceiling ? ceiling : v);
+        }
+        pack_run(flags, first, count, bits);
+    }
+}
+
+/* out = grad where a bit is set, 0 elsewhere (as torch's threshold backward: a NaN behind a zero bit is dropped). */
+void rectify_backward(const float *grad, const uint8_t *bits, float *out, i64 size) {
+#pragma omp parallel for schedule(static) if (size > 16384)
+    for (i64 first = 0; first < size; first += BLOCK) {
+        const i64 count = MIN(BLOCK, size - first);
+        uint8_t flags[BLOCK];
+        unpack_run(bits, first, count, flags);
+        for (i64 i = 0; i < count; i++) out[first + i] = flags[i] ? grad[first + i] : 0.0f;
+    }
+}
+
+/* Largest value of each window, (n, row_length, col_length, c), and which tap it was (the first of equals; NaN wins). */
+void max_pool(const float *x, float *y, uint8_t *taps, const Geometry *g) {
+    const i64 c = g->c;
+#pragma omp parallel for collapse(2) schedule(static) if (g->n * g->row_length * g->col_length * c > 4096)
+    for (i64 n = 0; n < g->n; n++)
+        for (i64 i = 0; i < g->row_length; i++)
+            for (i64 j = 0; j < g->col_length; j++) {
+                const i64 at = ((n * g->row_length + i) * g->col_length + j) * c;
+                for (i64 k = 0; k < c; k++) {
+                    y[at + k] = -INFINITY;
+                    taps[at + k] = 255;
+                }
+                for (i64 t = 0; t < g->row_count; t++) {
+                    const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
+                    if (row < 0 || row >= g->h) continue;
+                    for (i64 s = 0; s < g->col_count; s++) {
+                        const i64 column = j * g->col_stride + g->col_start + s * g->col_step;
+                        if (column < 0 || column >= g->w) continue;
+                        const float *from = x + ((n * g->h + row) * g->w + column) * c;
+                        const uint8_t tap = (uint8_t)(t * g->col_count + s);
+                        for (i64 k = 0; k < c; k++) {
+                            const int better = (from[k] > y[at + k]) | (from[k] != from[k]) | (taps[at + k] == 255);
+                            y[at + k] = better ? from[k] : y[at + k];
+                            taps[at + k] = better ? tap : taps[at + k];
+                        }
+                    }
+                }
+            }
+}
+
+/* The other way: each window's gradient goes to its tap. dx is set whole. */
+void max_pool_backward(const float *grad, const uint8_t *taps, float *dx, const Geometry *g) {
+    const i64 c = g->c;
+#pragma omp parallel for schedule(static)
+    for (i64 n = 0; n < g->n; n++) {
+        memset(dx + n * g->h * g->w * c, 0, g->h * g->w * c * sizeof(float));
+        for (i64 i = 0; i < g->row_length; i++)
+            for (i64 j = 0; j < g->col_length; j++) {
+                const i64 at = ((n * g->row_length + i) * g->col_length + j) * c;
+                for (i64 t = 0; t < g->row_count; t++) {
+                    const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
+                    if (row < 0 || row >= g->h) continue;
+                    for (i64 s = 0; s < g->col_count; s++) {
+                        const i64 column = j * g->col_stride + g->col_start + s * g->col_step;
+                        if (column < 0 || column >= g->w) continue;
+                        float *to = dx + ((n * g->h + row) * g->w + column) * c;
+                        const uint8_t tap = (uint8_t)(t * g->col_count + s);
+                        for (i64 k = 0; k < c; k++) to[k] += taps[at + k] == tap ? grad[at + k] : 0.0f;
+                    }
+                }
+            }
+    }
+}
