@@ -13,17 +13,23 @@ import torch
 from torch import Tensor
 
 _arenas: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+_views: dict[tuple[str, tuple[int, ...], torch.dtype, torch.device], Tensor] = {}  # of the arenas, made once per shape
 _filled: dict[tuple[Hashable, tuple[int, ...], int, torch.device], Tensor] = {}
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Contiguous uninitialised tensor; all requests of one name share memory, which grows to the largest."""
-    size = math.prod(shape)
-    key = (name, dtype, device)
-    arena = _arenas.get(key)
-    if arena is None or arena.numel() < size:
-        arena = _arenas[key] = torch.empty(size, dtype=dtype, device=device)
-    return arena[:size].view(shape)
+    view = _views.get((name, shape, dtype, device))
+    if view is None:
+        size = math.prod(shape)
+        key = (name, dtype, device)
+        arena = _arenas.get(key)
+        if arena is None or arena.numel() < size:
+            arena = _arenas[key] = torch.empty(size, dtype=dtype, device=device)
+            for known in [known for known in _views if (known[0], *known[2:]) == key]:
+                del _views[known]
+        view = _views[name, shape, dtype, device] = arena[:size].view(shape)
+    return view
 
 
 def bordered(name: Hashable, shape: tuple[int, ...], value: int, device: torch.device) -> Tensor:
@@ -43,4 +49,5 @@ def workspace_bytes() -> int:
 def clear_workspace() -> None:
     """Give all reused buffers back; the next step allocates them again."""
     _arenas.clear()
+    _views.clear()
     _filled.clear()

@@ -25,6 +25,7 @@ from bench.layers.operands import (
     both_quantized,
     channels_first,
     grid_of,
+    known_amax,
     quantize_error,
     quantize_operand,
     restore_operand,
@@ -126,6 +127,7 @@ class _ConvFunction(Function):
                     fold=fold,
                     needs_dgrad=needs_dx,
                     needs_wgrad=needs_dw or needs_db,
+                    amax=known_amax(grads[0]),
                 )
         if layer.error_quantizer is not None and layer.dispatch == "integer":
             a, w = both_quantized(a, w)

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from bench import native
 from bench.kernels.spans import span
-from bench.layers.operands import channels_first
+from bench.layers.operands import channels_first, note_amax
 from bench.native import pointer
 from bench.native.bits import pack_bits, packed_size, unpack_bits
 
@@ -94,11 +94,13 @@ class _Norm(Function):
         grad = grads[0].permute(0, 2, 3, 1).contiguous()
         run = _compiled_backward if native.usable(grad.device) else _plain_backward
         with span("norm", layer=ctx.layer.name, gemm="dgrad"):
-            dx, d_weight, d_bias = run(grad, kept, weight, mean, inverse, bits)
-        return dx.permute(0, 3, 1, 2), d_weight, d_bias, None
+            dx, d_weight, d_bias, amax = run(grad, kept, weight, mean, inverse, bits)
+        dx = dx.permute(0, 3, 1, 2)
+        return dx if amax is None else note_amax(dx, amax), d_weight, d_bias, None
 
 
 Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
+Backward = tuple[Tensor, Tensor, Tensor, float | None]  # and the largest |dx|, where it was seen
 
 
 def _compiled_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm2d) -> Forward:
@@ -124,7 +126,7 @@ def _compiled_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchN
 
 def _compiled_backward(
     grad: Tensor, kept: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, bits: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Backward:
     lib, channels = native.library(), grad.shape[-1]
     rows = grad.numel() // channels
     x, halves = (kept, None) if kept.dtype == torch.float32 else (None, kept)
@@ -137,11 +139,11 @@ def _compiled_backward(
     slope = (sums[1] * (factor * inverse.square()) / -rows).float()
     shift = (sums[0] * factor / -rows).float()
     dx = torch.empty_like(grad)
-    lib.norm_backward(
+    amax = lib.norm_backward(
         pointer(grad), pointer(x), pointer(halves), pointer(bits), pointer(dx), rows, channels, pointer(mean),
         pointer(factor), pointer(slope), pointer(shift),
     )  # fmt: skip
-    return dx, (sums[1] * inverse).float(), sums[0].float()
+    return dx, (sums[1] * inverse).float(), sums[0].float(), amax
 
 
 def _plain_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm2d) -> Forward:
@@ -160,11 +162,11 @@ def _plain_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm
 
 def _plain_backward(
     grad: Tensor, kept: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, bits: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Backward:
     if bits is not None:
         grad = grad * unpack_bits(bits, grad.shape)
     dx, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
         grad.permute(0, 3, 1, 2), kept.float().permute(0, 3, 1, 2), weight, None, None, mean, inverse, True, 0.0,
         (True, True, True),
     )  # fmt: skip
-    return dx.permute(0, 2, 3, 1), d_weight, d_bias
+    return dx.permute(0, 2, 3, 1), d_weight, d_bias, None

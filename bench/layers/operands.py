@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench.quantizers import BinaryWeight, Daint8Quantizer
 from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer, QTensor, WeightQuantizer
+from bench.quantizers.uniform import UniformQuantizer, uniform_codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,21 @@ def restore_operand(grid: SavedGrid | None, saved: list[Tensor]) -> QTensor | Te
     )
 
 
+def note_amax(gradient: Tensor, amax: float) -> Tensor:
+    """Leave the largest |g| with a gradient on its way to the layer that will quantize it: one pass less there.
+
+    The note holds as long as nobody has changed the tensor (its version), and is lost where gradients are added up.
+    """
+    gradient.known_amax = (amax, gradient._version)  # type: ignore[attr-defined]
+    return gradient
+
+
+def known_amax(gradient: Tensor) -> float | None:
+    """The note of ``note_amax``, if it still holds."""
+    amax, version = getattr(gradient, "known_amax", (None, None))
+    return amax if version == gradient._version else None
+
+
 def channels_first(y_nhwc: Tensor) -> Tensor:
     """(N, C, H, W) over the memory of a contiguous (N, H, W, C), and no view: autograd forbids to change a function's
     output in place where it is a view, and an in-place activation may follow any layer.
@@ -72,7 +88,13 @@ def both_quantized(a: QTensor | Tensor, w: QTensor | Tensor) -> tuple[QTensor, Q
 
 
 def quantize_error(
-    quantizer: ErrorQuantizer, error: Tensor, *, fold: Tensor | None, needs_dgrad: bool, needs_wgrad: bool
+    quantizer: ErrorQuantizer,
+    error: Tensor,
+    *,
+    fold: Tensor | None,
+    needs_dgrad: bool,
+    needs_wgrad: bool,
+    amax: float | None = None,
 ) -> tuple[QTensor | None, QTensor | None]:
     """Codes of an error signal for dgrad and for wgrad: the same, or two quantizations with DAINT8 or BWN-F.
 
@@ -82,6 +104,7 @@ def quantize_error(
         fold: (channels,) α of BWN-F, which dgrad sums over and which therefore goes into its error signal; else None.
         needs_dgrad: whether dgrad runs.
         needs_wgrad: whether wgrad runs, or the bias's gradient is wanted.
+        amax: largest |error|, where it is known already.
 
     Returns:
         (for dgrad, for wgrad), None for what is not needed.
@@ -92,7 +115,13 @@ def quantize_error(
             quantizer.quantize(error if fold is None else error * fold) if needs_dgrad else None,
             for_wgrad(error) if needs_wgrad else None,
         )
-    codes = quantizer.quantize(error)
+    if amax is not None and isinstance(quantizer, UniformQuantizer) and quantizer.granularity == "tensor":
+        clip = torch.tensor(amax, device=error.device)
+        codes = uniform_codes(
+            error, clip, quantizer.bits, rounding=quantizer.rounding, generator=quantizer.generator
+        )
+    else:
+        codes = quantizer.quantize(error)
     return codes, codes
 
 

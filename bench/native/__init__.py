@@ -173,7 +173,6 @@ def _declare(found: ctypes.CDLL) -> None:
         "norm_stats": (p, n, n, p, p),
         "norm_apply": (p, p, n, n, p, p, p, f, p),
         "norm_sums": (p, p, p, p, n, n, p, p, p),
-        "norm_backward": (p, p, p, p, p, n, n, p, p, p, p),
         "rectify": (p, p, p, n, f),
         "rectify_backward": (p, p, p, n),
         "max_pool": (p, p, p, geometry),
@@ -181,6 +180,8 @@ def _declare(found: ctypes.CDLL) -> None:
     }
     found.act_codes.argtypes = (p, p, p, n, f, f)
     found.act_codes.restype = i
+    found.norm_backward.argtypes = (p, p, p, p, p, n, n, p, p, p, p)
+    found.norm_backward.restype = f
     for name, arguments in signatures.items():
         function = getattr(found, name)
         function.argtypes, function.restype = arguments, None

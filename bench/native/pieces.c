@@ -217,6 +217,26 @@ static inline int32_t sum_codes(const int8_t *codes, i64 count) {
     return sum;
 }
 
+/* Sums of 16 codes each, 16 of them at a time: bytes to pairs, to fours, then across. */
+static void sum_sixteens(const int8_t *restrict codes, int32_t *restrict sums, i64 count) {
+    typedef int16_t shorts __attribute__((vector_size(64), aligned(1), may_alias));
+    i64 i = 0;
+    for (; i + 16 <= count; i += 16) {
+        ints fours[4];
+        for (int part = 0; part < 4; part++) {
+            const shorts word = *(const shorts *)(codes + (i + 4 * part) * 16);
+            const shorts pairs = ((word << 8) >> 8) + (word >> 8);
+            const ints wide = (ints)pairs;
+            fours[part] = ((wide << 16) >> 16) + (wide >> 16); /* 4 neighbouring lanes belong to one pixel */
+        }
+        const ints even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+        const ints low = __builtin_shuffle(fours[0], fours[1], even) + __builtin_shuffle(fours[0], fours[1], even + 1);
+        const ints high = __builtin_shuffle(fours[2], fours[3], even) + __builtin_shuffle(fours[2], fours[3], even + 1);
+        *(ints *)(sums + i) = __builtin_shuffle(low, high, even) + __builtin_shuffle(low, high, even + 1);
+    }
+    for (; i < count; i++) sums[i] = sum_codes(codes + i * 16, 16);
+}
+
 /* Sums of the codes that each output meets, per group of the source's channels: (n, row_length, col_length, groups). */
 void patch_sums(const int8_t *source, int32_t *sums, const Geometry *g, i64 groups, int8_t pad) {
     const i64 per = g->c / groups, width = g->col_length * groups;
@@ -226,20 +246,33 @@ void patch_sums(const int8_t *source, int32_t *sums, const Geometry *g, i64 grou
     {
         int32_t *framed = malloc((reach_w * groups + 1) * sizeof(int32_t)); /* one row: sums over channels */
         int32_t *across = malloc((reach_h * width + 1) * sizeof(int32_t));  /* all rows: sums over the taps of a row */
+        int32_t *by_pixel = malloc((g->w * groups + 1) * sizeof(int32_t));
+        int32_t *sixteens = malloc((g->w * g->c / 16 + 1) * sizeof(int32_t));
 #pragma omp for schedule(static)
         for (i64 n = 0; n < g->n; n++) {
             for (i64 y = 0; y < reach_h; y++) {
-                const i64 row = y + g->row_start;
-                const int8_t *line = source + (n * g->h + row) * g->w * g->c;
-                for (i64 x = 0; x < reach_w; x++) {
-                    const i64 column = x + g->col_start;
-                    const int in = row >= 0 && row < g->h && column >= 0 && column < g->w;
-                    for (i64 k = 0; k < groups; k++) {
-                        int32_t sum = (int32_t)(pad * per);
-                        if (in) sum = sum_codes(line + column * g->c + k * per, per);
-                        framed[x * groups + k] = sum;
-                    }
+                const i64 row = y + g->row_start, pixels = g->w * groups;
+                const int32_t frame = (int32_t)(pad * per);
+                if (row < 0 || row >= g->h)
+                    for (i64 x = 0; x < pixels; x++) by_pixel[x] = frame;
+                else {
+                    const int8_t *line = source + (n * g->h + row) * g->w * g->c;
+                    if (per == 16)
+                        sum_sixteens(line, by_pixel, pixels);
+                    else if (per % 16 == 0) {
+                        sum_sixteens(line, sixteens, pixels * per / 16);
+                        for (i64 x = 0; x < pixels; x++) {
+                            by_pixel[x] = 0;
+                            for (i64 c = 0; c < per / 16; c++) by_pixel[x] += sixteens[x * (per / 16) + c];
+                        }
+                    } else
+                        for (i64 x = 0; x < pixels; x++) by_pixel[x] = sum_codes(line + x * per, per);
                 }
+                const i64 left = MIN(reach_w, MAX(0, -g->col_start)), right = MIN(reach_w, MAX(left, g->w - g->col_start));
+                for (i64 x = 0; x < left * groups; x++) framed[x] = frame;
+                memcpy(framed + left * groups, by_pixel + (left + g->col_start) * groups,
+                       (right - left) * groups * sizeof(int32_t));
+                for (i64 x = right * groups; x < reach_w * groups; x++) framed[x] = frame;
                 int32_t *restrict to = across + y * width;
                 for (i64 p = 0; p < width; p++) to[p] = 0;
                 for (i64 s = 0; s < g->col_count; s++) {
@@ -262,6 +295,8 @@ void patch_sums(const int8_t *source, int32_t *sums, const Geometry *g, i64 grou
         }
         free(framed);
         free(across);
+        free(by_pixel);
+        free(sixteens);
     }
 }
 
@@ -346,6 +381,8 @@ static void turn_tile(const int8_t *from, i64 from_pitch, int8_t *to, i64 to_pit
     i64 i = 0;
     for (; i + 8 <= rows; i += 8) {
         i64 j = 0;
+        for (i64 k = i + 8; k < MIN(rows, i + 16); k++) /* rows far apart: no prefetcher follows them */
+            for (i64 line = 0; line < columns; line += 64) __builtin_prefetch(from + k * from_pitch + line);
         for (; j + 8 <= columns; j += 8) turn8(from + i * from_pitch + j, from_pitch, to + j * to_pitch + i, to_pitch);
         for (; j < columns; j++)
             for (i64 k = 0; k < 8; k++) to[j * to_pitch + i + k] = from[(i + k) * from_pitch + j];
@@ -397,19 +434,25 @@ void gather_turned(const int8_t *turned, int8_t *lines, const Geometry *g, i64 p
             }
 }
 
-/* Sums of codes per channel over all rows, int64. */
-void channel_sums(const int8_t *codes, i64 *sums, i64 rows, i64 c) {
+/* Sums of codes per channel over all rows, int64; 128 rows at a time in 16 bits, several rows side by side. */
+void channel_sums(const int8_t *restrict codes, i64 *sums, i64 rows, i64 c) {
+    const i64 fold = MAX(1, BLOCK / c), width = fold * c, block = 128 * fold;
     memset(sums, 0, c * sizeof(i64));
 #pragma omp parallel if (rows * c > 65536)
     {
         i64 *own = calloc(c + 1, sizeof(i64));
-        int32_t *near = malloc((c + 1) * sizeof(int32_t));
+        int16_t *restrict near = malloc((width + 1) * sizeof(int16_t));
 #pragma omp for schedule(static)
-        for (i64 first = 0; first < rows; first += 4096) {
-            memset(near, 0, c * sizeof(int32_t));
-            for (i64 i = first; i < MIN(rows, first + 4096); i++)
-                for (i64 k = 0; k < c; k++) near[k] += codes[i * c + k];
-            for (i64 k = 0; k < c; k++) own[k] += near[k];
+        for (i64 first = 0; first < rows; first += block) {
+            const i64 size = MIN(block, rows - first) * c;
+            memset(near, 0, width * sizeof(int16_t));
+            for (i64 at = 0; at < size; at += width) {
+                const i64 run = MIN(width, size - at);
+                const int8_t *restrict from = codes + first * c + at;
+                for (i64 k = 0; k < run; k++) near[k] += from[k];
+            }
+            for (i64 i = 0; i < fold; i++)
+                for (i64 k = 0; k < c; k++) own[k] += near[i * c + k];
         }
 #pragma omp critical
         for (i64 k = 0; k < c; k++) sums[k] += own[k];
@@ -742,14 +785,16 @@ void norm_sums(const float *restrict grad, const float *restrict x, const uint16
     free(means);
 }
 
-/* dx = g * factor + (x - mean) * slope + shift per channel, g masked by bits; x from halves if NULL. */
-void norm_backward(const float *restrict grad, const float *restrict x, const uint16_t *restrict halves,
+/* dx = g * factor + (x - mean) * slope + shift per channel, g masked by bits; x from halves if NULL. Largest |dx|; NaN
+ * where any is. */
+float norm_backward(const float *restrict grad, const float *restrict x, const uint16_t *restrict halves,
                    const uint8_t *restrict bits, float *restrict dx, i64 rows, i64 c, const float *mean,
                    const float *factor, const float *slope, const float *shift) {
     const i64 fold = fold_of(c), width = fold * c, size = rows * c;
     float *means = repeated(mean, c, fold), *factors = repeated(factor, c, fold);
     float *slopes = repeated(slope, c, fold), *shifts = repeated(shift, c, fold);
-#pragma omp parallel for schedule(static) if (size > 16384)
+    float largest = 0.0f, broken = 0.0f;
+#pragma omp parallel for schedule(static) reduction(max : largest) reduction(+ : broken) if (size > 16384)
     for (i64 row = 0; row < size; row += width)
         for (i64 k0 = 0; k0 < MIN(width, size - row); k0 += BLOCK) {
             const i64 at = row + k0, run = MIN(BLOCK, MIN(width, size - row) - k0);
@@ -758,12 +803,34 @@ void norm_backward(const float *restrict grad, const float *restrict x, const ui
             const float *restrict m = means + k0, *restrict f = factors + k0;
             const float *restrict p = slopes + k0, *restrict q = shifts + k0;
             float *restrict to = dx + at;
-            for (i64 k = 0; k < run; k++) to[k] = g[k] * f[k] + (v[k] - m[k]) * p[k] + q[k];
+            floats most = {0}, bad = {0};
+            i64 k = 0;
+            for (; k + LANES <= run; k += LANES) {
+#define AT(array) (*(const floats *)((array) + k))
+                const floats d = AT(g) * AT(f) + (AT(v) - AT(m)) * AT(p) + AT(q);
+#undef AT
+                const floats size_of = (floats)((ints)d & 0x7fffffff);
+                *(floats *)(to + k) = d;
+                const ints larger = size_of > most;
+                most = (floats)(((ints)size_of & larger) | ((ints)most & ~larger));
+                bad += d * 0.0f;
+            }
+            for (; k < run; k++) {
+                const float d = g[k] * f[k] + (v[k] - m[k]) * p[k] + q[k];
+                to[k] = d;
+                most[0] = fabsf(d) > most[0] ? fabsf(d) : most[0];
+                bad[0] += d * 0.0f;
+            }
+            for (int lane = 0; lane < LANES; lane++) {
+                largest = most[lane] > largest ? most[lane] : largest;
+                broken += bad[lane];
+            }
         }
     free(means);
     free(factors);
     free(slopes);
     free(shifts);
+    return largest + broken; /* 0 * NaN and 0 * infinity are NaN */
 }
 
 /* y = min(max(x, 0), ceiling), bits where 0 < x < ceiling; in place if y == x. */
