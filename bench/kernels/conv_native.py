@@ -188,6 +188,109 @@ def wgrad(
     return out
 
 
+def is_depthwise(plan: ConvPlan) -> bool:
+    """Whether every channel has a filter of its own, whose sums of one image fit int32."""
+    return plan.groups == plan.c == plan.o > 1 and plan.p * plan.q <= max_reduction(128, 128)
+
+
+def depthwise_fprop(
+    a_NHWC: Tensor, w_RSC: Tensor, plan: ConvPlan, *, pad_value: int, columns: Tensor | None, scale: Tensor,
+    bias: Tensor | None, layer: str,
+) -> Tensor:  # fmt: skip
+    """``fprop`` of a depthwise convolution by direct integer sums, no matrix product.
+
+    Args:
+        a_NHWC: as there.
+        w_RSC: (R, S, C) int16 integers mult·code + offset of the weight.
+        plan: the sizes.
+        pad_value: as there.
+        columns: as there.
+        scale: as there.
+        bias: as there.
+        layer: as there.
+    """
+    y = torch.empty(plan.n, plan.p, plan.q, plan.o, device=a_NHWC.device)
+    row = Axis(-plan.padding[0][0], plan.dilation[0], plan.r, plan.stride[0], plan.p)
+    column = Axis(-plan.padding[1][0], plan.dilation[1], plan.s, plan.stride[1], plan.q)
+    strides = (plan.p * plan.q * plan.o, plan.q * plan.o, plan.o)
+    _direct(
+        a_NHWC, w_RSC, (plan.h, plan.w), row, column, y, 0, strides, factor=1, pad=pad_value, columns=columns,
+        places=None, scale=scale, bias=bias, bits=None, gemm="fprop", layer=layer,
+    )  # fmt: skip
+    return y
+
+
+def depthwise_dgrad(
+    err_NPQO: Tensor, w_RSC: Tensor, plan: ConvPlan, *, factor: int, places: Tensor | None, scale: Tensor,
+    bits: Tensor | None, layer: str,
+) -> Tensor:  # fmt: skip
+    """``dgrad`` of a depthwise convolution by direct integer sums; ``factor`` is the error grid's mult."""
+    phases = phases_of(plan)
+    make = torch.zeros if any(phase.empty for phase in phases) else torch.empty
+    dx = make(plan.n, plan.h, plan.w, plan.c, device=err_NPQO.device)
+    line = plan.w * plan.c
+    for phase in phases:
+        if phase.empty:
+            continue
+        taps = w_RSC[phase.row_taps, phase.column_taps].flip(0, 1).contiguous()
+        _direct(
+            err_NPQO, taps, (plan.p, plan.q), phase.row, phase.column, dx,
+            phase.row_phase * line + phase.column_phase * plan.c,
+            (plan.h * line, plan.stride[0] * line, plan.stride[1] * plan.c), factor=factor, pad=0, columns=None,
+            places=places, scale=scale, bias=None, bits=bits, gemm="dgrad", layer=layer,
+        )  # fmt: skip
+    return dx
+
+
+def depthwise_wgrad(
+    a_NHWC: Tensor, err_NPQO: Tensor, plan: ConvPlan, *, factor: int, pad_value: int, rows: Tensor | None,
+    columns: Tensor | None, scale: Tensor, layer: str,
+) -> Tensor:  # fmt: skip
+    """``wgrad`` of a depthwise convolution by direct integer sums; ``factor`` is the error grid's mult."""
+    lib = native.library()
+    row = Axis(-plan.padding[0][0], plan.dilation[0], plan.r, plan.stride[0], plan.p)
+    column = Axis(-plan.padding[1][0], plan.dilation[1], plan.s, plan.stride[1], plan.q)
+    sums = torch.empty(plan.r, plan.s, plan.c, dtype=torch.int64)
+    with span("gemm", layer=layer, gemm="wgrad"):
+        geometry = _geometry(plan.n, plan.h, plan.w, plan.c, 0, plan.c, row, column, 1)
+        lib.depthwise_wgrad(pointer(a_NHWC), pointer(err_NPQO), pointer(sums), geometry, pad_value)
+    totals, out = sums.permute(2, 0, 1).contiguous(), torch.empty(plan.c, plan.r, plan.s, 1)
+    with span("dequantize", layer=layer, gemm="wgrad"):
+        lib.land_wgrad(
+            pointer(totals), pointer(out), plan.c, plan.r * plan.s, factor, pointer(rows), pointer(columns),
+            pointer(scale), int(scale.dim() > 0),
+        )  # fmt: skip
+    return out
+
+
+def _direct(
+    source: Tensor, w_RSC: Tensor, size: tuple[int, int], row: Axis, column: Axis, out: Tensor, out_offset: int,
+    out_strides: tuple[int, int, int], *, factor: int, pad: int, columns: Tensor | None, places: Tensor | None,
+    scale: Tensor, bias: Tensor | None, bits: Tensor | None, gemm: str, layer: str,
+) -> None:  # fmt: skip
+    """Sums of one phase and their landing, images in pieces that stay in the caches."""
+    lib = native.library()
+    n, c = source.shape[0], source.shape[3]
+    per_image = row.length * column.length * c
+    images = max(1, min(n, _PIECE_BYTES // (4 * per_image)))
+    columns = None if columns is None else columns.to(torch.int32)
+    places = None if places is None else places.to(torch.int32).contiguous()
+    for start in range(0, n, images):
+        count = min(images, n - start)
+        part = source[start : start + count]
+        acc = workspace.scratch("acc", (count * per_image,), torch.int32, source.device)
+        with span("gemm", layer=layer, gemm=gemm):
+            geometry = _geometry(count, *size, c, 0, c, row, column, 1)
+            lib.depthwise(pointer(part), pointer(w_RSC), pointer(acc), geometry, pad)
+        with span("dequantize", layer=layer, gemm=gemm):
+            landing = _landing(count, row.length, column.length, 1, c, c, 1, 1, out_strides, factor, 0)
+            offset = start * out_strides[0] + out_offset
+            lib.land(
+                pointer(acc), pointer(out) + 4 * offset, landing, None, pointer(columns), _at(places, out_offset),
+                pointer(scale), int(scale.dim() > 0), pointer(bias), pointer(bits), offset,
+            )  # fmt: skip
+
+
 def check_wgrad(plan: ConvPlan, grids: Grids) -> bool:
     """Whether one row of outputs, the least that a product may reduce over, fits int32."""
     return plan.n * plan.q <= max_reduction(grids.a_max, grids.b_max)

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from bench.errors import ShapeError
 from bench.kernels.int4 import gemm_label
 from bench.kernels.selfcheck import check_device
+from bench.layers.dispatch import PathChoice
 from bench.layers.operands import quantizations_of
 from bench.quantizers import ErrorQuantizer, ForwardQuantizer, GradQuantizer, Uint8ClipQuantizer, WeightQuantizer
 from bench.quantizers.base import FLOAT_BITS, QTensor, dequantize
 
 GEMMS = ("fprop", "dgrad", "wgrad")
-DISPATCHES = ("integer", "simulate")
+DISPATCHES = ("integer", "auto", "simulate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,8 @@ class IntegerLayer(nn.Module):
         self.weight_quantizer = quantizers.weight
         self.activation_quantizer = quantizers.activation
         self.error_quantizer = quantizers.error  # a Module (UINT8) registers itself, its clip travels in the state dict
+        # by product: what dispatch=auto chose; restored from an earlier process, or filled in the first step
+        self.paths: dict[str, PathChoice] = {}
         self.leaves_quantized_gradient = False  # MetaQuant: ``weight.grad`` is ∇Ŵ, before the factor ∂Ŵ/∂W
         self.grad_quantizer: GradQuantizer | None = None  # of ∇W; the step calls it, its state travels here
 
@@ -120,7 +123,7 @@ class IntegerLayer(nn.Module):
         """Float32 input on a device whose integer product is right."""
         if not x.is_floating_point():
             raise ShapeError(f"layer {self.name}: the input is {x.dtype}; give a floating-point tensor")
-        if self.dispatch == "integer":
+        if self.dispatch != "simulate":
             check_device(x.device)
         return x if x.dtype == torch.float32 else x.float()
 

@@ -7,7 +7,8 @@ output. Codes are kept channels-last, (N, H, W, C) and (O, R, S, C).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,10 @@ from bench import native
 from bench.kernels import affine, conv, conv_native
 from bench.kernels.conv_native import Grids, fits
 from bench.kernels.conv_plan import ConvPlan, plan_conv, split_images
+from bench.kernels.int_mm import INT32_MAX
 from bench.kernels.spans import span
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
+from bench.layers.dispatch import DIRECT, INT_MM, Result, exact_floats, run_fastest
 from bench.layers.operands import (
     both_quantized,
     channels_first,
@@ -99,6 +102,8 @@ class _ConvFunction(Function):
             w, _ = quantize_operand(layer.weight_quantizer, weight.permute(0, 2, 3, 1).contiguous())
         if layer.dispatch == "integer":
             y_npqo = integer_fprop(*both_quantized(a, w), plan, layer.name, bias=bias)
+        elif layer.dispatch == "auto":
+            y_npqo = _fastest_fprop(*both_quantized(a, w), plan, layer, bias)
         else:
             y_npqo = float_fprop(values_of(a), values_of(w), plan)
             if bias is not None:
@@ -129,12 +134,19 @@ class _ConvFunction(Function):
                     needs_wgrad=needs_dw or needs_db,
                     amax=known_amax(grads[0]),
                 )
-        if layer.error_quantizer is not None and layer.dispatch == "integer":
+        if layer.error_quantizer is not None and layer.dispatch != "simulate":
             a, w = both_quantized(a, w)
+            always = layer.dispatch == "integer"
             if for_dx is not None and needs_dx:
-                dx = integer_dgrad(for_dx, w, plan, layer.name, inside=inside)
+                if always:
+                    dx = integer_dgrad(for_dx, w, plan, layer.name, inside=inside)
+                else:
+                    dx = _fastest_dgrad(for_dx, w, plan, layer, inside)
             if for_dw is not None and needs_dw:
-                dw_hat, db = integer_wgrad(a, for_dw, plan, layer.name)
+                if always:
+                    dw_hat, db = integer_wgrad(a, for_dw, plan, layer.name)
+                else:
+                    dw_hat, db = _fastest_wgrad(a, for_dw, plan, layer)
             elif for_dw is not None and needs_db:
                 db = error_sum(_channel_sums(for_dw.codes), for_dw, plan.rows)
         else:
@@ -268,6 +280,106 @@ def error_sum(sums: Tensor, error: QTensor, terms: int) -> Tensor:
     if (error.mult, error.offset) != (1, 0):
         sums = sums.to(torch.int64).mul(error.mult).add_(terms * error.offset)
     return affine.dequantize(sums, error.scale)
+
+
+def _fastest_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d, bias: Tensor | None) -> Tensor:
+    """``integer_fprop`` by the path that dispatch=auto chose."""
+    device, bound = a.codes.device, plan.reduction * a.value_max * w.value_max
+    scale = a.scale * (w.scale.view(-1) if w.scale.dim() else w.scale)
+
+    def direct() -> Tensor:
+        integers = _integers(w)
+        columns = integers.sum((1, 2, 3), dtype=torch.int64).mul_(a.offset) if a.offset else None
+        return conv_native.depthwise_fprop(
+            a.codes, _depthwise_weight(integers), plan, pad_value=a.zero_code, columns=columns, scale=scale, bias=bias,
+            layer=layer.name,
+        )  # fmt: skip
+
+    def floating(dtype: torch.dtype) -> Tensor:
+        y = float_fprop(_integers(a).to(dtype), _integers(w).to(dtype), plan).to(torch.float32).mul_(scale)
+        return y if bias is None else y.add_(bias)
+
+    paths: dict[str, Callable[[], Result]] = {INT_MM: lambda: integer_fprop(a, w, plan, layer.name, bias=bias)}
+    if _can_sum_directly(plan, device, bound):
+        paths[DIRECT] = direct
+    for name in exact_floats(device, bound):
+        paths[name] = lambda name=name: floating(getattr(torch, name))  # type: ignore[misc]
+    return cast(Tensor, run_fastest(layer.paths, "fprop", paths))
+
+
+def _fastest_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d, inside: Tensor | None) -> Tensor:
+    """``integer_dgrad`` by the path that dispatch=auto chose."""
+    device, bound = error.codes.device, plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max
+    scale = error.scale * w.scale
+
+    def direct() -> Tensor:
+        columns = None if error.offset == 0 else _offset_dgrad(error, w, plan, layer.name)
+        return conv_native.depthwise_dgrad(
+            error.codes, _depthwise_weight(_integers(w)), plan, factor=error.mult,
+            places=None if columns is None else columns.view(plan.h, plan.w, plan.c), scale=scale, bits=inside,
+            layer=layer.name,
+        )  # fmt: skip
+
+    def floating(dtype: torch.dtype) -> Tensor:
+        values = _integers(error).to(dtype)
+        shape_only = torch.empty(1, dtype=dtype, device=device).expand(plan.n, plan.h, plan.w, plan.c)
+        dx, _ = float_backward(values, values, shape_only, _integers(w).to(dtype), plan, (True, False))
+        assert dx is not None, "dgrad was asked for"
+        dx = dx.to(torch.float32).mul_(scale)
+        return dx if inside is None else dx.mul_(unpack_bits(inside, dx.shape))
+
+    paths: dict[str, Callable[[], Result]] = {
+        INT_MM: lambda: integer_dgrad(error, w, plan, layer.name, inside=inside)
+    }
+    if _can_sum_directly(plan, device, bound):
+        paths[DIRECT] = direct
+    for name in exact_floats(device, bound):
+        paths[name] = lambda name=name: floating(getattr(torch, name))  # type: ignore[misc]
+    return cast(Tensor, run_fastest(layer.paths, "dgrad", paths))
+
+
+def _fastest_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: IntegerConv2d) -> tuple[Tensor, Tensor]:
+    """``integer_wgrad`` by the path that dispatch=auto chose."""
+    device, bound = a.codes.device, plan.rows * a.value_max * error.value_max
+    by_channel = error.scale.reshape(-1) if error.scale.dim() else error.scale
+
+    def direct() -> tuple[Tensor, Tensor]:
+        sums = conv_native.channel_sums(error.codes)
+        columns = None if error.offset == 0 else _input_sums(a, plan).mul_(error.offset)
+        dw = conv_native.depthwise_wgrad(
+            a.codes, error.codes, plan, factor=error.mult, pad_value=a.zero_code, columns=columns,
+            rows=sums * (a.offset * error.mult) if a.offset else None, scale=a.scale * by_channel, layer=layer.name,
+        )  # fmt: skip
+        return dw, error_sum(sums, error, plan.rows)
+
+    def floating(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        values = _integers(error).to(dtype)
+        weight = torch.empty(1, dtype=dtype, device=device).expand(plan.o, plan.r, plan.s, plan.c // plan.groups)
+        _, dw = float_backward(values, values, _integers(a).to(dtype), weight, plan, (False, True))
+        assert dw is not None, "wgrad was asked for"
+        scale = a.scale * (by_channel.view(-1, 1, 1, 1) if by_channel.dim() else by_channel)
+        return dw.to(torch.float32).mul_(scale), error_sum(_channel_sums(error.codes), error, plan.rows)
+
+    paths: dict[str, Callable[[], Result]] = {INT_MM: lambda: integer_wgrad(a, error, plan, layer.name)}
+    if conv_native.is_depthwise(plan) and native.usable(device):
+        paths[DIRECT] = direct
+    for name in exact_floats(device, bound):
+        paths[name] = lambda name=name: floating(getattr(torch, name))  # type: ignore[misc]
+    return cast(tuple[Tensor, Tensor], run_fastest(layer.paths, "wgrad", paths))
+
+
+def _can_sum_directly(plan: ConvPlan, device: torch.device, bound: int) -> bool:
+    return conv_native.is_depthwise(plan) and native.usable(device) and bound <= INT32_MAX
+
+
+def _integers(operand: QTensor) -> Tensor:
+    """mult·code + offset, int16."""
+    return operand.codes.to(torch.int16).mul_(operand.mult).add_(operand.offset)
+
+
+def _depthwise_weight(integers_ORS1: Tensor) -> Tensor:
+    """(C, R, S, 1) as (R, S, C), contiguous."""
+    return integers_ORS1.squeeze(3).permute(1, 2, 0).contiguous()
 
 
 def _channel_sums(codes: Tensor) -> Tensor:

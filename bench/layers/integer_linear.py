@@ -77,7 +77,7 @@ class _LinearFunction(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: IntegerLinear) -> Tensor:
         a, inside = quantize_operand(layer.activation_quantizer, x.contiguous())
         w, _ = quantize_operand(layer.weight_quantizer, weight.contiguous())
-        if layer.dispatch == "integer":
+        if layer.dispatch != "simulate":
             y = integer_fprop(*both_quantized(a, w), layer.name)
         else:
             y = values_of(a) @ values_of(w).t()
@@ -107,7 +107,7 @@ class _LinearFunction(Function):
                 needs_dgrad=needs_dx,
                 needs_wgrad=needs_dw or needs_db,
             )
-        if layer.error_quantizer is not None and layer.dispatch == "integer":
+        if layer.error_quantizer is not None and layer.dispatch != "simulate":
             a, w = both_quantized(a, w)
             if for_dx is not None and needs_dx:
                 dx = integer_dgrad(for_dx, w, layer.name)

@@ -1,0 +1,82 @@
+"""Which path a layer's product takes: the integer product always, or the fastest among paths that agree bit for bit.
+
+Paths: ``int_mm`` (the integer product through ``torch._int_mm``), ``direct`` (integer sums without a matrix product,
+for depthwise kernels), ``float32`` and ``float64`` (floating-point products of the integers, exact while sums stay below
+2²⁴ and 2⁵³). On a CPU only: a GPU's floating-point products may round (TF32) or transform (Winograd).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+INT_MM, DIRECT, FLOAT32, FLOAT64 = "int_mm", "direct", "float32", "float64"
+EXACT_FLOAT32, EXACT_FLOAT64 = 2**24, 2**53
+_TIMED_RUNS = 2
+
+Result = Tensor | tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathChoice:
+    """The path of one product, and why it is taken."""
+
+    path: str
+    reason: str
+
+
+ALWAYS = PathChoice(path=INT_MM, reason="dispatch=integer")
+
+
+def run_fastest(
+    chosen: dict[str, PathChoice], gemm: str, paths: Mapping[str, Callable[[], Result]]
+) -> Result:
+    """Run a product by the path chosen for it; the first time, time all that agree with the first and choose.
+
+    Args:
+        chosen: the layer's choices by product, filled here.
+        gemm: fprop, dgrad or wgrad.
+        paths: by name, each without side effects; the first one defines the result.
+    """
+    if gemm in chosen and chosen[gemm].path in paths:
+        return paths[chosen[gemm].path]()
+    expected, times_ms, unequal = None, {}, []
+    for name, path in paths.items():
+        result = path()
+        if expected is None:
+            expected = result
+        elif not _equal(result, expected):
+            unequal.append(name)
+            continue
+        times_ms[name] = min(_run_ms(path) for _ in range(_TIMED_RUNS))
+    assert expected is not None, "a product has at least one path"
+    best = min(times_ms, key=times_ms.__getitem__)
+    told = ", ".join(f"{name} {spent:.3g} ms" for name, spent in times_ms.items())
+    reason = f"fastest of {told}" if len(times_ms) > 1 else "the only exact path"
+    if unequal:
+        reason += f"; not bit-equal: {', '.join(unequal)}"
+    chosen[gemm] = PathChoice(path=best, reason=reason)
+    return expected
+
+
+def exact_floats(device: torch.device, bound: int) -> tuple[str, ...]:
+    """Floating-point paths whose sums of at most ``bound`` are exact."""
+    if device.type != "cpu" or bound > EXACT_FLOAT64:
+        return ()
+    return (FLOAT32,) if bound <= EXACT_FLOAT32 else (FLOAT64,)
+
+
+def _run_ms(path: Callable[[], Result]) -> float:
+    start = time.perf_counter()
+    path()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _equal(result: Result, expected: Result) -> bool:
+    if isinstance(result, Tensor) and isinstance(expected, Tensor):
+        return torch.equal(result, expected)
+    return all(torch.equal(one, other) for one, other in zip(result, expected, strict=True))
