@@ -542,92 +542,102 @@ void turn_weight(const int8_t *w, int8_t *to, i64 o, i64 r, i64 s, i64 c, i64 r0
 typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 typedef int16_t halves16 __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
-/* 16 codes, or the frame's */
-static inline ints codes16(const int8_t *from, int8_t pad) {
-    ints wide = {0};
-    if (from)
-        wide = __builtin_convertvector(*(const bytes *)from, ints);
-    else
-        wide += pad;
-    return wide;
-}
-
 /* Direct sums of a depthwise convolution: acc (n, row_length, col_length, c) of a * w, w (r, s, c). */
 void depthwise(const int8_t *restrict source, const int16_t *restrict w, int32_t *restrict acc, const Geometry *g,
                int8_t pad) {
-    const i64 c = g->c, taps_w = g->col_count;
-#pragma omp parallel for collapse(2) schedule(static) if (g->n * g->row_length * g->col_length * c > 4096)
-    for (i64 n = 0; n < g->n; n++)
-        for (i64 i = 0; i < g->row_length; i++)
-            for (i64 j = 0; j < g->col_length; j++) {
-                int32_t *to = acc + ((n * g->row_length + i) * g->col_length + j) * c;
-                const i64 row0 = i * g->row_stride + g->row_start, column0 = j * g->col_stride + g->col_start;
-                for (i64 k = 0; k < c; k += LANES) {
-                    const i64 lanes = MIN(LANES, c - k);
-                    ints sum = {0};
-                    for (i64 t = 0; t < g->row_count; t++) {
-                        const i64 row = row0 + t * g->row_step;
-                        for (i64 s = 0; s < taps_w; s++) {
-                            const i64 column = column0 + s * g->col_step;
-                            const int16_t *weight = w + (t * taps_w + s) * c + k;
+    const i64 c = g->c, taps = g->row_count * g->col_count;
+    int8_t *frame = malloc(c + LANES);
+    memset(frame, pad, c);
+#pragma omp parallel if (g->n * g->row_length * g->col_length * c > 4096)
+    {
+        const int8_t **from = malloc((taps + 1) * sizeof(*from)); /* where each tap reads, or the frame */
+        const int16_t **weight = malloc((taps + 1) * sizeof(*weight));
+#pragma omp for collapse(2) schedule(static)
+        for (i64 n = 0; n < g->n; n++)
+            for (i64 i = 0; i < g->row_length; i++)
+                for (i64 j = 0; j < g->col_length; j++) {
+                    int32_t *restrict to = acc + ((n * g->row_length + i) * g->col_length + j) * c;
+                    i64 used = 0, k = 0;
+                    for (i64 t = 0; t < g->row_count; t++)
+                        for (i64 s = 0; s < g->col_count; s++) {
+                            const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
+                            const i64 column = j * g->col_stride + g->col_start + s * g->col_step;
                             const int in = row >= 0 && row < g->h && column >= 0 && column < g->w;
-                            const int8_t *from = in ? source + ((n * g->h + row) * g->w + column) * c + k : NULL;
                             if (!in && !pad) continue;
-                            if (lanes == LANES) {
-                                const ints wide = __builtin_convertvector(*(const halves16 *)weight, ints);
-                                sum += wide * codes16(from, pad);
-                            } else
-                                for (i64 b = 0; b < lanes; b++) sum[b] += (int32_t)weight[b] * (in ? from[b] : pad);
+                            from[used] = in ? source + ((n * g->h + row) * g->w + column) * c : frame;
+                            weight[used++] = w + (t * g->col_count + s) * c;
                         }
-                    }
-                    if (lanes == LANES)
+                    for (; k + LANES <= c; k += LANES) {
+                        ints sum = {0};
+                        for (i64 u = 0; u < used; u++)
+                            sum += __builtin_convertvector(*(const bytes *)(from[u] + k), ints) *
+                                   __builtin_convertvector(*(const halves16 *)(weight[u] + k), ints);
                         *(ints *)(to + k) = sum;
-                    else
-                        for (i64 b = 0; b < lanes; b++) to[k + b] = sum[b];
+                    }
+                    for (; k < c; k++) {
+                        int32_t sum = 0;
+                        for (i64 u = 0; u < used; u++) sum += (int32_t)from[u][k] * weight[u][k];
+                        to[k] = sum;
+                    }
                 }
-            }
+        free(from);
+        free(weight);
+    }
+    free(frame);
 }
 
 /* Direct wgrad of a depthwise convolution: totals (r, s, c) int64 of a * error; one image's sums must fit int32. */
 void depthwise_wgrad(const int8_t *restrict source, const int8_t *restrict error, i64 *totals, const Geometry *g,
                      int8_t pad) {
     const i64 c = g->c, taps = g->row_count * g->col_count;
+    int8_t *frame = malloc(c + LANES);
+    memset(frame, pad, c);
     memset(totals, 0, taps * c * sizeof(i64));
 #pragma omp parallel if (g->n * g->row_length * g->col_length * c > 4096)
     {
         i64 *own = calloc(taps * c + 1, sizeof(i64));
+        int32_t *near = malloc((taps * c + LANES) * sizeof(int32_t)); /* one image's sums */
 #pragma omp for schedule(static)
-        for (i64 n = 0; n < g->n; n++)
-            for (i64 k = 0; k < c; k += LANES) {
-                const i64 lanes = MIN(LANES, c - k);
-                for (i64 t = 0; t < g->row_count; t++)
+        for (i64 n = 0; n < g->n; n++) {
+            memset(near, 0, taps * c * sizeof(int32_t));
+            for (i64 i = 0; i < g->row_length; i++)
+                for (i64 t = 0; t < g->row_count; t++) {
+                    const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
+                    const int row_in = row >= 0 && row < g->h;
+                    if (!row_in && !pad) continue;
+                    const int8_t *line = source + (n * g->h + (row_in ? row : 0)) * g->w * c;
+                    const int8_t *errors = error + (n * g->row_length + i) * g->col_length * c;
                     for (i64 s = 0; s < g->col_count; s++) {
-                        ints sum = {0};
-                        for (i64 i = 0; i < g->row_length; i++) {
-                            const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
-                            const int row_in = row >= 0 && row < g->h;
-                            if (!row_in && !pad) continue;
+                        int32_t *restrict to = near + (t * g->col_count + s) * c;
+                        const i64 column0 = g->col_start + s * g->col_step;
+                        i64 k = 0;
+                        for (; k + LANES <= c; k += LANES) {
+                            ints sum = *(const ints *)(to + k);
                             for (i64 j = 0; j < g->col_length; j++) {
-                                const i64 column = j * g->col_stride + g->col_start + s * g->col_step;
+                                const i64 column = column0 + j * g->col_stride;
                                 const int in = row_in && column >= 0 && column < g->w;
-                                if (!in && !pad) continue;
-                                const int8_t *err = error + ((n * g->row_length + i) * g->col_length + j) * c + k;
-                                const int8_t *from = in ? source + ((n * g->h + row) * g->w + column) * c + k : NULL;
-                                if (lanes == LANES)
-                                    sum += __builtin_convertvector(*(const bytes *)err, ints) *
-                                           codes16(from, pad);
-                                else
-                                    for (i64 b = 0; b < lanes; b++) sum[b] += (int32_t)err[b] * (in ? from[b] : pad);
+                                const int8_t *from = in ? line + column * c : frame;
+                                sum += __builtin_convertvector(*(const bytes *)(errors + j * c + k), ints) *
+                                       __builtin_convertvector(*(const bytes *)(from + k), ints);
                             }
+                            *(ints *)(to + k) = sum;
                         }
-                        i64 *to = own + (t * g->col_count + s) * c + k;
-                        for (i64 b = 0; b < lanes; b++) to[b] += sum[b];
+                        for (; k < c; k++)
+                            for (i64 j = 0; j < g->col_length; j++) {
+                                const i64 column = column0 + j * g->col_stride;
+                                const int in = row_in && column >= 0 && column < g->w;
+                                to[k] += (int32_t)errors[j * c + k] * (in ? line[column * c + k] : pad);
+                            }
                     }
-            }
+                }
+            for (i64 k = 0; k < taps * c; k++) own[k] += near[k];
+        }
 #pragma omp critical
         for (i64 k = 0; k < taps * c; k++) totals[k] += own[k];
         free(own);
+        free(near);
     }
+    free(frame);
 }
 
 /* --------------------------------------------------------------------------------- batch-norm, activations and pooling */
