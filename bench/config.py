@@ -194,7 +194,7 @@ class ProtocolConfig:
         require(self.threads is None or 0 < self.threads <= 4096, "protocol.threads", self.threads, "1 to 4096")
         require(self.pass_limit_s <= 10**7, "protocol.pass_limit_s", self.pass_limit_s, "at most 10,000,000")
         energy = self.energy_window_s
-        require(energy == 0 or energy >= 0.1, "protocol.energy_window_s", energy, "0, or at least 0.1 (a counter's tick)")
+        require(energy == 0 or energy >= 0.1, "protocol.energy_window_s", energy, "0, or 0.1 and more")
         # The hypernetwork first acts in the second step, so a peak of one step would not hold it.
         require(self.memory_steps >= 3, "protocol.memory_steps", self.memory_steps, "3 or more")
 

@@ -32,9 +32,9 @@ from bench.profilers.gemm_count import FloatProductCounter, integer_layers, reco
 from bench.profilers.memory import MemoryMeter, MemoryPeaks
 from bench.profilers.phase_timer import PhaseTimer
 from bench.records.schema import DataFacts, GemmResult, Label, LayerFacts, ModelFacts, TimingRepeat
+from bench.timing import MARK_REPEATS, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.loop import FitResult, evaluate, fit
-from bench.timing import MARK_REPEATS, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
 from bench.training.step import train_step
 from bench.units import Absent
 from bench.update import Slim
@@ -175,9 +175,7 @@ def timing_pass(
         step_ms=sampled.step_ms("cell"),
         fp32_step_ms=sampled.step_ms("fp32"),
         phases_ms={
-            phase: tuple(
-                value for block in blocks for value in block.phases_ms.get(phase, (0.0,) * len(block.step_ms))
-            )
+            phase: tuple(value for block in blocks for value in block.phases_ms.get(phase, (0.0,) * len(block.step_ms)))
             for phase in names
         },
         throttled=unwatched,

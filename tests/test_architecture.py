@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "errors", "units", "config", "seeding", "hardware", "kernels", "quantizers", "hypernets", "optim", "layers",
     "models", "data", "update", "records.schema", "methods", "profilers", "training", "records", "stats", "timing",
-    "compare", "keys", "locks", "progress", "passes", "process", "cell", "precheck", "app",
+    "timing_summary", "compare", "keys", "locks", "progress", "passes", "process", "cell", "precheck", "app",
 )  # fmt: skip
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from bench.app import parse_arguments, plan_cells
-from bench.cell import busy_notices, find_finished, locate, run_cell
+from bench.cell import find_finished, locate, run_cell
 from bench.config import CellConfig
 from bench.keys import cell_key, weights_path
 from bench.records.schema import RunRecord
 from bench.records.store import read_record
+from bench.timing_summary import busy_notices
 from bench.training.assemble import for_pretraining
 
 RunCell = Callable[..., CellConfig]

@@ -191,7 +191,7 @@ class TimingRepeat:
     mark_repeats: int | Absent = NOT_RECORDED
     windows: tuple[StepWindow, ...] = ()
     throttled_steps: int | Absent = NOT_RECORDED  # samples, of both sides, in whose block the device was throttled
-    energy_j: dict[str, float | Absent] = field(default_factory=dict)  # a step: step, fp32_step, forward, backward, rest
+    energy_j: dict[str, float | Absent] = field(default_factory=dict)  # of one step, fp32_step, ...
     device: DeviceSeries | None = None
 
 
@@ -207,7 +207,7 @@ class TimingResult:
     time_vs_fp32: Interval  # ratio of medians, hierarchical bootstrap over processes
     phases_ms: dict[str, Summary]
     phase_share_pct: dict[str, float]  # of the mean step; sums to 100
-    phase_mark_cost_pct: Interval | Absent = NOT_RECORDED  # what marking the phases adds to a step, in percent of it
+    phase_mark_cost_pct: Interval | None = None  # what marking the phases adds to a step; None: not recorded
     throttled_steps: int | Absent = NOT_RECORDED  # samples of all repeats, both sides
     energy_j: dict[str, float | Absent] = field(default_factory=dict)  # a step, median over processes
 
