@@ -109,7 +109,8 @@ class DeviceState:
 
         def column(name: str) -> Any:
             values = tuple(getattr(sample, name) for sample in self.samples)
-            return _first_reason(values) if all(isinstance(value, Absent) for value in values) else values
+            # The last reason: the first sample's may be that there is none before it.
+            return values[-1] if all(isinstance(value, Absent) for value in values) else values
 
         reasons = [s.clock_reasons for s in self.samples if not isinstance(s.clock_reasons, Absent)]
         return DeviceSeries(
