@@ -23,6 +23,7 @@ import torch
 from bench.errors import HardwareError
 from bench.hardware import nvml
 from bench.hardware.capability import Capability, cpu_capability, cuda_capability
+from bench.hardware.peaks import GpuPeaks, find_gpu, peaks_from_properties
 from bench.units import Absent
 
 _CUDA_DEVICE = re.compile(r"cuda:(\d+)")
@@ -98,6 +99,40 @@ def probe(device: torch.device) -> Capability:
         properties = torch.cuda.get_device_properties(device)
         name, sm = properties.name, 10 * properties.major + properties.minor
     return cuda_capability(name, sm)
+
+
+def read_peaks(device: torch.device, name: str) -> GpuPeaks | Absent:
+    """Peaks of a GPU: its row of the table, else what its properties give; reading these starts CUDA.
+
+    Args:
+        device: a CUDA device that starts.
+        name: as the driver reports it.
+    """
+    listed = find_gpu(name)
+    if not isinstance(listed, Absent):
+        return listed
+    try:
+        properties: Any = torch.cuda.get_device_properties(device)
+    except (RuntimeError, AssertionError):
+        return listed
+    gpu = open_nvml(device)
+    untold = Absent("neither torch nor the driver reports it")
+
+    def rate_mhz(name: str, driver: float | Absent) -> float | Absent:
+        khz = getattr(properties, name, None)  # torch 2.13 has them; CUDA 13 dropped them from its own structure
+        return khz / 1e3 if khz else driver
+
+    return peaks_from_properties(
+        name=name,
+        sm=10 * properties.major + properties.minor,
+        num_multiprocessors=properties.multi_processor_count,
+        memory_bytes=properties.total_memory,
+        clock_mhz=rate_mhz("clock_rate", untold if isinstance(gpu, Absent) else gpu.max_clock_mhz()),
+        memory_clock_mhz=rate_mhz(
+            "memory_clock_rate", untold if isinstance(gpu, Absent) else gpu.max_memory_clock_mhz()
+        ),
+        memory_bus_bits=getattr(properties, "memory_bus_width", None) or untold,
+    )
 
 
 @functools.cache
