@@ -205,7 +205,7 @@ class CellConfig:
 
     suite_name: str = "single"  # names the output folder
     variant_name: str = "custom"  # the row's label
-    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    device: str = "auto"  # auto, cpu, cuda, cuda:1; on the command line also all: one of each kind in turn
     seed: int = 0
     weight_bits: int = FLOAT_BITS
     activation_bits: int = FLOAT_BITS
