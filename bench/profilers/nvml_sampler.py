@@ -257,7 +257,7 @@ class AbsentSensor:
         absent = self._absent
         return StateSample(
             time_s=time_s, power_w=absent, clock_mhz=absent, temperature_c=absent, clock_reasons=absent,
-            memory_clock_mhz=absent, utilisation_pct=absent, process_bytes=absent, energy_j=absent,
+            memory_clock_mhz=absent, utilisation_pct=absent, process_bytes=absent, energy_j=energy_j,
         )  # fmt: skip
 
     def energy_counters_j(self) -> tuple[float, ...] | Absent:
