@@ -109,6 +109,7 @@ def test_list_is_machine_readable(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(row["source"] for row in lists["methods"])
     assert {row["name"] for row in lists["suites"]} >= {"demo", "single"}
     assert len(lists["gpus"]) > 10
+    assert all(value and value != "n/a" for row in lists["gpus"] for value in row.values()), "an n/a has its reason"
 
 
 def test_list_prints_every_list(capsys: pytest.CaptureFixture[str]) -> None:
