@@ -33,6 +33,8 @@ DEFAULT_INTERVAL_S = 0.1
 MIN_ENERGY_S = 0.1
 _MIN_POWER_S = 0.005  # RAPL counters tick every millisecond
 _POWERCAP = Path("/sys/class/powercap")
+_THROTTLE_COUNTS = "cpu*/thermal_throttle/package_throttle_count"
+_CPUS = Path("/sys/devices/system/cpu")
 _UNWATCHED = Absent("no process is watched yet")
 
 
@@ -178,14 +180,17 @@ class GpuSensor:
 class CpuSensor:
     """Processor packages through RAPL in sysfs (Linux "powercap" documentation); AMD's appear under the same names."""
 
-    def __init__(self, powercap: Path = _POWERCAP) -> None:
+    def __init__(self, powercap: Path = _POWERCAP, *, cpus: Path = _CPUS) -> None:
         """Find the packages; their sub-zones (core, uncore) are parts of them and not added.
 
         Args:
             powercap: folder of the powercap class.
+            cpus: folder of the processors, whose counts of thermal throttling are read where the system has them.
         """
         zones = sorted(powercap.glob("intel-rapl:*")) if powercap.is_dir() else []
         self._packages = [zone for zone in zones if _read(zone / "name").startswith("package")]
+        self._throttle_counts = sorted(cpus.glob(_THROTTLE_COUNTS))
+        self._throttled: int | None = None  # events at the last reading
         self._times: tuple[float, float] | None = None
         self._last: tuple[float, float] | None = None
 
@@ -196,12 +201,22 @@ class CpuSensor:
             power_w=self._power_w(time_s, energy_j),
             clock_mhz=cpu_clock_mhz(),
             temperature_c=Absent("CPU temperatures are not read"),
-            clock_reasons=Absent("a CPU does not tell why its clock is what it is"),
+            clock_reasons=self._clock_reasons(),
             memory_clock_mhz=Absent("a CPU does not tell its memory's clock"),
             utilisation_pct=self._utilisation_pct(),
             process_bytes=_UNWATCHED if pid is None else _resident_bytes(pid),
             energy_j=energy_j,
         )
+
+    def _clock_reasons(self) -> tuple[str, ...] | Absent:
+        """Heat, where the packages counted thermal throttling since the sample before; a CPU tells no other reason."""
+        counts = [_read(path) for path in self._throttle_counts]
+        if not counts or not all(count.isdigit() for count in counts):
+            return Absent("this system does not count thermal throttling (virtual machines usually do not)")
+        last, self._throttled = self._throttled, sum(map(int, counts))
+        if last is None:
+            return Absent("throttling is counted since the sample before, and there is none yet")
+        return ("hw_thermal_slowdown",) if self._throttled > last else ()
 
     def _power_w(self, time_s: float, energy_j: float | Absent) -> float | Absent:
         """Mean power since the sample before."""

@@ -184,6 +184,22 @@ def test_a_counter_that_is_silent_for_a_while_is_a_gap_and_no_loss(tmp_path: Pat
     assert state.energy_j == 4.0
 
 
+def test_a_cpu_that_counts_thermal_throttling_has_its_samples_flagged(tmp_path: Path) -> None:
+    count = tmp_path / "cpu0" / "thermal_throttle" / "package_throttle_count"
+    count.parent.mkdir(parents=True)
+    count.write_text("7\n")
+    sensor = CpuSensor(tmp_path / "powercap", cpus=tmp_path)
+    with NvmlSampler(CPU, interval_s=60, sensor=sensor) as sampler:
+        sampler._sample(sampler._read_energy())
+        count.write_text("9\n")
+        sampler._sample(sampler._read_energy())
+    state = sampler.state()
+    assert [sample.throttled for sample in state.samples[1:]] == [False, True, False]
+    assert isinstance(state.samples[0].throttled, Absent)
+    assert state.num_throttled == 1
+    assert state.series().throttle_reasons == ("hw_thermal_slowdown",)
+
+
 def test_missing_or_broken_rapl_has_a_reason(tmp_path: Path) -> None:
     assert isinstance(CpuSensor(tmp_path / "nowhere").energy_counters_j(), Absent)
     rapl(tmp_path, [1])
@@ -193,7 +209,7 @@ def test_missing_or_broken_rapl_has_a_reason(tmp_path: Path) -> None:
 
 def test_a_cpu_window_has_a_value_or_a_reason_everywhere(tmp_path: Path) -> None:
     rapl(tmp_path, [1_000_000])
-    with NvmlSampler(CPU, sensor=CpuSensor(tmp_path)) as sampler:
+    with NvmlSampler(CPU, sensor=CpuSensor(tmp_path, cpus=tmp_path)) as sampler:
         rapl(tmp_path, [4_000_000])
         time.sleep(0.12)
     state = sampler.state()
