@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import shutil
 import time
@@ -40,13 +39,11 @@ from bench.records.schema import (
     TimingResult,
 )
 from bench.records.store import read_record, write_record
-from bench.stats import ratio_interval, summarize
+from bench.timing_summary import busy_notices, difference, timing_notices, timing_result, with_device_state
 from bench.training.assemble import as_fp32, for_pretraining, without_hypernet
 from bench.units import Absent
 
 FINISHED: tuple[Status, ...] = ("ok", "diverged")
-_BUSY_SPREAD, _BUSY_APART = 0.5, 1.25
-_SENSOR_INTERVAL_S = 0.5
 _WORST: tuple[Status, ...] = ("failed", "out_of_memory", "diverged", "ok")  # what the cell as a whole is called
 
 
@@ -161,11 +158,13 @@ class _CellRun:
             hypernet=hypernet,
             gemms=check.gemms if check else None,
             missing=self.missing,
-            notices=(*_notices(check, cell.method.grad_quantizer), *busy_notices(timing)),
+            notices=(*_notices(check, cell.method.grad_quantizer), *busy_notices(timing), *timing_notices(timing)),
         )
 
-    def _run(self, part: str, function: Callable[..., Any], **arguments: Any) -> Any:
-        """One pass under the device's lock; None where it gave no whole answer, with the reason under `part`."""
+    def _run(
+        self, part: str, function: Callable[..., Any], *, watcher: NvmlSampler | None = None, **arguments: Any
+    ) -> Any:
+        """One pass under the device's lock, watched from here; None without a whole answer, the reason under `part`."""
 
         def show(update: dict[str, Any]) -> None:
             self.progress.update(**update)
@@ -173,7 +172,14 @@ class _CellRun:
         waiting = f"waiting: another pass holds {self.device}"
         with device_lock(self.device, on_wait=lambda: self.progress.update(waiting)):
             arguments = {"cell": self.cell, "device": self.device} | arguments
-            outcome = run_pass(function, arguments, limit_s=self.cell.protocol.pass_limit_s, on_progress=show)
+            limit_s = self.cell.protocol.pass_limit_s
+            if watcher is None:
+                outcome = run_pass(function, arguments, limit_s=limit_s, on_progress=show)
+            else:
+                with watcher:
+                    outcome = run_pass(
+                        function, arguments, limit_s=limit_s, on_progress=show, on_start=watcher.watch_process
+                    )
         self.progress.finish_pass()
         if outcome.status != "ok":
             self._note(part, outcome)
@@ -218,12 +224,14 @@ class _CellRun:
         protocol = self.cell.protocol
         repeats: list[TimingRepeat] = []
         for repeat in range(protocol.timing_processes):
-            # Watched from here: the training process itself is not disturbed.
-            with NvmlSampler(torch.device(self.device), interval_s=_SENSOR_INTERVAL_S) as sampler:
-                answer = self._run("timing", passes.timing_pass, weights=self.weights, repeat=repeat)
+            watcher = NvmlSampler(torch.device(self.device))
+            answer = self._run(
+                "timing", passes.timing_pass, watcher=watcher, weights=self.weights, repeat=repeat,
+                energy_window_s=protocol.energy_window_s if watcher.counts_energy() else 0.0,
+            )  # fmt: skip
             if answer is None:
                 return None
-            repeats.append(dataclasses.replace(answer, throttled=sampler.state().throttled))
+            repeats.append(with_device_state(answer, watcher.state()))
         return timing_result(repeats, batch_size=protocol.batch_size, warmup_steps=protocol.warmup_steps)
 
     def _memory(self) -> MemoryResult | None:
@@ -248,10 +256,10 @@ class _CellRun:
             peak_device_bytes=own.peak_device_bytes,
             fp32_peak_allocated_bytes=fp32.peak_allocated_bytes,
             fp32_peak_process_bytes=fp32.peak_process_bytes,
-            hypernet_extra_allocated_bytes=_difference(own.peak_allocated_bytes, without.peak_allocated_bytes)
+            hypernet_extra_allocated_bytes=difference(own.peak_allocated_bytes, without.peak_allocated_bytes)
             if without is not None
             else no_hypernet,
-            hypernet_extra_process_bytes=_difference(own.peak_process_bytes, without.peak_process_bytes)
+            hypernet_extra_process_bytes=difference(own.peak_process_bytes, without.peak_process_bytes)
             if without is not None
             else no_hypernet,
         )
@@ -300,37 +308,11 @@ class _CellRun:
         return False
 
 
-def timing_result(repeats: list[TimingRepeat], *, batch_size: int, warmup_steps: int) -> TimingResult:
-    """Summaries of the raw samples of all processes."""
-    cell_ms = [list(repeat.step_ms) for repeat in repeats]
-    fp32_ms = [list(repeat.fp32_step_ms) for repeat in repeats]
-    names = list(repeats[0].phases_ms)
-    phases = {name: [value for repeat in repeats for value in repeat.phases_ms[name]] for name in names}
-    total = sum(sum(values) for values in phases.values())
-    return TimingResult(
-        batch_size=batch_size,
-        warmup_steps=warmup_steps,
-        repeats=tuple(repeats),
-        step_ms=summarize([value for values in cell_ms for value in values]),
-        fp32_step_ms=summarize([value for values in fp32_ms for value in values]),
-        time_vs_fp32=ratio_interval(cell_ms, fp32_ms, seed=0),
-        phases_ms={name: summarize(values) for name, values in phases.items()},
-        phase_share_pct={name: 100 * sum(values) / total for name, values in phases.items()},
-    )
-
-
 def _environment(cell: CellConfig, device: torch.device) -> dict[str, Any]:
     """The environment as the passes will see it: their number of threads, not this process's."""
     if cell.protocol.threads is not None:
         torch.set_num_threads(cell.protocol.threads)
     return read_environment(device)
-
-
-def _difference(more: int | Absent, less: int | Absent) -> int | Absent:
-    for value in (more, less):
-        if isinstance(value, Absent):
-            return value
-    return int(more) - int(less)  # type: ignore[arg-type]
 
 
 def _percent(share: float | Absent) -> float | Absent:
@@ -350,22 +332,6 @@ def _notices(check: passes.CheckAnswer | None, grad_quantizer: str) -> tuple[str
     if check.data.synthetic:
         notices.append("The data are synthetic: there is no accuracy to show.")
     return tuple(notices)
-
-
-def busy_notices(timing: TimingResult | None) -> tuple[str, ...]:
-    """Whether other work ran beside the timing: the FP32 steps, which are the same in every cell, show it."""
-    if timing is None:
-        return ()
-    reference = timing.fp32_step_ms
-    medians = [summarize(repeat.fp32_step_ms).median for repeat in timing.repeats]
-    spread = (reference.q3 - reference.q1) / reference.median
-    apart = max(medians) / min(medians)
-    if spread <= _BUSY_SPREAD and apart <= _BUSY_APART:
-        return ()
-    return (
-        "The machine was busy while this was timed: the FP32 steps beside it vary by "
-        f"{100 * spread:.0f} % between quartiles and by {apart:.2f}× between processes; time it again on an idle one.",
-    )
 
 
 def _set_aside(folder: Path) -> None:

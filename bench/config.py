@@ -170,8 +170,11 @@ class ProtocolConfig:
     passes: list[str] = field(default_factory=lambda: list(PASSES))
     warmup_steps: int = 3  # not counted, in each process
     timing_processes: int = 3  # fresh processes, each with its own blocks
-    timing_blocks: int = 6  # blocks of the cell's steps, alternating with as many of FP32 steps
+    timing_blocks: int = 6  # at least so many blocks of the cell's steps, alternating with as many of FP32 steps
     steps_per_block: int = 4
+    timing_interval_pct: float = 1.0  # more blocks until both medians' 95 % intervals reach no further to either side
+    timing_budget_s: float = 60.0  # or until a process has sampled for so long
+    energy_window_s: float = 2.0  # of each window for the energy of a phase, where the device counts energy; 0: none
     memory_steps: int = 3
     threads: int | None = None  # of torch's CPU operators; none: torch's default
     pass_limit_s: float = 86400.0  # a pass that takes longer is ended and the cell recorded as failed
@@ -179,8 +182,8 @@ class ProtocolConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         counts = ("batch_size", "timing_processes", "timing_blocks", "steps_per_block", "memory_steps", "epochs")
-        check_positive("protocol", self, *counts, "pretrain_lr", "pass_limit_s")
-        for name in ("warmup_steps", "pretrain_epochs", "pretrain_weight_decay"):
+        check_positive("protocol", self, *counts, "pretrain_lr", "pass_limit_s", "timing_interval_pct")
+        for name in ("warmup_steps", "pretrain_epochs", "pretrain_weight_decay", "timing_budget_s", "energy_window_s"):
             require(
                 0 <= getattr(self, name) < math.inf, f"protocol.{name}", getattr(self, name), "0 or more, and finite"
             )
@@ -190,6 +193,8 @@ class ProtocolConfig:
         require(known, "protocol.passes", list(self.passes), f"some of {', '.join(PASSES)}")
         require(self.threads is None or 0 < self.threads <= 4096, "protocol.threads", self.threads, "1 to 4096")
         require(self.pass_limit_s <= 10**7, "protocol.pass_limit_s", self.pass_limit_s, "at most 10,000,000")
+        energy = self.energy_window_s
+        require(energy == 0 or energy >= 0.1, "protocol.energy_window_s", energy, "0, or 0.1 and more")
         # The hypernetwork first acts in the second step, so a peak of one step would not hold it.
         require(self.memory_steps >= 3, "protocol.memory_steps", self.memory_steps, "3 or more")
 
@@ -200,7 +205,7 @@ class CellConfig:
 
     suite_name: str = "single"  # names the output folder
     variant_name: str = "custom"  # the row's label
-    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    device: str = "auto"  # auto, cpu, cuda, cuda:1; on the command line also all: one of each kind in turn
     seed: int = 0
     weight_bits: int = FLOAT_BITS
     activation_bits: int = FLOAT_BITS

@@ -32,6 +32,7 @@ from bench.profilers.gemm_count import FloatProductCounter, integer_layers, reco
 from bench.profilers.memory import MemoryMeter, MemoryPeaks
 from bench.profilers.phase_timer import PhaseTimer
 from bench.records.schema import DataFacts, GemmResult, Label, LayerFacts, ModelFacts, TimingRepeat
+from bench.timing import MARK_REPEATS, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.loop import FitResult, evaluate, fit
 from bench.training.step import train_step
@@ -134,47 +135,59 @@ def pretrain_pass(*, report: Report, cell: CellConfig, device: str, target: str)
     return accuracy
 
 
-def timing_pass(*, report: Report, cell: CellConfig, device: str, weights: str | None, repeat: int) -> TimingRepeat:
-    """Blocks of the cell's steps alternate with blocks of FP32 steps, on the same batches, in one process."""
+def timing_pass(
+    *, report: Report, cell: CellConfig, device: str, weights: str | None, repeat: int, energy_window_s: float = 0.0
+) -> TimingRepeat:
+    """Blocks of the cell's steps alternate with blocks of FP32 steps, on the same batches, in one process.
+
+    Args:
+        report: takes progress.
+        cell: the checked config.
+        device: where to run.
+        weights: the FP32 weights to start from.
+        repeat: number of this process; every other one builds and starts with the FP32 side.
+        energy_window_s: length of the windows for energy, 0 where the device counts none.
+    """
     where, data = _prepare(cell, device)
     state = _load(weights)
-    sides = {
-        "cell": build_parts(cell, data, where, initial_state=state),
-        "fp32": build_parts(as_fp32(cell), data, where, initial_state=state),
-    }
-    timers = {name: PhaseTimer(where) for name in sides}
-    streams = {name: _endless(_batches(cell, data, where)) for name in sides}
-    protocol = cell.protocol
-    for name, parts in sides.items():
-        parts.model.train()
-        for done in range(protocol.warmup_steps + 1):  # the first step of a delayed update has nothing pending
-            _timed_step(parts, streams[name], cell.optimizer.lr, timers[name])
-            report({"phase": "warm-up", "done": done, "total": 10**6})
-        timers[name].read()
-    blocks: dict[str, list[Any]] = {name: [] for name in sides}
-    for block in range(protocol.timing_blocks):
-        # Every other block starts with the other side, so that a drift within a block favours neither.
-        for name in sorted(sides, reverse=bool(block % 2)):
-            for _ in range(protocol.steps_per_block):
-                _timed_step(sides[name], streams[name], cell.optimizer.lr, timers[name])
-            blocks[name].append(timers[name].read())
-        mean_ms = sum(blocks["cell"][-1].step_ms) / protocol.steps_per_block
-        report(
-            {"phase": f"timing {repeat + 1}", "done": block + 1, "total": protocol.timing_blocks, "step_ms": mean_ms}
+    configs = {"cell": cell, "fp32": as_fp32(cell)}
+    sides = [
+        Side(
+            name=name,
+            parts=build_parts(configs[name], data, where, initial_state=state),
+            stream=_endless(_batches(cell, data, where)),
+            lr=cell.optimizer.lr,
+            timer=PhaseTimer(where),
         )
-    names = list(dict.fromkeys(phase for block in blocks["cell"] for phase in block.phases_ms))
+        for name in sorted(configs, reverse=bool(repeat % 2))
+    ]
+    sampled = sample_in_turn(sides, cell.protocol, report=report, phase=f"timing {repeat + 1}")
+    by_name = {side.name: side for side in sides}
+    marked, unmarked = time_phase_marks(by_name["cell"], budget_s=mark_budget_s(sampled))
+    windows = list(sampled.windows)
+    if energy_window_s:
+        report({"phase": f"energy {repeat + 1}"})
+        windows += energy_windows(by_name["cell"], by_name["fp32"], window_s=energy_window_s)
+    blocks = sampled.blocks["cell"]
+    names = list(dict.fromkeys(phase for block in blocks for phase in block.phases_ms))
+    unwatched = Absent(reason="the process that trains does not watch itself; its parent does")
     return TimingRepeat(
-        step_ms=tuple(step for block in blocks["cell"] for step in block.step_ms),
-        fp32_step_ms=tuple(step for block in blocks["fp32"] for step in block.step_ms),
+        step_ms=sampled.step_ms("cell"),
+        fp32_step_ms=sampled.step_ms("fp32"),
         phases_ms={
-            phase: tuple(
-                value
-                for block in blocks["cell"]
-                for value in block.phases_ms.get(phase, (0.0,) * protocol.steps_per_block)
-            )
+            phase: tuple(value for block in blocks for value in block.phases_ms.get(phase, (0.0,) * len(block.step_ms)))
             for phase in names
         },
-        throttled=Absent(reason="the process that trains does not watch itself; its parent does"),
+        throttled=unwatched,
+        stopped_by=sampled.stopped_by,
+        half_width_pct=sampled.half_width_pct
+        if math.isfinite(sampled.half_width_pct)
+        else Absent("fewer than six blocks have no 95 % interval"),
+        marked_step_ms=marked,
+        unmarked_step_ms=unmarked,
+        mark_repeats=MARK_REPEATS,
+        windows=tuple(windows),
+        throttled_steps=unwatched,
     )
 
 
@@ -275,13 +288,6 @@ def _endless(batches: TrainBatches) -> Iterator[tuple[Tensor, Tensor]]:
     while True:
         yield from batches.epoch(epoch)
         epoch += 1
-
-
-def _timed_step(parts: Parts, stream: Iterator[tuple[Tensor, Tensor]], lr: float, timer: PhaseTimer) -> None:
-    with timer.step():
-        with timer("data"):
-            images, labels = next(stream)
-        train_step(parts, images, labels, lr, timer)
 
 
 def _integer_share_pct(layers: tuple[LayerFacts, ...], ran: dict[str, set[str]], macs: dict[str, int]) -> float:

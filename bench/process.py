@@ -41,7 +41,12 @@ class PassOutcome:
 
 
 def run_pass(
-    function: Callable[..., Any], arguments: dict[str, Any], *, limit_s: float, on_progress: ProgressSink
+    function: Callable[..., Any],
+    arguments: dict[str, Any],
+    *,
+    limit_s: float,
+    on_progress: ProgressSink,
+    on_start: Callable[[int], None] = lambda pid: None,
 ) -> PassOutcome:
     """Call ``function(report=..., **arguments)`` in a fresh process.
 
@@ -50,6 +55,7 @@ def run_pass(
         arguments: picklable keyword arguments.
         limit_s: seconds after which the process is ended and the pass counts as failed.
         on_progress: called in this process with each progress dict.
+        on_start: called in this process with the new process's id.
 
     Returns:
         The outcome; a child that crashed or was killed is ``failed`` or ``out_of_memory`` with the reason.
@@ -68,6 +74,8 @@ def run_pass(
     except OSError as error:
         raise HardwareError(f"a process cannot be started ({error}); check TMPDIR and free memory.") from error
     theirs.close()
+    assert child.pid is not None, "a started process has an id"
+    on_start(child.pid)
     try:
         answer = _wait_for_answer(ours, child.sentinel, started + limit_s, on_progress)
         child.join(timeout=None if answer is _CRASHED else _TERMINATE_GRACE_S)

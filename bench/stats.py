@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import bdtr, stdtrit
 
 from bench.records.schema import Interval, Summary
 from bench.units import Absent
@@ -79,6 +79,29 @@ def ratio_interval(
         reach = _student_half_width(log_ratios)
     low, high = min(low * shrinkage, -reach, 0.0), max(high * shrinkage, reach, 0.0)
     return Interval(value=value, low=value * math.exp(low), high=value * math.exp(high))
+
+
+def median_half_width(values: Sequence[float]) -> float:
+    """How far the 95 % confidence interval of a median reaches to its farther side, as a share of the median.
+
+    Order statistics bound the interval without assuming a distribution: between the k-th smallest and the k-th largest
+    value lies the median with probability 1 − 2·P(B < k), B binomial over n fair coins.
+
+    Args:
+        values: independent positive values, such as the medians of blocks of steps.
+
+    Returns:
+        The share; infinite for fewer than six values, of which no interval holds 95 %.
+    """
+    ordered = np.sort(_positive(values))
+    rank = 0  # 0-based: the interval reaches from ordered[rank] to ordered[-1 - rank]
+    tail = (1 - CONFIDENCE) / 2
+    if bdtr(0, ordered.size, 0.5) > tail:
+        return math.inf
+    while bdtr(rank + 1, ordered.size, 0.5) <= tail:
+        rank += 1
+    median = float(np.median(ordered))
+    return max(median - float(ordered[rank]), float(ordered[-1 - rank]) - median) / median
 
 
 def mean_interval(values: Sequence[float]) -> Interval | Absent:

@@ -17,7 +17,9 @@ from bench.units import Absent
 
 #: Why a ratio of step times stands without an interval: one process knows nothing of the shifts between processes.
 ONE_PROCESS = "one process, no interval"
-_RATIO_ENDS = ("timing.time_vs_fp32.low", "timing.time_vs_fp32.high")
+_RATIO_ENDS = tuple(
+    f"timing.{name}.{end}" for name in ("time_vs_fp32", "phase_mark_cost_pct") for end in ("low", "high")
+)
 
 
 @dataclass(frozen=True, slots=True)

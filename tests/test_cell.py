@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bench.app import parse_arguments, plan_cells
-from bench.cell import busy_notices, find_finished, locate, run_cell
+from bench.cell import find_finished, locate, run_cell
 from bench.config import CellConfig
 from bench.keys import cell_key, weights_path
+from bench.profilers import nvml_sampler
+from bench.profilers.nvml_sampler import AbsentSensor
 from bench.records.schema import RunRecord
 from bench.records.store import read_record
+from bench.timing_summary import busy_notices
 from bench.training.assemble import for_pretraining
+from bench.units import Absent
 
 RunCell = Callable[..., CellConfig]
 
@@ -45,6 +50,14 @@ def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell
     assert set(record.timing.phases_ms) == {"data", "forward", "backward", "meta", "optimizer", "unattributed"}
     assert sum(record.timing.phase_share_pct.values()) == pytest.approx(100)
     assert len(record.timing.repeats[0].step_ms) == len(record.timing.repeats[0].fp32_step_ms) == 4
+    (repeat,) = record.timing.repeats
+    assert repeat.stopped_by == "budget"
+    assert repeat.half_width_pct == Absent("fewer than six blocks have no 95 % interval")
+    assert record.timing.phase_mark_cost_pct is not None
+    assert repeat.device is not None
+    assert len(repeat.device.time_s) >= 2
+    assert [window.name for window in repeat.windows[:4]] == ["cell", "fp32", "fp32", "cell"]
+    assert set(record.timing.energy_j) == {"step", "fp32_step", "forward", "backward", "rest"}
     assert record.gemms.integer_calls == {"fprop": 20, "dgrad": 19, "wgrad": 20}
     assert record.gemms.label == "emulated"
     assert record.gemms.integer_share_pct == 100
@@ -63,6 +76,33 @@ def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell
     assert again.accuracy is not None
     assert again.accuracy.losses_digest == record.accuracy.losses_digest
     assert len(list((folder.parent / "superseded").iterdir())) == 1
+
+
+class FiftyWatts(AbsentSensor):
+    """A counter that rises by 50 J a second, on a device that tells nothing else."""
+
+    def energy_counters_j(self) -> tuple[float, ...]:
+        return (50 * time.perf_counter(),)
+
+    def energy_between_j(self, start: tuple[float, ...], end: tuple[float, ...]) -> float:
+        return end[0] - start[0]
+
+
+def test_a_device_that_counts_energy_gives_that_of_a_step_and_of_its_phases(
+    cell_of: RunCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvml_sampler, "open_sensor", lambda device: FiftyWatts(Absent("a test's device")))
+    argv = ("variant=fp32", "protocol.passes=[timing]", "protocol.pretrain_epochs=0", "protocol.energy_window_s=0.1")
+    timing = run_cell(cell_of(*argv)).timing
+    assert timing is not None
+    energy = {name: value for name, value in timing.energy_j.items() if not isinstance(value, Absent)}
+    assert set(energy) == {"step", "fp32_step", "forward", "backward", "rest"}
+    windows = {window.name: window for window in timing.repeats[0].windows}
+    for name, of in (("step", "energy_cell"), ("forward", "forward")):
+        watts = energy[name] * windows[of].steps / (windows[of].end_s - windows[of].start_s)
+        assert watts == pytest.approx(50, rel=0.01)
+    assert energy["forward"] + energy["backward"] + energy["rest"] == pytest.approx(energy["step"])
+    assert timing.throttled_steps == Absent("a test's device")
 
 
 def test_tensorboard_reads_what_a_cell_leaves(cell_of: RunCell) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.records.schema import Interval, Summary
-from bench.stats import mean_interval, ratio_interval, summarize
+from bench.stats import mean_interval, median_half_width, ratio_interval, summarize
 from bench.units import Absent
 
 positive = st.floats(min_value=1e-3, max_value=1e6)
@@ -126,3 +126,18 @@ def test_the_interval_is_narrow_enough_to_see_a_tenth() -> None:
         interval = ratio_interval(1.1 * numer, denom, seed=trial)
         widths.append(interval.high / interval.low)
     assert np.median(widths) < 1.1
+
+
+@pytest.mark.parametrize(
+    ("count", "lowest"),  # ranks as in tables of distribution-free 95 % intervals of a median
+    [(6, 1), (8, 1), (9, 2), (20, 6), (50, 18)],
+)
+def test_a_medians_interval_lies_between_the_ranks_that_the_tables_give(count: int, lowest: int) -> None:
+    values = [float(value) for value in range(101, 101 + count)]
+    median = 101 + (count - 1) / 2
+    assert median_half_width(values[::-1]) == pytest.approx((median - (100 + lowest)) / median)
+
+
+def test_fewer_than_six_values_have_no_interval_of_their_median() -> None:
+    assert median_half_width([1.0, 1.0, 1.0, 1.0, 1.0]) == float("inf")
+    assert median_half_width([2.0] * 6) == 0.0

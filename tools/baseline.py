@@ -14,7 +14,8 @@ from bench.compare import CELL, Verdict, compare_all
 from bench.errors import ExitCode, NothingMeasuredError
 from bench.records.baseline import Entry, cell_label, is_measured, read_baseline, write_baseline
 from bench.records.store import show_path, show_text
-from tools.gate import emit, format_change, format_value, read_entries
+from tools.gate import format_change, format_value, read_entries
+from tools.output import emit
 
 EPILOG = """The file is replaced as a whole, and what moved in it is printed. A file that is no baseline stays.
 To hold several machines, give the runs of all, or use --keep-machines.

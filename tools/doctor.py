@@ -7,24 +7,31 @@ values are ``{"reason": "..."}`` in JSON and ``n/a (...)`` in the table. No user
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from tools.output import emit, knows_unicode
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
     from bench.hardware.nvml import NvmlDevice
+    from bench.hardware.peaks import GpuPeaks
     from bench.profilers.ceilings import Ceilings
     from bench.units import Absent
 
 REPORT_VERSION = 1
-BIT_WIDTHS = (8, 6, 4)
+BIT_WIDTHS = (8, 7, 6, 5, 4, 3, 2, 1)
+_LOCK_WAIT_S = 5.0  # a run may hold the device for hours
 _CEILING_BUDGET_S = 0.8  # for each of four figures a device: under 5 s in all on a machine with one device
 _BUSY_LOAD = 0.3  # processes running besides us, on average over the last minute, that already show in timings
+_BUSY_GPU_PCT = 5
 _LITTLE_MEMORY_BYTES = 2 * 1024**3
 
 _EPILOG = """examples:
@@ -67,11 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     report = collect(measure=not arguments.no_measure)
     if arguments.json:
-        print(json.dumps(report, indent=2))
-    else:
-        from rich.console import Console
+        emit(json.dumps(report, indent=2) + "\n")
+        return 0
+    from rich.console import Console
 
-        render(report, Console())
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=shutil.get_terminal_size((100, 24)).columns)
+    render(report, console)
+    assert isinstance(console.file, io.StringIO), "the console writes into memory"
+    emit(console.file.getvalue())
     return 0
 
 
@@ -115,7 +126,7 @@ def _device(device: torch.device, *, measure: bool) -> dict[str, Any]:
     from bench.hardware.capability import integer_path
     from bench.hardware.environment import read_environment
     from bench.hardware.peaks import find_gpu
-    from bench.hardware.probe import open_nvml, probe
+    from bench.hardware.probe import open_nvml, probe, read_peaks
     from bench.kernels.selfcheck import check_device
     from bench.units import Absent
 
@@ -128,8 +139,12 @@ def _device(device: torch.device, *, measure: bool) -> dict[str, Any]:
     except RuntimeError as failure:  # CUDA does not start: a driver too old for this torch, a GPU in a bad state
         error, starts = str(failure).splitlines()[0], False
     paths = {bits: integer_path(bits, capability, self_check_error=error) for bits in BIT_WIDTHS}
-    peaks = find_gpu(capability.name) if device.type == "cuda" else Absent("published peaks are listed for GPUs only")
     gpu = open_nvml(device)
+    load = _load_of(gpu)  # before our own products, while what holds the clocks back is read right after them
+    ceilings = _ceilings(device, measure=measure) if starts else Absent(error)
+    peaks: GpuPeaks | Absent = Absent("published peaks are listed for GPUs only")
+    if device.type == "cuda":
+        peaks = read_peaks(device, capability.name) if starts else find_gpu(capability.name)
     environment = read_environment(device)
     return {
         "device": str(device),
@@ -140,7 +155,7 @@ def _device(device: torch.device, *, measure: bool) -> dict[str, Any]:
         "limits": {"min_rows": capability.limits.min_rows, "multiple": capability.limits.multiple},
         "self_check": Absent(error) if error else "passed",
         "integer_paths": {str(bits): {"label": path.label, "reason": path.reason} for bits, path in paths.items()},
-        "ceilings": _ceilings(device, measure=measure) if starts else Absent(error),
+        "ceilings": ceilings,
         "published": peaks
         if isinstance(peaks, Absent)
         else {
@@ -152,9 +167,10 @@ def _device(device: torch.device, *, measure: bool) -> dict[str, Any]:
             "memory_gb": peaks.memory_gb,
             "source": peaks.source,
         },
-        "state": environment["device"]
+        "state": environment["device"] | load
         if device.type == "cuda"
         else {name: environment["cpu"][name] for name in ("governor", "clock_mhz", "max_clock_mhz")},
+        "energy_counter": _energy_counter(device),
         "other_processes": _other_processes(gpu, holds_context=starts),
     }
 
@@ -165,13 +181,37 @@ def _other_processes(gpu: NvmlDevice | Absent, *, holds_context: bool) -> Any:
     return gpu if isinstance(gpu, Absent) else gpu.count_other_processes(holds_context=holds_context)
 
 
+def _load_of(gpu: NvmlDevice | Absent) -> dict[str, Any]:
+    """What a GPU is doing and how it is set, beyond what a record keeps."""
+    names = ("utilisation_pct", "memory_used_bytes", "power_w", "default_power_limit_w")
+    from bench.units import Absent
+
+    return {name: gpu if isinstance(gpu, Absent) else getattr(gpu, name)() for name in names}
+
+
+def _energy_counter(device: torch.device) -> Any:
+    """Whether the energy of a step can be measured here."""
+    from bench.profilers.nvml_sampler import open_sensor
+    from bench.units import Absent
+
+    counters = open_sensor(device).energy_counters_j()
+    return counters if isinstance(counters, Absent) else "readable"
+
+
 def _ceilings(device: torch.device, *, measure: bool) -> Any:
+    """Measured while no pass runs on the device; where one does for long, the reason."""
+    from bench.errors import HardwareError
+    from bench.locks import device_lock
     from bench.profilers.ceilings import measure_ceilings
     from bench.units import Absent
 
     if not measure:
         return Absent("not measured: --no-measure")
-    ceilings: Ceilings = measure_ceilings(device, budget_s=_CEILING_BUDGET_S)
+    try:
+        with device_lock(str(device), wait_s=_LOCK_WAIT_S):
+            ceilings: Ceilings = measure_ceilings(device, budget_s=_CEILING_BUDGET_S)
+    except HardwareError as error:
+        return Absent(f"not measured: {str(error).rstrip('.')}")
     return {
         "int8_gops": ceilings.int8_gops,
         "fp32_gflops": ceilings.fp32_gflops,
@@ -298,6 +338,9 @@ def _device_advice(device: dict[str, Any]) -> list[str]:
             "This CPU has neither AVX512-VNNI nor AMX: integer products are exact but slow here, so read accuracy and "
             "memory from this machine and not speed."
         )
+    ceilings = device["ceilings"]
+    if not _known(ceilings) and "another pass holds" in ceilings["reason"]:
+        advice.append(f"A run of metagrad-bench is under way on {name}: wait for its end, its times would suffer too.")
     if name == "cpu":
         return advice
     others, state = device["other_processes"], device["state"]
@@ -311,6 +354,16 @@ def _device_advice(device: dict[str, Any]) -> list[str]:
     if reasons & THROTTLE_REASONS:
         held = ", ".join(sorted(reasons & THROTTLE_REASONS))
         advice.append(f"{name} is being throttled ({held}): let it cool or raise its power limit before measuring.")
+    limit, default = state["power_limit_w"], state["default_power_limit_w"]
+    if _known(limit) and _known(default) and limit < default:
+        advice.append(
+            f"{name} is limited to {limit:g} W of its {default:g} W: times hold for this limit only (nvidia-smi -pl)."
+        )
+    if _known(state["utilisation_pct"]) and state["utilisation_pct"] > _BUSY_GPU_PCT and not _known(others):
+        advice.append(
+            f"{name} is {state['utilisation_pct']} % busy though nothing of ours runs there: others use it, and their "
+            "processes cannot be seen from here."
+        )
     if not _known(state["clock_mhz"]) and state["mig"] is not True:
         advice.append(
             f"The clocks of {name} cannot be read ({state['clock_mhz']['reason']}): throttling would go unseen."
@@ -325,13 +378,16 @@ def render(report: dict[str, Any], console: Console) -> None:
         report: what ``collect`` returns.
         console: where to print.
     """
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     from bench.units import format_bytes
 
+    lines = box.HEAVY_HEAD if knows_unicode() else box.ASCII
+
     def show(title: str, rows: Sequence[tuple[str, str]]) -> None:
-        table = Table("", "", title=title, title_justify="left", show_header=False)
+        table = Table("", "", title=title, title_justify="left", show_header=False, box=lines)
         for name, text in rows:
             table.add_row(name, Text(text))
         console.print(table)
@@ -377,9 +433,7 @@ def _device_rows(device: dict[str, Any]) -> list[tuple[str, str]]:
         ("int8 product takes", _shapes(device["limits"])),
         ("self-check of int8", _text(device["self_check"])),
     ]
-    rows += [
-        (f"{bits}-bit products", f"{path['label']}: {path['reason']}") for bits, path in device["integer_paths"].items()
-    ]
+    rows += _path_rows(device["integer_paths"])
     measured: list[tuple[str, str, str]] = [
         ("int8 product", "int8_gops", "{:,.0f} GOP/s measured"),
         ("FP32 product", "fp32_gflops", "{:,.0f} GFLOP/s measured"),
@@ -403,13 +457,32 @@ def _device_rows(device: dict[str, Any]) -> list[tuple[str, str]]:
         "mig",
         "clock_mhz",
         "max_clock_mhz",
+        "memory_clock_mhz",
+        "power_w",
         "power_limit_w",
+        "default_power_limit_w",
         "temperature_c",
+        "utilisation_pct",
+        "memory_used_bytes",
         "clock_reasons",
     )
     rows += [(key.replace("_", " "), _text(device["state"][key])) for key in shown if key in device["state"]]
+    rows.append(("energy counter", _text(device["energy_counter"])))
     rows.append(("other processes", _text(device["other_processes"])))
     return rows
+
+
+def _path_rows(paths: dict[str, dict[str, str]]) -> list[tuple[str, str]]:
+    """The path of each bit width, widths of the same path in one row."""
+    rows: list[tuple[list[str], str]] = []
+    for bits, path in paths.items():
+        text = f"{path['label']}: {path['reason']}".replace(f"{bits}-bit codes", "codes")
+        if rows and rows[-1][1] == text:
+            rows[-1][0].append(bits)
+        else:
+            rows.append(([bits], text))
+    names = (widths[0] if len(widths) == 1 else f"{widths[0]}- to {widths[-1]}" for widths, _ in rows)
+    return [(f"{name}-bit products", text) for name, (_, text) in zip(names, rows, strict=True)]
 
 
 def _known(value: Any) -> bool:

@@ -29,6 +29,7 @@ from bench.errors import ExitCode, NoBaselineError, NothingMeasuredError, Record
 from bench.records.baseline import Entry, newest_entries, read_baseline
 from bench.records.store import find_records, show_path, show_text
 from bench.units import format_bytes, format_ms, format_percent, format_ratio
+from tools.output import emit
 
 OUTPUT_VERSION = 1
 PIPED_WIDTH = 160  # columns of a table that no terminal shows
@@ -178,22 +179,6 @@ def exit_code(verdicts: Iterable[Verdict]) -> ExitCode:
     return ExitCode.INCONCLUSIVE if "inconclusive" in kinds else ExitCode.OK
 
 
-def emit(text: str) -> None:
-    """Print; a reader who goes away early changes nothing about the exit code.
-
-    Raises:
-        RecordError: if the output cannot be written.
-    """
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        raise RecordError(f"The output cannot be written: {error.strerror}; free space or print elsewhere.") from error
-
-
 def format_value(metric: str, value: float | None) -> str:
     """Print a value in the unit that the metric's name carries."""
     if value is None:
@@ -235,7 +220,7 @@ def findings(verdicts: Iterable[Verdict]) -> list[tuple[str, ...]]:
 
 def render_text(outcome: Outcome) -> str:
     """A table for terminals and logs, worst first, and the conclusion as the last line."""
-    is_terminal = sys.stdout.isatty()
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if is_terminal else PIPED_WIDTH
     lines = io.StringIO()
     console = Console(file=lines, width=width, force_terminal=is_terminal)

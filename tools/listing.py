@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import ExitCode
-from bench.units import Absent
+from bench.units import Absent, format_absent
 
 Row = dict[str, str]
 
@@ -103,18 +103,26 @@ def _datasets(config_dir: str | None) -> list[Row]:
 
 
 def _gpus(config_dir: str | None) -> list[Row]:
-    from bench.hardware.capability import has_int4_tensor_cores
+    from bench.hardware.capability import cuda_capability
     from bench.hardware.peaks import GPUS
 
     def show(value: float | Absent, unit: str) -> str:
-        return "n/a" if isinstance(value, Absent) else f"{value:g} {unit}"
+        return format_absent(value) if isinstance(value, Absent) else f"{value:g} {unit}"
+
+    def int4_units(has: bool | Absent) -> str:
+        return format_absent(has) if isinstance(has, Absent) else "present, unused" if has else "no"
+
+    integers = {"tensor_core": "tensor cores", "dp4a": "DP4A", "none": "none"}
+    capabilities = {gpu.key: cuda_capability(gpu.name, gpu.sm) for gpu in GPUS}
 
     return [
         {
             "name": gpu.name,
             "sm": str(gpu.sm),
+            "integers": integers[capabilities[gpu.key].int8_path],
             "INT8": show(gpu.int8_tops, "TOP/s"),
-            "INT4 units": "present, unused" if has_int4_tensor_cores(gpu.sm) is True else "no",
+            "INT4 units": int4_units(capabilities[gpu.key].int4_units),
+            "INT4": show(gpu.int4_tops, "TOP/s"),
             "bf16": show(gpu.bf16_tflops, "TFLOP/s"),
             "FP32": show(gpu.fp32_tflops, "TFLOP/s"),
             "bandwidth": show(gpu.bandwidth_gb_s, "GB/s"),

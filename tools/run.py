@@ -22,6 +22,7 @@ choices (key=value; `metagrad-bench list` explains them):
 
 settings most used:
   device=auto|cpu|cuda|cuda:1   where to run (auto: the first GPU, else the CPU)
+  device=all                    on one device of each kind in turn: the CPU and the first GPU of every model
   seed=0                        with --multirun several: seed=0,1,2
   output_dir=out                where records go
   fresh=true                    measure again what is already there (the earlier record is set aside)
@@ -64,6 +65,8 @@ def main(argv: Sequence[str]) -> int:
     args = app.parse_arguments(argv)
     if any(getattr(args, name) for name in app.PASSTHROUGH):
         return _call_hydra(argv)
+    argv = _with_devices(argv)
+    args = app.parse_arguments(argv)
     plan = app.plan_cells(args)
 
     from bench import cell as cells
@@ -82,6 +85,18 @@ def main(argv: Sequence[str]) -> int:
         progress.close()
         set_current(None)
     return max(code, _sum_up(folders))
+
+
+def _with_devices(argv: Sequence[str]) -> list[str]:
+    """``device=all`` as a sweep over one device of each kind; records and reports keep devices apart."""
+    if "device=all" not in argv:
+        return list(argv)
+    from bench.hardware.probe import device_kinds
+
+    devices = device_kinds()
+    argv = [f"device={','.join(devices)}" if argument == "device=all" else argument for argument in argv]
+    flags = {"--multirun", "-m"}
+    return [*argv, "--multirun"] if len(devices) > 1 and not flags.intersection(argv) else argv
 
 
 def _with_threads(argv: Sequence[str]) -> list[str]:

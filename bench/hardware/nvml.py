@@ -136,6 +136,14 @@ class NvmlDevice:
         """Clock of the memory in MHz."""
         return self._read_whole(lambda handle: int(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM)))
 
+    def max_memory_clock_mhz(self) -> int | Absent:
+        """Highest clock of the memory in MHz."""
+        return self._read_whole(lambda handle: int(pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM)))
+
+    def default_power_limit_w(self) -> float | Absent:
+        """Power limit that the GPU starts with, in watts."""
+        return self._read_whole(lambda handle: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle) / 1e3)
+
     def utilisation_pct(self) -> int | Absent:
         """Share of the last sampling period in which some kernel ran, in percent."""
         return self._read_whole(lambda handle: int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))

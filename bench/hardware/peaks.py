@@ -19,6 +19,8 @@ _NO_I4_V = Absent("sm_70 has no INT4 tensor cores")
 _NO_I4_H = Absent("sm_90 has no INT4 tensor cores")
 _NO_I4_B = Absent("sm_100 has no INT4 tensor cores")
 _NO_I4_R = Absent("sm_120 has no INT4 tensor cores")
+_NO_I4_B3 = Absent("no source in our table says that sm_103 has INT4 tensor cores")
+_DISAGREE = Absent("NVIDIA's documents and resellers disagree")
 _UNSAID = Absent("not in the datasheet")
 _REPEATED = Absent("the datasheet repeats its INT8 figure")
 
@@ -32,6 +34,7 @@ _TURING = "NVIDIA Turing GPU Architecture whitepaper, appendix; the Founders Edi
 _GA102 = "NVIDIA Ampere GA102 GPU Architecture whitepaper"
 _ADA = "NVIDIA Ada GPU Architecture whitepaper, appendix"
 _ADA_PRO = "NVIDIA Ada Architecture for Professional Visualization whitepaper"
+_BLACKWELL_BRIEF = "NVIDIA Blackwell Architecture Technical Brief, table 3 (per GPU, as quoted by DataCrunch)"
 _BLACKWELL_RTX = "NVIDIA RTX Blackwell GPU Architecture whitepaper, appendix"
 
 
@@ -116,6 +119,7 @@ GPUS: tuple[GpuPeaks, ...] = (
     _row("gh200-144gb", "GH200 144G HBM3e", 90, 67, 990, 1979, _NO_I4_H, 4900, 144, _GH200),
     _row("b200", "B200", 100, 75, 2250, 4500, _NO_I4_B, 8000, 180, "NVIDIA DGX B200 datasheet, per GPU"),
     _row("gb200", "GB200", 100, 80, 2500, 5000, _NO_I4_B, 8000, 186, "NVIDIA GB200 NVL72 datasheet, per GPU"),
+    _row("b300", "B300 SXM6 AC", 103, _DISAGREE, 2250, 150, _NO_I4_B3, 8000, 288, _BLACKWELL_BRIEF),
     _row("rtx5070", "RTX 5070", 120, 30.9, 61.7, 246.9, _NO_I4_R, 672, 12, _BLACKWELL_RTX),
     _row("rtx5070ti", "RTX 5070 Ti", 120, 43.9, 87.9, 351.5, _NO_I4_R, 896, 16, _BLACKWELL_RTX),
     _row("rtx5080", "RTX 5080", 120, 56.3, 112.6, 450.2, _NO_I4_R, 960, 16, _BLACKWELL_RTX),
@@ -127,6 +131,22 @@ GPUS: tuple[GpuPeaks, ...] = (
     _row("gb10", "GB10", 121, _UNSAID, _UNSAID, _UNSAID, _UNSAID, 273, 128, "NVIDIA DGX Spark datasheet"),
 )
 # fmt: on
+
+# FP32 results that a multiprocessor gives each clock.
+FP32_LANES = {
+    70: 64,
+    72: 64,
+    75: 64,
+    80: 64,
+    86: 128,
+    87: 128,
+    89: 128,
+    90: 128,
+    100: 128,
+    103: 128,
+    120: 128,
+    121: 128,
+}
 
 _VENDOR_PREFIX = re.compile(r"^(NVIDIA|Tesla|GeForce|Graphics Device|Quadro)\s+", re.IGNORECASE)
 
@@ -145,3 +165,59 @@ def find_gpu(name: str) -> GpuPeaks | Absent:
         if bare.lower() in (gpu.key, gpu.name.lower()):
             return gpu
     return Absent(f"{name} is not in the table of published peaks")
+
+
+def peaks_from_properties(
+    *,
+    name: str,
+    sm: int,
+    num_multiprocessors: int,
+    memory_bytes: int,
+    clock_mhz: float | Absent,
+    memory_clock_mhz: float | Absent,
+    memory_bus_bits: int | Absent,
+) -> GpuPeaks:
+    """Peaks of a GPU that has no row, as far as its own properties give them.
+
+    FP32 follows from multiprocessors, FP32 lanes and clock; bandwidth from the memory's clock, both of whose edges
+    carry data, and the width of its bus. Rates of tensor cores cannot be had from properties.
+
+    Args:
+        name: as the driver reports it.
+        sm: compute capability without the point.
+        num_multiprocessors: of the device.
+        memory_bytes: of the device.
+        clock_mhz: highest clock of the multiprocessors.
+        memory_clock_mhz: highest clock of the memory, as the driver reports it.
+        memory_bus_bits: width of the memory's bus.
+
+    Source: CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions", for the FP32 lanes.
+    """
+    lanes = FP32_LANES.get(sm)
+    fp32: float | Absent = Absent(f"no source in our table gives the FP32 lanes of sm_{sm}")
+    if lanes is not None:
+        fp32 = (
+            clock_mhz
+            if isinstance(clock_mhz, Absent)
+            else round(2 * lanes * num_multiprocessors * clock_mhz * 1e6 / 1e12, 1)
+        )
+    bandwidth: float | Absent
+    if isinstance(memory_clock_mhz, Absent):
+        bandwidth = memory_clock_mhz
+    elif isinstance(memory_bus_bits, Absent):
+        bandwidth = memory_bus_bits
+    else:
+        bandwidth = round(2 * memory_clock_mhz * 1e6 * memory_bus_bits / 8 / 1e9)
+    untold = Absent("not in the table of published peaks, and a GPU's properties do not tell")
+    return GpuPeaks(
+        key="",
+        name=name,
+        sm=sm,
+        fp32_tflops=fp32,
+        bf16_tflops=_NO_BF16 if sm < 80 else untold,
+        int8_tops=untold,
+        int4_tops=untold,
+        bandwidth_gb_s=bandwidth,
+        memory_gb=round(memory_bytes / 1e9, 1),
+        source="computed from the device's properties",
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import os
 import platform
 import re
@@ -23,10 +24,15 @@ import torch
 from bench.errors import HardwareError
 from bench.hardware import nvml
 from bench.hardware.capability import Capability, cpu_capability, cuda_capability
+from bench.hardware.peaks import GpuPeaks, find_gpu, peaks_from_properties
 from bench.units import Absent
 
 _CUDA_DEVICE = re.compile(r"cuda:(\d+)")
 _COUNT_IN_CHILD = "import torch; print(torch.cuda.device_count())"
+_NAMES_IN_CHILD = (
+    "import json, torch; "
+    "print(json.dumps([torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]))"
+)
 _CHILD_TIMEOUT_S = 60
 
 
@@ -38,10 +44,38 @@ def count_cuda_devices() -> int:
     named_instance = os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-")
     if not named_instance and not isinstance(nvml.count_gpus(), Absent):
         return torch.cuda.device_count()  # through NVML, so without starting CUDA
-    child = subprocess.run(
-        [sys.executable, "-c", _COUNT_IN_CHILD], capture_output=True, text=True, timeout=_CHILD_TIMEOUT_S, check=False
-    )
-    return int(child.stdout) if child.returncode == 0 and child.stdout.strip().isdigit() else 0
+    answer = _ask_child(_COUNT_IN_CHILD)
+    return int(answer) if answer.isdigit() else 0
+
+
+def device_kinds() -> tuple[str, ...]:
+    """One device of each kind that this machine has: ``cpu``, then the first GPU of every model.
+
+    GPUs that cannot be named count as one kind each: none is left out.
+    """
+    indices = range(count_cuda_devices())
+    if len(indices) < 2:
+        return ("cpu", *(f"cuda:{index}" for index in indices))
+    models = read_gpu_names()
+    firsts = {models[index] if len(models) == len(indices) else str(index): index for index in reversed(indices)}
+    return ("cpu", *(f"cuda:{index}" for index in sorted(firsts.values())))
+
+
+def read_gpu_names() -> list[str]:
+    """Names of the GPUs in torch's order, asked in a child process; empty where it fails."""
+    answer = _ask_child(_NAMES_IN_CHILD)
+    return [str(name) for name in json.loads(answer)] if answer.startswith("[") else []
+
+
+def _ask_child(script: str) -> str:
+    """What a short Python process, in which CUDA may start, prints; empty where it fails."""
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=_CHILD_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return child.stdout.strip() if child.returncode == 0 else ""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -61,6 +95,8 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda", 0) if count_cuda_devices() else torch.device("cpu")
     match = _CUDA_DEVICE.fullmatch(name)
+    if name == "all":
+        raise HardwareError("device=all belongs on the command line of `metagrad-bench run`, alone.")
     if name != "cuda" and match is None:
         raise HardwareError(f"device={name} is not a device: use auto, cpu, cuda or cuda:N.")
     if not count_cuda_devices():
@@ -98,6 +134,40 @@ def probe(device: torch.device) -> Capability:
         properties = torch.cuda.get_device_properties(device)
         name, sm = properties.name, 10 * properties.major + properties.minor
     return cuda_capability(name, sm)
+
+
+def read_peaks(device: torch.device, name: str) -> GpuPeaks | Absent:
+    """Peaks of a GPU: its row of the table, else what its properties give; reading these starts CUDA.
+
+    Args:
+        device: a CUDA device that starts.
+        name: as the driver reports it.
+    """
+    listed = find_gpu(name)
+    if not isinstance(listed, Absent):
+        return listed
+    try:
+        properties: Any = torch.cuda.get_device_properties(device)
+    except (RuntimeError, AssertionError):
+        return listed
+    gpu = open_nvml(device)
+    untold = Absent("neither torch nor the driver reports it")
+
+    def rate_mhz(name: str, driver: float | Absent) -> float | Absent:
+        khz = getattr(properties, name, None)  # torch 2.13 has them; CUDA 13 dropped them from its own structure
+        return khz / 1e3 if khz else driver
+
+    return peaks_from_properties(
+        name=name,
+        sm=10 * properties.major + properties.minor,
+        num_multiprocessors=properties.multi_processor_count,
+        memory_bytes=properties.total_memory,
+        clock_mhz=rate_mhz("clock_rate", untold if isinstance(gpu, Absent) else gpu.max_clock_mhz()),
+        memory_clock_mhz=rate_mhz(
+            "memory_clock_rate", untold if isinstance(gpu, Absent) else gpu.max_memory_clock_mhz()
+        ),
+        memory_bus_bits=getattr(properties, "memory_bus_width", None) or untold,
+    )
 
 
 @functools.cache

@@ -1,31 +1,41 @@
-"""Power, clock, temperature and throttling of a device while something runs, sampled in a thread that sleeps.
+"""Power, clocks, temperature, load and throttling of a device while something runs, sampled in a thread that sleeps.
 
 A sample takes NVML well under a millisecond; between samples the thread waits on a condition, so no core is burnt.
 Energy is the difference of the device's own counter, which ticks every 10 to 100 ms: windows under ``MIN_ENERGY_S``
-have none. On a CPU the counter is RAPL's, of the processor packages, where the system lets it be read. A counter that
-stops answering in mid-run (a driver that vanishes) leaves a reason in that sample and never ends the run.
+have none. On a CPU the counter is RAPL's, of the processor packages, where the system lets it be read; it is read with
+every sample, so that a counter that wraps within minutes is followed through. A counter that stops answering in
+mid-run (a driver that vanishes) leaves a reason in that sample and never ends the run. Moments are those of
+``time.perf_counter``, which all processes of a machine share on Linux, macOS and Windows: another process's windows
+can be laid over the samples.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
+import psutil
 import torch
 
 from bench.hardware import nvml
 from bench.hardware.environment import cpu_clock_mhz
 from bench.hardware.probe import open_nvml
+from bench.records.schema import DeviceSeries
 from bench.units import Absent
 
 DEFAULT_INTERVAL_S = 0.1
 MIN_ENERGY_S = 0.1
+_MIN_POWER_S = 0.005  # RAPL counters tick every millisecond
 _POWERCAP = Path("/sys/class/powercap")
+_THROTTLE_COUNTS = "cpu*/thermal_throttle/package_throttle_count"
+_CPUS = Path("/sys/devices/system/cpu")
+_UNWATCHED = Absent("no process is watched yet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +47,10 @@ class StateSample:
     clock_mhz: float | Absent
     temperature_c: float | Absent
     clock_reasons: tuple[str, ...] | Absent  # why the clock is what it is
+    memory_clock_mhz: float | Absent
+    utilisation_pct: float | Absent  # of the whole device
+    process_bytes: float | Absent  # of the watched process: GPU memory, on a CPU resident memory
+    energy_j: float | Absent  # since the window began
 
     @property
     def throttled(self) -> bool | Absent:
@@ -58,17 +72,69 @@ class DeviceState:
     max_temperature_c: float | Absent
     min_clock_mhz: float | Absent
 
+    start_s: float = 0.0  # on ``time.perf_counter``
+
     @property
     def throttled(self) -> bool | Absent:
         """Whether any sample was throttled."""
         return self.num_throttled if isinstance(self.num_throttled, Absent) else self.num_throttled > 0
 
+    def energy_between_j(self, start_s: float, end_s: float) -> float | Absent:
+        """Energy between two moments of ``time.perf_counter``, interpolated between the samples around each.
+
+        Absent for less than ``MIN_ENERGY_S``, outside the window, and where the counter was silent.
+        """
+        if isinstance(self.energy_j, Absent):
+            return self.energy_j
+        if end_s - start_s < MIN_ENERGY_S:
+            return _too_short()
+        known = [(s.time_s, s.energy_j) for s in self.samples if not isinstance(s.energy_j, Absent)]
+        start, end = start_s - self.start_s, end_s - self.start_s
+        if not known or start < known[0][0] or end > known[-1][0]:
+            return Absent("the energy counter was not read around this window")
+        return _interpolate(known, end) - _interpolate(known, start)
+
+    def throttled_between(self, start_s: float, end_s: float) -> bool | Absent:
+        """Whether the device was throttled between two moments: in a sample between them, or in the ones around."""
+        start, end = start_s - self.start_s, end_s - self.start_s
+        inside = [s for s in self.samples if start <= s.time_s <= end]
+        before = [s for s in self.samples if s.time_s < start][-1:]
+        after = [s for s in self.samples if s.time_s > end][:1]
+        flags = [sample.throttled for sample in (*before, *inside, *after)]
+        known = [flag for flag in flags if not isinstance(flag, Absent)]
+        if not known:
+            return _first_reason(flags) if flags else Absent("the device was not sampled around this window")
+        return any(known)
+
+    def series(self) -> DeviceSeries:
+        """The samples column by column, as a record keeps them."""
+
+        def column(name: str) -> Any:
+            values = tuple(getattr(sample, name) for sample in self.samples)
+            # The last reason: the first sample's may be that there is none before it.
+            return values[-1] if all(isinstance(value, Absent) for value in values) else values
+
+        reasons = [s.clock_reasons for s in self.samples if not isinstance(s.clock_reasons, Absent)]
+        return DeviceSeries(
+            time_s=tuple(round(sample.time_s, 4) for sample in self.samples),
+            power_w=column("power_w"),
+            clock_mhz=column("clock_mhz"),
+            memory_clock_mhz=column("memory_clock_mhz"),
+            temperature_c=column("temperature_c"),
+            utilisation_pct=column("utilisation_pct"),
+            process_bytes=column("process_bytes"),
+            throttled=column("throttled"),
+            throttle_reasons=tuple(sorted({name for seen in reasons for name in seen} & nvml.THROTTLE_REASONS)),
+            num_throttled=self.num_throttled,
+            energy_j=self.energy_j,
+        )
+
 
 class Sensor(Protocol):
     """Reads a device's state and its energy counters."""
 
-    def sample(self, time_s: float) -> StateSample:
-        """Read the state now; ``time_s`` is copied into the sample."""
+    def sample(self, time_s: float, *, pid: int | None, energy_j: float | Absent) -> StateSample:
+        """Read the state now; ``time_s`` and ``energy_j`` are copied into the sample, ``pid`` is the one watched."""
         ...
 
     def energy_counters_j(self) -> tuple[float, ...] | Absent:
@@ -87,7 +153,7 @@ class GpuSensor:
         """Read from an opened device."""
         self._gpu = gpu
 
-    def sample(self, time_s: float) -> StateSample:
+    def sample(self, time_s: float, *, pid: int | None, energy_j: float | Absent) -> StateSample:
         """Read the state now."""
         return StateSample(
             time_s=time_s,
@@ -95,6 +161,10 @@ class GpuSensor:
             clock_mhz=self._gpu.clock_mhz(),
             temperature_c=self._gpu.temperature_c(),
             clock_reasons=self._gpu.clock_reasons(),
+            memory_clock_mhz=self._gpu.memory_clock_mhz(),
+            utilisation_pct=self._gpu.utilisation_pct(),
+            process_bytes=_UNWATCHED if pid is None else self._gpu.process_bytes(pid),
+            energy_j=energy_j,
         )
 
     def energy_counters_j(self) -> tuple[float, ...] | Absent:
@@ -110,24 +180,61 @@ class GpuSensor:
 class CpuSensor:
     """Processor packages through RAPL in sysfs (Linux "powercap" documentation); AMD's appear under the same names."""
 
-    def __init__(self, powercap: Path = _POWERCAP) -> None:
+    def __init__(self, powercap: Path = _POWERCAP, *, cpus: Path = _CPUS) -> None:
         """Find the packages; their sub-zones (core, uncore) are parts of them and not added.
 
         Args:
             powercap: folder of the powercap class.
+            cpus: folder of the processors, whose counts of thermal throttling are read where the system has them.
         """
         zones = sorted(powercap.glob("intel-rapl:*")) if powercap.is_dir() else []
         self._packages = [zone for zone in zones if _read(zone / "name").startswith("package")]
+        self._throttle_counts = sorted(cpus.glob(_THROTTLE_COUNTS))
+        self._throttled: int | None = None  # events at the last reading
+        self._times: tuple[float, float] | None = None
+        self._last: tuple[float, float] | None = None
 
-    def sample(self, time_s: float) -> StateSample:
-        """Read the state now: of a CPU only the clock, where the system shows it."""
+    def sample(self, time_s: float, *, pid: int | None, energy_j: float | Absent) -> StateSample:
+        """Read the state now: clock and power where the system shows them, load and the process's resident memory."""
         return StateSample(
             time_s=time_s,
-            power_w=Absent("a CPU's power is known as energy over the window only"),
+            power_w=self._power_w(time_s, energy_j),
             clock_mhz=cpu_clock_mhz(),
             temperature_c=Absent("CPU temperatures are not read"),
-            clock_reasons=Absent("a CPU does not tell why its clock is what it is"),
+            clock_reasons=self._clock_reasons(),
+            memory_clock_mhz=Absent("a CPU does not tell its memory's clock"),
+            utilisation_pct=self._utilisation_pct(),
+            process_bytes=_UNWATCHED if pid is None else _resident_bytes(pid),
+            energy_j=energy_j,
         )
+
+    def _clock_reasons(self) -> tuple[str, ...] | Absent:
+        """Heat, where the packages counted thermal throttling since the sample before; a CPU tells no other reason."""
+        counts = [_read(path) for path in self._throttle_counts]
+        if not counts or not all(count.isdigit() for count in counts):
+            return Absent("this system does not count thermal throttling (virtual machines usually do not)")
+        last, self._throttled = self._throttled, sum(map(int, counts))
+        if last is None:
+            return Absent("throttling is counted since the sample before, and there is none yet")
+        return ("hw_thermal_slowdown",) if self._throttled > last else ()
+
+    def _power_w(self, time_s: float, energy_j: float | Absent) -> float | Absent:
+        """Mean power since the sample before."""
+        if isinstance(energy_j, Absent):
+            return energy_j
+        last, self._last = self._last, (time_s, energy_j)
+        if last is None or time_s - last[0] < _MIN_POWER_S:
+            return Absent("power is the energy since the sample before, and there is none yet")
+        return (energy_j - last[1]) / (time_s - last[0])
+
+    def _utilisation_pct(self) -> float | Absent:
+        """Share of all cores' time since the sample before that was not idle."""
+        times = psutil.cpu_times()
+        busy_s, all_s = sum(times) - times.idle - getattr(times, "iowait", 0.0), sum(times)
+        last, self._times = self._times, (busy_s, all_s)
+        if last is None or all_s <= last[1]:
+            return Absent("load is counted since the sample before, and there is none yet")
+        return round(max(0.0, 100 * (busy_s - last[0]) / (all_s - last[1])), 1)
 
     def energy_counters_j(self) -> tuple[float, ...] | Absent:
         """Read each package's counter."""
@@ -160,10 +267,13 @@ class AbsentSensor:
         """Keep the reason."""
         self._absent = absent
 
-    def sample(self, time_s: float) -> StateSample:
+    def sample(self, time_s: float, *, pid: int | None, energy_j: float | Absent) -> StateSample:
         """Give the reason for every quantity."""
         absent = self._absent
-        return StateSample(time_s=time_s, power_w=absent, clock_mhz=absent, temperature_c=absent, clock_reasons=absent)
+        return StateSample(
+            time_s=time_s, power_w=absent, clock_mhz=absent, temperature_c=absent, clock_reasons=absent,
+            memory_clock_mhz=absent, utilisation_pct=absent, process_bytes=absent, energy_j=energy_j,
+        )  # fmt: skip
 
     def energy_counters_j(self) -> tuple[float, ...] | Absent:
         """Give the reason."""
@@ -202,17 +312,28 @@ class NvmlSampler:
         self._thread: threading.Thread | None = None
         self._samples: list[StateSample] = []
         self._start_s = 0.0
-        self._start_energy_j: tuple[float, ...] | Absent = Absent("the window has not begun")
+        self._counters_j: tuple[float, ...] | Absent = Absent("the window has not begun")  # at the last good reading
+        self._energy_j: float | Absent = 0.0  # since the window began
+        self._pid: int | None = None
         self._state: DeviceState | None = None
+
+    def counts_energy(self) -> bool:
+        """Whether the device has an energy counter that can be read."""
+        return not isinstance(self._sensor.energy_counters_j(), Absent)
+
+    def watch_process(self, pid: int) -> None:
+        """Sample this process's memory from now on."""
+        self._pid = pid
 
     def __enter__(self) -> NvmlSampler:
         """Take the first sample and start the thread."""
         assert self._thread is None, "a sampler watches one window at a time"
-        self._samples, self._state = [], None
+        self._samples, self._state, self._pid = [], None, None
         self._stop.clear()
         self._start_s = time.perf_counter()
-        self._start_energy_j = self._sensor.energy_counters_j()
-        self._sample()
+        self._counters_j = self._sensor.energy_counters_j()
+        self._energy_j = self._counters_j if isinstance(self._counters_j, Absent) else 0.0
+        self._sample(self._energy_j)
         self._thread = threading.Thread(target=self._run, name="device-sampler", daemon=True)
         self._thread.start()
         return self
@@ -225,10 +346,12 @@ class NvmlSampler:
         self._stop.set()
         self._thread.join()
         self._thread = None
-        self._sample()
-        end_energy_j = self._sensor.energy_counters_j()
+        energy_j = self._read_energy()
+        self._sample(energy_j)
         window_s = time.perf_counter() - self._start_s
-        self._state = summarise(tuple(self._samples), window_s, self._energy_of_window(end_energy_j, window_s))
+        if not isinstance(energy_j, Absent) and window_s < MIN_ENERGY_S:
+            energy_j = _too_short()
+        self._state = summarise(tuple(self._samples), window_s, energy_j, start_s=self._start_s)
 
     def state(self) -> DeviceState:
         """Return what was seen in the finished window."""
@@ -237,22 +360,28 @@ class NvmlSampler:
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self._sample()
+            self._sample(self._read_energy())
 
-    def _sample(self) -> None:
-        self._samples.append(self._sensor.sample(time.perf_counter() - self._start_s))
+    def _sample(self, energy_j: float | Absent) -> None:
+        now_s = time.perf_counter() - self._start_s
+        self._samples.append(self._sensor.sample(now_s, pid=self._pid, energy_j=energy_j))
 
-    def _energy_of_window(self, end_j: tuple[float, ...] | Absent, window_s: float) -> float | Absent:
-        if isinstance(self._start_energy_j, Absent):
-            return self._start_energy_j
-        if isinstance(end_j, Absent):
-            return end_j
-        if window_s < MIN_ENERGY_S:
-            return Absent(f"the window is shorter than {MIN_ENERGY_S * 1e3:.0f} ms, the counter's own tick")
-        return self._sensor.energy_between_j(self._start_energy_j, end_j)
+    def _read_energy(self) -> float | Absent:
+        """Energy since the window began; a reading that fails is a gap, and the next one reaches back over it."""
+        if isinstance(self._energy_j, Absent) or isinstance(self._counters_j, Absent):
+            return self._energy_j  # it never began, or started anew in mid-run
+        now = self._sensor.energy_counters_j()
+        if isinstance(now, Absent):
+            return now
+        added = self._sensor.energy_between_j(self._counters_j, now)
+        self._counters_j = now
+        self._energy_j = added if isinstance(added, Absent) else self._energy_j + added
+        return self._energy_j
 
 
-def summarise(samples: tuple[StateSample, ...], window_s: float, energy_j: float | Absent) -> DeviceState:
+def summarise(
+    samples: tuple[StateSample, ...], window_s: float, energy_j: float | Absent, *, start_s: float = 0.0
+) -> DeviceState:
     """Reduce a window's samples to its extremes and the number of throttled ones; a gap in the samples is left out."""
     assert samples, "a window has at least its first and its last sample"
     throttled = [sample.throttled for sample in samples]
@@ -265,12 +394,32 @@ def summarise(samples: tuple[StateSample, ...], window_s: float, energy_j: float
         max_power_w=_extreme([sample.power_w for sample in samples], max),
         max_temperature_c=_extreme([sample.temperature_c for sample in samples], max),
         min_clock_mhz=_extreme([sample.clock_mhz for sample in samples], min),
+        start_s=start_s,
     )
 
 
 def _extreme(values: list[float | Absent], choose: Callable[[list[float]], float]) -> float | Absent:
     known = [value for value in values if not isinstance(value, Absent)]
     return choose(known) if known else _first_reason(values)
+
+
+def _interpolate(points: list[tuple[float, float]], moment: float) -> float:
+    """Value at a moment on the lines between points that rise in time and reach around it."""
+    for (before, low), (after, high) in itertools.pairwise(points):
+        if before <= moment <= after:
+            return low + (high - low) * (moment - before) / (after - before)
+    return points[-1][1]
+
+
+def _too_short() -> Absent:
+    return Absent(f"the window is shorter than {MIN_ENERGY_S * 1e3:.0f} ms, the counter's own tick")
+
+
+def _resident_bytes(pid: int) -> int | Absent:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return Absent("the process has ended")
 
 
 def _first_reason(values: Sequence[object]) -> Absent:

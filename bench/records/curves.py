@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.records.schema import HypernetPoint, RunRecord
+from bench.records.schema import HypernetPoint, RunRecord, TimingResult
 from bench.records.store import write_atomic
 from bench.units import Absent
 
@@ -17,6 +17,10 @@ EVENTS_NAME = "events.out.tfevents.metagrad-bench"
 
 
 HYPERNET_FILE = "hypernet.csv"
+DEVICE_FILE = "device.csv"
+DEVICE_COLUMNS = (
+    "power_w", "clock_mhz", "memory_clock_mhz", "temperature_c", "utilisation_pct", "process_bytes", "throttled",
+)  # fmt: skip
 
 
 def write_curves(
@@ -25,7 +29,8 @@ def write_curves(
     """Write ``training.csv`` (step, loss) and a TensorBoard event file into a run's folder.
 
     Where the hypernetwork was observed, also ``hypernet.csv``: a row per observed step and layer, an undefined figure
-    (the layer's gradient or what replaced it was zero or not finite) left empty.
+    (the layer's gradient or what replaced it was zero or not finite) left empty. Where the device was watched while
+    steps were timed, also ``device.csv``: a row per process and sample, an unknown value left empty.
 
     Args:
         folder: exists.
@@ -43,6 +48,8 @@ def write_curves(
     write_atomic(folder / "training.csv", text.getvalue().encode(), replace=False)
     if hypernet:
         write_atomic(folder / HYPERNET_FILE, _hypernet_table(hypernet).encode(), replace=False)
+    if record.timing is not None and any(repeat.device is not None for repeat in record.timing.repeats):
+        write_atomic(folder / DEVICE_FILE, _device_table(record.timing).encode(), replace=False)
     write_atomic(folder / EVENTS_NAME, _events(record, losses), replace=False)
 
 
@@ -54,6 +61,21 @@ def _hypernet_table(points: Sequence[HypernetPoint]) -> str:
     for point in points:
         values = [getattr(point, name) for name in columns]
         writer.writerow(["" if isinstance(value, Absent) else value for value in values])
+    return text.getvalue()
+
+
+def _device_table(timing: TimingResult) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("repeat", "time_s", *DEVICE_COLUMNS))
+    for number, repeat in enumerate(timing.repeats):
+        if repeat.device is None:
+            continue
+        count = len(repeat.device.time_s)
+        columns = [getattr(repeat.device, name) for name in DEVICE_COLUMNS]
+        filled = [(column,) * count if isinstance(column, Absent) else column for column in columns]
+        for time_s, *values in zip(repeat.device.time_s, *filled, strict=True):
+            writer.writerow((number, time_s, *("" if isinstance(value, Absent) else value for value in values)))
     return text.getvalue()
 
 

@@ -68,6 +68,7 @@ def _timing_columns(timing: TimingResult | None) -> dict[str, object]:
     columns |= _summary_columns("step", timing.step_ms if timing else None)
     columns |= _summary_columns("fp32_step", timing.fp32_step_ms if timing else None)
     columns |= dict.fromkeys(("time_vs_fp32", "time_vs_fp32_low", "time_vs_fp32_high"))
+    columns |= dict.fromkeys(("phase_mark_cost_pct", "throttled_steps", "step_energy_j", "fp32_step_energy_j"))
     if timing is None:
         return columns
     columns |= {
@@ -77,6 +78,10 @@ def _timing_columns(timing: TimingResult | None) -> dict[str, object]:
         "time_vs_fp32": timing.time_vs_fp32.value,
         "time_vs_fp32_low": timing.time_vs_fp32.low,
         "time_vs_fp32_high": timing.time_vs_fp32.high,
+        "phase_mark_cost_pct": timing.phase_mark_cost_pct and timing.phase_mark_cost_pct.value,
+        "throttled_steps": timing.throttled_steps,
+        "step_energy_j": timing.energy_j.get("step"),
+        "fp32_step_energy_j": timing.energy_j.get("fp32_step"),
     }
     columns |= {f"{name}_ms": summary.median for name, summary in timing.phases_ms.items()}
     columns |= {f"{name}_share_pct": share for name, share in timing.phase_share_pct.items()}

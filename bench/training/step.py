@@ -37,8 +37,8 @@ def train_step(parts: Parts, images: Tensor, labels: Tensor, lr: float, phases: 
     if delayed is not None:
         delayed.phases = lambda name: phases(_PHASE_OF.get(name, name))
         delayed.preview(lr)
-    with phases("forward"), _autocast(parts, images):
-        loss = F.cross_entropy(parts.model(images), labels)
+    with phases("forward"):
+        loss = forward_loss(parts, images, labels)
     with phases("backward"):
         loss.backward()
     if delayed is not None:
@@ -53,6 +53,12 @@ def train_step(parts: Parts, images: Tensor, labels: Tensor, lr: float, phases: 
         if delayed is not None:
             delayed.commit()
     return loss.detach()
+
+
+def forward_loss(parts: Parts, images: Tensor, labels: Tensor) -> Tensor:
+    """The forward pass of a training step: () loss with its graph."""
+    with _autocast(parts, images):
+        return F.cross_entropy(parts.model(images), labels)
 
 
 @torch.no_grad()

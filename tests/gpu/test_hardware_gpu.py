@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.hardware.environment import fingerprint, read_environment
-from bench.hardware.probe import open_nvml, probe, resolve_device
+from bench.app import parse_arguments, plan_cells
+from bench.cell import run_cell
+from bench.config import CellConfig
+from bench.hardware import probe as hardware_probe
+from bench.hardware.environment import fingerprint, read_environment, to_plain
+from bench.hardware.peaks import find_gpu
+from bench.hardware.probe import device_kinds, open_nvml, probe, read_peaks, resolve_device
+from bench.passes import timing_pass
+from bench.process import run_pass
 from bench.profilers.base import UNATTRIBUTED
 from bench.profilers.ceilings import measure_ceilings
 from bench.profilers.memory import AllocationTracker, MemoryMeter
 from bench.profilers.nvml_sampler import NvmlSampler
 from bench.profilers.phase_timer import PhaseTimer
 from bench.units import MEBIBYTE, Absent
+from tools import doctor
 
 pytestmark = pytest.mark.gpu
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -143,3 +152,70 @@ def test_ceilings_of_a_gpu_are_above_those_of_its_host() -> None:
     assert not isinstance(host.fp32_gflops, Absent)
     assert gpu.fp32_gflops > host.fp32_gflops
     assert isinstance(gpu.int8_gops, Absent) or gpu.int8_gops > 0
+
+
+def tiny_cell(*argv: str) -> CellConfig:
+    settings = ["data=synthetic", "protocol=tiny", "protocol.pretrain_epochs=0", "device=cuda", *argv]
+    return plan_cells(parse_arguments(settings)).cells[0]
+
+
+def test_the_training_process_is_watched_from_outside_on_a_gpu(tmp_path: Path) -> None:
+    argv = ("variant=fp32", "protocol.passes=[timing]", f"output_dir={tmp_path}", "progress=false")
+    record = run_cell(tiny_cell(*argv, "protocol.energy_window_s=1.0"))
+    assert record.timing is not None
+    (repeat,) = record.timing.repeats
+    assert repeat.device is not None
+    for name in ("power_w", "clock_mhz", "temperature_c", "utilisation_pct"):
+        series = getattr(repeat.device, name)
+        assert isinstance(series, Absent) or all(isinstance(value, Absent) or value >= 0 for value in series)
+    energy = record.timing.energy_j
+    if isinstance(energy["step"], Absent):
+        pytest.skip(f"the energy counter cannot be read here: {energy['step'].reason}")
+    assert energy["step"] > 0
+    assert isinstance(energy["forward"], float)
+    assert 0 < energy["forward"] < energy["step"]
+
+
+def test_phase_marks_cost_less_than_a_hundredth_of_a_step_on_a_gpu() -> None:
+    cell = tiny_cell("variant=fp32", "model=resnet20", "protocol.timing_blocks=6", "protocol.steps_per_block=10")
+    outcome = run_pass(
+        timing_pass, {"cell": cell, "device": "cuda:0", "weights": None, "repeat": 0}, limit_s=300,
+        on_progress=lambda progress: None,
+    )  # fmt: skip
+    assert outcome.status == "ok", outcome.traceback
+    repeat = outcome.value
+    added = statistics.median(repeat.marked_step_ms) - statistics.median(repeat.unmarked_step_ms)
+    assert added / repeat.mark_repeats / statistics.median(repeat.step_ms) < 0.01
+
+
+def test_doctor_describes_a_gpu_and_measures_below_its_published_peaks() -> None:
+    device = to_plain(doctor._device(cuda(), measure=True))
+    assert device["self_check"] == "passed"
+    assert {path["label"] for path in device["integer_paths"].values()} <= {"integer", "emulated", "simulated"}
+    published, measured = device["published"], device["ceilings"]
+    assert device["published"]["memory_gb"] > 0
+    for name, peak, scale in (("int8_gops", "int8_tops", 1e3), ("bf16_gflops", "bf16_tflops", 1e3)):
+        if isinstance(published[peak], float | int) and isinstance(measured[name], float):
+            assert 0 < measured[name] <= 1.05 * scale * published[peak]
+
+
+def test_properties_of_a_gpu_give_the_rates_that_its_row_publishes() -> None:
+    name = torch.cuda.get_device_properties(0).name
+    listed = find_gpu(name)
+    if isinstance(listed, Absent):
+        pytest.skip(f"{name} has no row to compare with")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardware_probe, "find_gpu", lambda name: Absent("a test asks its properties"))
+        computed = read_peaks(cuda(), name)
+    assert not isinstance(computed, Absent)
+    for rate in ("fp32_tflops", "bandwidth_gb_s", "memory_gb"):
+        ours, theirs = getattr(computed, rate), getattr(listed, rate)
+        if not isinstance(ours, Absent) and not isinstance(theirs, Absent):
+            assert ours == pytest.approx(theirs, rel=0.1)
+
+
+def test_all_devices_hold_the_cpu_and_this_gpu() -> None:
+    kinds = device_kinds()
+    assert kinds[:2] == ("cpu", "cuda:0")
+    names = [torch.cuda.get_device_name(torch.device(kind)) for kind in kinds[1:]]
+    assert len(set(names)) == len(names)

@@ -20,8 +20,9 @@ def plain(value):
 def read(gpu, *names):
     return {name: plain(getattr(gpu, name)()) for name in names}
 
-COUNTERS = ("power_w", "power_limit_w", "energy_j", "temperature_c", "clock_mhz", "max_clock_mhz", "memory_clock_mhz",
-            "utilisation_pct", "clock_reasons", "memory_total_bytes", "memory_used_bytes", "process_bytes")
+COUNTERS = ("power_w", "power_limit_w", "default_power_limit_w", "energy_j", "temperature_c", "clock_mhz",
+            "max_clock_mhz", "memory_clock_mhz", "max_memory_clock_mhz", "utilisation_pct", "clock_reasons",
+            "memory_total_bytes", "memory_used_bytes", "process_bytes")
 """
 GPU_0 = PRELUDE + "gpu = nvml.open_device(0)\n"
 READ_ALL = GPU_0 + "print(json.dumps({'name': plain(gpu.name()), 'sm': plain(gpu.sm()), **read(gpu, *COUNTERS)}))"
@@ -33,11 +34,13 @@ def test_each_counter_arrives_in_its_unit(under_driver: Callable[..., Any]) -> N
         "sm": 90,
         "power_w": 350.5,
         "power_limit_w": 700.0,
+        "default_power_limit_w": 700.0,
         "energy_j": 1000.0,
         "temperature_c": 41,
         "clock_mhz": 1980,
         "max_clock_mhz": 1980,
         "memory_clock_mhz": 2619,
+        "max_memory_clock_mhz": 2619,
         "utilisation_pct": 97,
         "clock_reasons": [],
         "memory_total_bytes": 85520809984,
@@ -82,7 +85,7 @@ def test_unsupported_energy_has_a_reason_and_power_a_value(under_driver: Callabl
 def test_without_permission_every_counter_says_so(under_driver: Callable[..., Any]) -> None:
     script = GPU_0 + "print(json.dumps(read(gpu, *COUNTERS)))"
     answer = under_driver(script, "no_permission")
-    assert len(answer) == 12
+    assert len(answer) == 14
     assert {value["reason"] for value in answer.values()} == {"the driver does not let this user read it"}
 
 

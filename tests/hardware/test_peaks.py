@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bench.hardware.capability import has_int4_tensor_cores
-from bench.hardware.peaks import GPUS, GpuPeaks, find_gpu
+from bench.hardware.peaks import GPUS, GpuPeaks, find_gpu, peaks_from_properties
 from bench.units import Absent
 
 
@@ -46,15 +46,38 @@ def test_the_table_spans_volta_to_blackwell() -> None:
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.key)
 def test_rates_of_one_row_agree_with_each_other(gpu: GpuPeaks) -> None:
     """Tensor cores do INT8 at twice bf16 and INT4 at twice INT8 on data-centre and workstation parts, four times
-    bf16 (with FP32 sums at half rate) on GeForce."""
+    bf16 (with FP32 sums at half rate) on GeForce; B300 gave its INT8 units up for FP4."""
     if not isinstance(gpu.int4_tops, Absent):
         assert has_int4_tensor_cores(gpu.sm) is True
         assert not isinstance(gpu.int8_tops, Absent)
         assert gpu.int4_tops == pytest.approx(2 * gpu.int8_tops, rel=0.01)
     if has_int4_tensor_cores(gpu.sm) is False:
         assert isinstance(gpu.int4_tops, Absent)
-    if not isinstance(gpu.bf16_tflops, Absent) and not isinstance(gpu.int8_tops, Absent):
+    if gpu.sm != 103 and not isinstance(gpu.bf16_tflops, Absent) and not isinstance(gpu.int8_tops, Absent):
         assert gpu.int8_tops / gpu.bf16_tflops == pytest.approx(
             2, rel=0.02
         ) or gpu.int8_tops / gpu.bf16_tflops == pytest.approx(4, rel=0.02)
         assert gpu.bf16_tflops > (gpu.fp32_tflops if not isinstance(gpu.fp32_tflops, Absent) else 0)
+
+
+def test_a_gpu_without_a_row_gets_what_its_properties_give() -> None:
+    h100 = {"name": "NVIDIA H100 80GB HBM3", "sm": 90, "num_multiprocessors": 132, "memory_bytes": 85_520_809_984}
+    clocks = {"clock_mhz": 1980.0, "memory_clock_mhz": 2619.0, "memory_bus_bits": 5120}
+    computed, listed = peaks_from_properties(**h100, **clocks), find_gpu("h100-sxm")
+    assert not isinstance(listed, Absent)
+    assert computed.fp32_tflops == pytest.approx(listed.fp32_tflops, rel=0.01)
+    assert computed.bandwidth_gb_s == pytest.approx(listed.bandwidth_gb_s, rel=0.01)
+    assert computed.memory_gb == 85.5
+    for rate in (computed.bf16_tflops, computed.int8_tops, computed.int4_tops):
+        assert isinstance(rate, Absent)
+    assert not computed.source.startswith("NVIDIA ")
+
+
+def test_what_a_gpus_properties_leave_out_is_absent_with_the_reason() -> None:
+    untold = Absent("not reported")
+    computed = peaks_from_properties(
+        name="NVIDIA X", sm=130, num_multiprocessors=1, memory_bytes=10**9, clock_mhz=1000.0,
+        memory_clock_mhz=untold, memory_bus_bits=64,
+    )  # fmt: skip
+    assert computed.bandwidth_gb_s == untold
+    assert computed.fp32_tflops == Absent("no source in our table gives the FP32 lanes of sm_130")

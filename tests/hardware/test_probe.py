@@ -57,6 +57,33 @@ def test_an_index_out_of_range_lists_the_gpus(monkeypatch: pytest.MonkeyPatch, c
         resolve_device("cuda:7")
 
 
+@pytest.mark.parametrize(
+    ("names", "kinds"),
+    [
+        ([], ("cpu",)),
+        (["H100"], ("cpu", "cuda:0")),
+        (["H100", "H100", "T4", "H100", "T4"], ("cpu", "cuda:0", "cuda:2")),
+    ],
+)
+def test_all_means_the_cpu_and_the_first_gpu_of_every_model(
+    monkeypatch: pytest.MonkeyPatch, names: list[str], kinds: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(room, "count_cuda_devices", lambda: len(names))
+    monkeypatch.setattr(room, "read_gpu_names", lambda: names)
+    assert room.device_kinds() == kinds
+
+
+def test_gpus_without_names_are_all_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "count_cuda_devices", lambda: 2)
+    monkeypatch.setattr(room, "_NAMES_IN_CHILD", "raise SystemExit(1)")
+    assert room.device_kinds() == ("cpu", "cuda:0", "cuda:1")
+
+
+def test_all_in_a_config_file_is_refused_with_its_place() -> None:
+    with pytest.raises(HardwareError, match=r"belongs on the command line of `metagrad-bench run`"):
+        resolve_device("all")
+
+
 def test_the_cpu_is_probed_without_starting_cuda() -> None:
     capability = probe(torch.device("cpu"))
     assert isinstance(capability, Capability)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 from bench.records.curves import write_curves
-from bench.records.schema import HypernetPoint, RunRecord
+from bench.records.schema import DeviceSeries, HypernetPoint, RunRecord
 from bench.units import Absent
 
 MakeRecord = Callable[..., RunRecord]
@@ -35,3 +36,24 @@ def test_hypernet_csv_has_a_row_per_step_and_layer_and_leaves_the_undefined_empt
 def test_a_run_without_a_hypernetwork_leaves_no_table_of_it(tmp_path: Path, make_record: MakeRecord) -> None:
     write_curves(tmp_path, make_record(), [0.5])
     assert not (tmp_path / "hypernet.csv").exists()
+
+
+def test_device_csv_has_a_row_per_process_and_sample(tmp_path: Path, make_record: MakeRecord) -> None:
+    record, none = make_record(), Absent("not reported")
+    assert record.timing is not None
+    first, *others = record.timing.repeats
+    series = DeviceSeries(
+        time_s=(0.0, 0.5), power_w=(70.5, none), clock_mhz=none, memory_clock_mhz=none, temperature_c=(40.0, 41.0),
+        utilisation_pct=none, process_bytes=none, throttled=(False, True), throttle_reasons=("hw_slowdown",),
+        num_throttled=1, energy_j=none,
+    )  # fmt: skip
+    timing = dataclasses.replace(record.timing, repeats=(*others, dataclasses.replace(first, device=series)))
+    write_curves(tmp_path, dataclasses.replace(record, timing=timing), [0.5])
+    header, *rows = (tmp_path / "device.csv").read_text(encoding="utf-8").splitlines()
+    assert header.startswith("repeat,time_s,power_w,clock_mhz")
+    assert rows == ["2,0.0,70.5,,,40.0,,,False", "2,0.5,,,,41.0,,,True"]
+
+
+def test_a_run_that_nobody_watched_leaves_no_table_of_the_device(tmp_path: Path, make_record: MakeRecord) -> None:
+    write_curves(tmp_path, make_record(), [0.5])
+    assert not (tmp_path / "device.csv").exists()

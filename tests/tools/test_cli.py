@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.app import parse_arguments, plan_cells
+from bench.hardware import probe
+from bench.hardware.probe import device_kinds
+from bench.records.store import read_record
 from tools.cli import VERBS, main
+from tools.run import _with_devices
 
 PROGRAM = [sys.executable, "-m", "tools.cli"]
 ROOT = Path(__file__).parents[2]
@@ -104,9 +109,37 @@ def test_list_is_machine_readable(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(row["source"] for row in lists["methods"])
     assert {row["name"] for row in lists["suites"]} >= {"demo", "single"}
     assert len(lists["gpus"]) > 10
+    assert all(value and value != "n/a" for row in lists["gpus"] for value in row.values()), "an n/a has its reason"
 
 
 def test_list_prints_every_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in ("suites", "variants", "models", "methods", "datasets", "gpus", "resnet20"))
+
+
+def test_all_devices_are_a_sweep_over_one_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "device_kinds", lambda: ("cpu", "cuda:0", "cuda:2"))
+    argv = _with_devices(["suite=demo", "device=all", "seed=0"])
+    cells = plan_cells(parse_arguments(argv)).cells
+    assert {cell.device for cell in cells} == {"cpu", "cuda:0", "cuda:2"}
+    assert len(cells) == 3 * len({cell.variant_name for cell in cells})
+    one = plan_cells(parse_arguments(_with_devices(["variant=fp32", "device=all"])))
+    assert [cell.device for cell in one.cells] == ["cpu", "cuda:0", "cuda:2"]
+    monkeypatch.setattr(probe, "device_kinds", lambda: ("cpu",))
+    assert _with_devices(["variant=fp32", "device=all"]) == ["variant=fp32", "device=cpu"]
+    assert _with_devices(["variant=fp32", "device=cuda:1"]) == ["variant=fp32", "device=cuda:1"]
+
+
+def test_all_devices_of_this_machine_are_measured_and_named_in_their_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [
+        "run", "variant=fp32", "device=all", "data=synthetic", "protocol=tiny", "protocol.pretrain_epochs=0",
+        "protocol.passes=[timing]", f"output_dir={tmp_path}", "progress=false",
+    ]  # fmt: skip
+    assert main(argv) == 0
+    capsys.readouterr()
+    records = [read_record(path) for path in sorted(tmp_path.rglob("record.json"))]
+    assert {record.device for record in records} == set(device_kinds())
+    assert len({record.fingerprint for record in records}) == len(records)

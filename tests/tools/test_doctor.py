@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
+from bench.hardware.capability import cuda_capability, integer_path
+from bench.locks import device_lock
+from bench.units import Absent
+from tools import doctor
 from tools.doctor import advise, build_parser, main, render
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -62,7 +67,8 @@ def test_json_has_a_value_or_a_reason_everywhere(report: dict[str, Any]) -> None
     cpu = report["devices"][0]
     assert cpu["device"] == "cpu"
     assert cpu["ceilings"] == {"reason": "not measured: --no-measure"}
-    assert set(cpu["integer_paths"]) == {"8", "6", "4"}
+    assert set(cpu["integer_paths"]) == set("12345678")
+    assert cpu["energy_counter"] == "readable" or cpu["energy_counter"]["reason"]
     for path in cpu["integer_paths"].values():
         assert path["label"] in {"integer", "emulated", "simulated"}
         assert path["reason"]
@@ -128,7 +134,8 @@ def quiet(report: dict[str, Any]) -> dict[str, Any]:
 def gpu(**changes: Any) -> dict[str, Any]:
     state = {
         "mig": False, "clock_mhz": 1980, "max_clock_mhz": 1980, "clock_reasons": ["idle"], "driver": "570.86.10",
-        "power_limit_w": 700.0, "temperature_c": 40,
+        "power_limit_w": 700.0, "default_power_limit_w": 700.0, "temperature_c": 40, "utilisation_pct": 0,
+        "memory_used_bytes": 2**20, "power_w": 70.0, "memory_clock_mhz": 2619,
     }  # fmt: skip
     state.update(changes.pop("state", {}))
     return {
@@ -136,7 +143,7 @@ def gpu(**changes: Any) -> dict[str, Any]:
         "limits": {"min_rows": 17, "multiple": 8}, "self_check": "passed",
         "integer_paths": {"4": {"label": "emulated", "reason": "sm_80 has INT4 tensor cores, present but unused"}},
         "ceilings": {"reason": "not measured"}, "published": {"reason": "[not] in the table"}, "state": state,
-        "other_processes": 0,
+        "other_processes": 0, "energy_counter": "readable",
     } | changes  # fmt: skip
 
 
@@ -180,6 +187,12 @@ def test_each_spoiler_gets_one_sentence(quiet: dict[str, Any], path: tuple[Any, 
         ({"state": {"clock_reasons": ["idle", "sw_thermal_slowdown"]}}, "throttled (sw_thermal_slowdown)"),
         ({"state": {"mig": True, "clock_mhz": {"reason": "MIG"}}}, "is a MIG instance"),
         ({"state": {"clock_mhz": {"reason": "no permission"}}}, "cannot be read (no permission)"),
+        ({"state": {"power_limit_w": 400.0}}, "limited to 400 W of its 700 W"),
+        (
+            {"other_processes": {"reason": "hidden"}, "state": {"utilisation_pct": 80}},
+            "is 80 % busy though nothing of ours runs there",
+        ),
+        ({"ceilings": {"reason": "not measured: another pass holds cuda:0"}}, "under way on cuda:0"),
         ({"self_check": {"reason": "it did not run."}}, "(it did not run): use dispatch=simulate"),
     ],
 )
@@ -228,8 +241,62 @@ def test_a_gpu_that_cuda_cannot_start_is_described_and_not_measured(tmp_path_fac
     assert device["published"]["int8_tops"] == 1979
     assert device["state"]["clock_reasons"] == ["sw_power_cap", "sw_thermal_slowdown"]
     assert device["other_processes"] == 0
+    assert (device["state"]["power_limit_w"], device["state"]["default_power_limit_w"]) == (700.0, 750.0)
+    assert device["energy_counter"] == "readable"
 
 
 def test_data_sets_are_found_or_said_to_be_fetched(report: dict[str, Any]) -> None:
     assert report["data"]["digits"] == "found"
     assert all(answer in ("found", "downloaded when first used") for answer in report["data"].values())
+
+
+def test_a_run_that_holds_the_device_is_not_measured_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_LOCK_WAIT_S", 0.1)
+    with device_lock("cpu"):
+        ceilings = doctor._ceilings(torch.device("cpu"), measure=True)
+    assert ceilings == Absent("not measured: another pass holds cpu: wait until it is done")
+
+
+def test_widths_of_one_path_share_a_row(report: dict[str, Any]) -> None:
+    names = [name for name, _ in doctor._path_rows(report["devices"][0]["integer_paths"])]
+    assert names == ["8-bit products", "7- to 1-bit products"]
+    with_int4 = {str(bits): integer_path(bits, cuda_capability("NVIDIA A100", 80)) for bits in range(8, 0, -1)}
+    rows = doctor._path_rows({bits: {"label": p.label, "reason": p.reason} for bits, p in with_int4.items()})
+    assert [name for name, _ in rows] == [
+        "8-bit products", "7- to 5-bit products", "4-bit products", "3- to 1-bit products"
+    ]  # fmt: skip
+    assert "present but unused" in rows[2][1]
+
+
+def test_a_log_that_knows_only_ascii_gets_its_tables() -> None:
+    result = run_doctor("--no-measure", PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.isascii()
+    assert "| self-check of int8" in result.stdout
+    assert "\\u" not in result.stdout
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_reader_that_went_away_or_a_closed_output_is_no_failure(form: list[str]) -> None:
+    command = [sys.executable, "-m", "tools.cli", "doctor", "--no-measure", *form]
+    reader, writer = os.pipe()
+    os.close(reader)
+    gone = subprocess.run(command, cwd=CHECKOUT, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writer)
+    assert (gone.returncode, gone.stderr) == (0, b"")
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], cwd=CHECKOUT, stderr=subprocess.PIPE, timeout=60, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (0, b"")
+
+
+def test_a_full_disk_is_one_sentence() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tools.cli", "doctor", "--no-measure"], cwd=CHECKOUT, stdout=full,
+            stderr=subprocess.PIPE, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == (
+        b"metagrad-bench: The output cannot be written: No space left on device; free space or print elsewhere.\n"
+    )

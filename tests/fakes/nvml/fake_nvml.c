@@ -121,8 +121,10 @@ int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(device_t instance, device_t *de
 
 int nvmlDeviceGetPowerUsage(device_t device, unsigned *mw) { return give(mw, device->power_mw); }
 int nvmlDeviceGetEnforcedPowerLimit(device_t device, unsigned *mw) { return give(mw, device->limit_mw); }
+/* GPU 1 was held below what it starts with. */
+int nvmlDeviceGetPowerManagementDefaultLimit(device_t device, unsigned *mw) { return give(mw, device == &gpus[1] ? 750000 : device->limit_mw); }
 int nvmlDeviceGetTemperature(device_t device, unsigned kind, unsigned *c) { (void)kind; return give(c, device->temperature_c); }
-int nvmlDeviceGetMaxClockInfo(device_t device, unsigned kind, unsigned *mhz) { (void)kind; return give(mhz, device->max_clock_mhz); }
+int nvmlDeviceGetMaxClockInfo(device_t device, unsigned kind, unsigned *mhz) { return give(mhz, kind == 2 ? device->memory_clock_mhz : device->max_clock_mhz); }
 
 int nvmlDeviceGetClockInfo(device_t device, unsigned kind, unsigned *mhz) {
     return give(mhz, kind == 2 ? device->memory_clock_mhz : device->clock_mhz);

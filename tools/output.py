@@ -1,0 +1,31 @@
+"""Printing that holds whatever standard output is: a log in ASCII, a reader that went away, a full disk, nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from bench.errors import RecordError
+
+
+def emit(text: str) -> None:
+    """Print; a reader who goes away early, or an output that is closed, changes nothing about the exit code.
+
+    Raises:
+        RecordError: if the output cannot be written.
+    """
+    if sys.stdout is None:  # Python found standard output closed when it started
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise RecordError(f"The output cannot be written: {error.strerror}; free space or print elsewhere.") from error
+
+
+def knows_unicode() -> bool:
+    """Whether standard output can print lines and letters beyond ASCII."""
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
