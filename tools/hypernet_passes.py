@@ -138,11 +138,19 @@ def strategy_memory_pass(*, report: Report, work: Work, name: str, updates: int 
 def agreement_pass(*, report: Report, work: Work) -> Agreement:
     """Hold one update of `tabulate` against the exact strategy: INT4 codes and the gradient by psi."""
     report({"phase": "tabulate against exact"})
-    strategy = Tabulate(sample_every=1, sample_bits=4)
-    update(strategy, build_operands(work))
+    strategy = Tabulate(sample_bits=4)
+    strategy.take_sample = True
+    operands = build_operands(work)
+    update(strategy, operands)
     sample = strategy.sample
-    assert sample is not None, "every update takes a sample"
-    return Agreement(same_codes=float(sample.same_codes), meta_error=float(sample.meta_error), points=sample.points)
+    assert sample is not None, "a sample was asked for"
+    assert sample.same_codes is not None, "and codes of 4 bits"
+    sizes = torch.tensor([weight.numel() for weight in operands.weights], device=sample.same_codes.device)
+    return Agreement(
+        same_codes=float((sample.same_codes * sizes).sum() / sizes.sum()),
+        meta_error=float(sample.meta_error),
+        points=sample.points,
+    )
 
 
 def step_pass(*, report: Report, cell: CellConfig, device: str, steps: int) -> StepTimes:
@@ -216,8 +224,8 @@ def update(strategy: Strategy, operands: Operands) -> None:
     strategy.meta_gradient(
         operands.hypernet,
         operands.grads,
-        lambda index: weights[index],
-        lambda index: new_grads[index] * -LEARNING_RATE,
+        lambda index, part: weights[index][part],
+        lambda index, part: new_grads[index][part] * -LEARNING_RATE,
     )
 
 

@@ -83,6 +83,14 @@ class Hypernet(nn.Module):
             One (n,) tensor per input.
         """
 
+    @abstractmethod
+    def sources(self, grad: Tensor, weight: Tensor) -> list[Tensor]:
+        """What each row follows before its layer's scale, (n,) each: row = source·slope + centre."""
+
+    @abstractmethod
+    def slopes(self, scales: Scales) -> list[Tensor]:
+        """The () slopes of `sources`, one per input."""
+
     def features(self, grad: Tensor, weight: Tensor, scales: Scales) -> Tensor:
         """The rows as one new tensor (inputs, n), which shares no memory with the weights."""
         return torch.stack(self.rows(grad, weight, scales))
@@ -109,9 +117,13 @@ class Hypernet(nn.Module):
             return grad
         return scales.gradient if self.form == "residual" else 1.0
 
-    def combine(self, grad: Tensor, core: Tensor, scales: Scales) -> Tensor:
-        """F from the core's outputs (n,), differentiable by them."""
-        amplified = core * self.gain(grad, scales)
+    def combine(self, grad: Tensor, core: Tensor, scales: Scales, *, out: Tensor | None = None) -> Tensor:
+        """F from the core's outputs (n,), differentiable by them; `out` takes it without a graph and a new tensor."""
+        gain = self.gain(grad, scales)
+        if out is not None:
+            torch.mul(core, gain, out=out)
+            return out.add_(grad) if self.form == "residual" else out
+        amplified = core * gain
         return grad + amplified if self.form == "residual" else amplified
 
     def forward(self, grad: Tensor, weight: Tensor, scales: Scales | None = None) -> Tensor:
@@ -206,6 +218,11 @@ def scaled(values: Tensor, scale: Tensor) -> Tensor:
 def unit_weight(weight: Tensor, scales: Scales) -> Tensor:
     """W̃ = tanh W/(2·max|tanh W|) + ½ in [0, 1], DoReFa's weight before rounding; ½ for a layer of zeros."""
     return scaled(torch.tanh(weight), 2.0 * torch.tanh(scales.weight)) + 0.5
+
+
+def unit_slope(scales: Scales) -> Tensor:
+    """() slope of W̃ by tanh W."""
+    return safe_width(2.0 * torch.tanh(scales.weight)).reciprocal()
 
 
 def count_parameters(hypernet: Hypernet) -> int:

@@ -13,6 +13,8 @@ from bench.hypernets import HYPERNETS, build_hypernet
 from bench.optim import build_optimizer
 from bench.units import Absent
 from bench.update import DelayedUpdate, build_strategy, read_observation
+from bench.update.base import WHOLE
+from bench.update.delayed import _MetaOperands
 
 # weight decay 0 leaves zero codes with a zero second moment; a large eps keeps autograd's own rounding below 1e-10
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -299,9 +301,11 @@ def test_momentum_needs_no_copy_of_the_old_weights(plain: SimpleNamespace) -> No
         before = [param.detach().clone() for param in update.params]
         update.preview(0.2)
         assert len(update.old_weights) == count
+        operands = _MetaOperands(update, [torch.zeros_like(weight) for weight in before])
         for index, weight in enumerate(before):
             assert not torch.equal(update.params[index], weight)
-            torch.testing.assert_close(update._old_weight(index), weight, rtol=1e-14, atol=1e-16)
+            old = operands.old_weight(index, WHOLE).view(weight.shape)
+            torch.testing.assert_close(old, weight, rtol=1e-14, atol=1e-16)
 
 
 def test_observation_tells_amplification_cosine_zeros_and_meta_gradient(plain: SimpleNamespace) -> None:

@@ -36,8 +36,12 @@ def run(strategy: Strategy, hypernet: Hypernet, layers: SimpleNamespace) -> tupl
     for param in hypernet.parameters():
         param.grad = None
     outputs = strategy.outputs(hypernet, layers.grads, layers.weights)
-    weights, cotangents = layers.weights.__getitem__, layers.cotangents.__getitem__
-    strategy.meta_gradient(hypernet, layers.grads, weights, lambda index: cotangents(index).clone())
+    strategy.meta_gradient(
+        hypernet,
+        layers.grads,
+        lambda index, part: layers.weights[index].view(-1)[part],
+        lambda index, part: layers.cotangents[index].view(-1)[part].clone(),
+    )
     return outputs, [torch.zeros_like(p) if p.grad is None else p.grad for p in hypernet.parameters()]
 
 
