@@ -235,7 +235,7 @@ def _delayed_update(
         optimizer=_optimizer(cell.optimizer, weights),
         hypernet=hypernet,
         strategy=build_strategy(cell.strategy.name, **options.get(cell.strategy.name, {})),
-        quantize=_as_it_is if replaces_ste else _grad_quantizer(cell, generator),
+        quantize=_as_it_is if replaces_ste else _grad_quantizer(cell, generator).quantize_,
         factors=factors if replaces_ste else None,
         meta_lr=cell.hypernet.meta_lr,
         lr_factors=(lambda: [layer.lr_factor for layer in layers]) if uint8 else None,

@@ -30,11 +30,11 @@ from torch import Tensor, nn
 
 from bench.errors import ConfigError
 from bench.hypernets import Hypernet
+from bench.layout import flat, laid_out_like
 from bench.optim import Adam, Optimizer
 from bench.optim.base import gather_grads, move_
 from bench.units import Absent
 from bench.update.base import Strategy
-from bench.update.layout import flat, laid_out_like
 from bench.update.tabulate import Tabulate, TabulationSample
 
 Phases = Callable[[str], AbstractContextManager[Any]]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bench.errors import ConfigError
 from bench.hypernets import CarriedEvaluation, Hypernet, Scales, layer_scales
+from bench.layout import flat, unflat
 from bench.update.base import Parts
-from bench.update.layout import flat, unflat
 from bench.update.states import CarriedStates, part_of
 
 Values = Callable[[int, slice, Tensor], Tensor]  # layer, part and features (inputs, n) to the core's (n,)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from bench.hypernets import Hypernet
+from bench.layout import unflat
 from bench.update.base import WHOLE, Parts
-from bench.update.layout import unflat
 from bench.update.states import CarriedStates
 
 

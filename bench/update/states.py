@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.hypernets import Hypernet, State
-from bench.update.layout import flat
+from bench.layout import flat
 
 
 class CarriedStates:

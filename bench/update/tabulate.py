@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bench.errors import ConfigError
 from bench.hypernets import Evaluation, Hypernet, Scales, layer_scales
+from bench.layout import flat, unflat
 from bench.update.base import Parts
 from bench.update.grid import (
     COPIES,
@@ -34,7 +35,6 @@ from bench.update.grid import (
     scatter_,
     table_shape,
 )
-from bench.update.layout import flat, unflat
 from bench.update.recompute import Recompute, parts, suitable_chunk
 
 FIRST_POINTS = {1: 129, 2: 17}  # per axis, by the core's number of inputs; odd, so that 0 is a node (ReLU's kink)
@@ -222,9 +222,7 @@ class Tabulate:
             self.same_codes = shares_of_same_codes(outputs, exact, self.sample_bits)
         self.sampling_s += self._now(grads[0].device) - start
 
-    def _sample_gradient(
-        self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Parts, cotangents: Parts
-    ) -> None:
+    def _sample_gradient(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Parts, cotangents: Parts) -> None:
         """Compare ∇ψ, which is in the parameters' ``.grad``, with the exact one, and leave it there."""
         assert self.exact is not None, "a sample needs its exact strategy"
         start = self._now(grads[0].device)
