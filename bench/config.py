@@ -61,10 +61,11 @@ class DataConfig:
     image_size: int | None = None  # pixels; none: the data set's own size
     train_limit: int | None = None  # use only the first so many training images
     test_limit: int | None = None  # and so many test images
+    workers: int | None = None  # imagenet: threads that decode; none: one per core
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("image_size", "train_limit", "test_limit"):
+        for name in ("image_size", "train_limit", "test_limit", "workers"):
             value = getattr(self, name)
             require(value is None or value > 0, f"data.{name}", value, "above 0")
 

@@ -1,4 +1,4 @@
-"""Flat views in memory's order: a coordinate-wise update does not care which weight comes first, and a copy costs a pass.
+"""Flat views in memory's order: a coordinate-wise update may take the weights in any order, and a copy costs a pass.
 
 Convolution weights lie channels-last, so ``reshape(-1)`` would gather them anew each time. Ours.
 """
@@ -35,5 +35,6 @@ def _in_memory_order(values: Tensor) -> Tensor | None:
     """The tensor with its dimensions sorted from outer to inner; None where its numbers leave gaps."""
     if values.is_contiguous():
         return values
-    sorted_dims = values.permute(sorted(range(values.dim()), key=lambda dim: -values.stride(dim)))
+    strides = values.stride()
+    sorted_dims = values.permute(sorted(range(values.dim()), key=lambda dim: -strides[dim]))
     return sorted_dims if sorted_dims.is_contiguous() else None

@@ -14,15 +14,14 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bench.config import FLOAT_BITS, CellConfig
-from bench.data import build_data
-from bench.data.base import DataSet
-from bench.data.loader import EvalBatches, TrainBatches
+from bench.data import build_data, eval_batches, train_batches
+from bench.data.loader import EvalStream, TrainStream
 from bench.errors import DataError, DivergedError, RecordError
 from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.kernels.selfcheck import check_device
@@ -37,6 +36,9 @@ from bench.training.loop import FitResult, evaluate, fit
 from bench.training.step import train_step
 from bench.units import Absent
 from bench.update import Slim
+
+if TYPE_CHECKING:
+    from bench.data import AnyData
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -113,7 +115,7 @@ def pretrain_pass(*, report: Report, cell: CellConfig, device: str, target: str)
     cell = for_pretraining(cell)
     where, data = _prepare(cell, device)
     parts = build_parts(cell, data, where)
-    test = EvalBatches(data, batch_size=cell.protocol.batch_size, device=where)
+    test = _test_batches(cell, data, where)
     result = fit(
         parts, _batches(cell, data, where), None, cell.optimizer,
         epochs=cell.protocol.epochs, phase="pretraining FP32", report=report,
@@ -212,7 +214,7 @@ def accuracy_pass(*, report: Report, cell: CellConfig, device: str, weights: str
     """
     where, data = _prepare(cell, device)
     parts = build_parts(cell, data, where, initial_state=_load(weights))
-    test = None if data.synthetic else EvalBatches(data, batch_size=cell.protocol.batch_size, device=where)
+    test = None if data.synthetic else _test_batches(cell, data, where)
     pretrained: float | Absent = Absent("training started from random weights")
     if weights is not None:
         stored = _read_weights(weights)["accuracy_pct"]
@@ -250,7 +252,7 @@ def _without_tensors(result: FitResult) -> FitResult:
     return dataclasses.replace(result, observation=None)
 
 
-def _prepare(cell: CellConfig, device: str) -> tuple[torch.device, DataSet]:
+def _prepare(cell: CellConfig, device: str) -> tuple[torch.device, AnyData]:
     if cell.protocol.threads is not None:
         torch.set_num_threads(cell.protocol.threads)
     where = torch.device(device)
@@ -264,13 +266,18 @@ def _prepare(cell: CellConfig, device: str) -> tuple[torch.device, DataSet]:
     return where, data
 
 
-def _batches(cell: CellConfig, data: DataSet, device: torch.device) -> TrainBatches:
-    return TrainBatches(
-        data, batch_size=cell.protocol.batch_size, seed=cell.seed, device=device, augment=cell.protocol.augment
-    )
+def _batches(cell: CellConfig, data: AnyData, device: torch.device) -> TrainStream:
+    return train_batches(
+        data, batch_size=cell.protocol.batch_size, seed=cell.seed, device=device, augment=cell.protocol.augment,
+        workers=cell.data.workers,
+    )  # fmt: skip
 
 
-def _endless(batches: TrainBatches) -> Iterator[tuple[Tensor, Tensor]]:
+def _test_batches(cell: CellConfig, data: AnyData, device: torch.device) -> EvalStream:
+    return eval_batches(data, batch_size=cell.protocol.batch_size, device=device, workers=cell.data.workers)
+
+
+def _endless(batches: TrainStream) -> Iterator[tuple[Tensor, Tensor]]:
     epoch = 0
     while True:
         yield from batches.epoch(epoch)
@@ -340,13 +347,13 @@ def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
     return tuple(table)
 
 
-def _data_facts(data: DataSet) -> DataFacts:
+def _data_facts(data: AnyData) -> DataFacts:
     return DataFacts(
         name=data.name,
         synthetic=data.synthetic,
-        train_samples=len(data.train_labels),
-        test_samples=len(data.test_labels),
-        image_shape=tuple(data.train_images.shape[1:]),
+        train_samples=data.num_train,
+        test_samples=data.num_test,
+        image_shape=data.image_shape,
         num_classes=data.num_classes,
         source=data.source,
         fingerprint=data.fingerprint,

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.config import CellConfig
-from bench.data import build_data
-from bench.data.loader import TrainBatches
+from bench.data import build_data, train_batches
+from bench.data.loader import TrainStream
 from bench.hypernets import Hypernet, build_hypernet
 from bench.hypernets.dual_lstm_fc import DualLSTMFC
 from bench.models import build_model
@@ -159,7 +159,7 @@ def step_pass(*, report: Report, cell: CellConfig, device: str, steps: int) -> S
     data = build_data(cell.data.name)
     sides = {"metagrad": build_parts(cell, data, where), "plain": build_parts(without_hypernet(cell), data, where)}
     timers = {name: PhaseTimer(where) for name in sides}
-    batches = _endless(TrainBatches(data, batch_size=cell.protocol.batch_size, seed=cell.seed, device=where))
+    batches = _endless(train_batches(data, batch_size=cell.protocol.batch_size, seed=cell.seed, device=where))
     for parts in sides.values():
         parts.model.train()
     for step in range(WARMUP_STEPS + steps):
@@ -194,7 +194,7 @@ def build_operands(work: Work) -> Operands:
         hypernet = build_hypernet("dual_lstm_fc", hidden=work.hidden)
         assert isinstance(hypernet, DualLSTMFC), "its head is initialised here"
         hypernet.head.reset_parameters()
-    batches = TrainBatches(data, batch_size=GRADIENT_IMAGES, seed=0, device=where)
+    batches = train_batches(data, batch_size=GRADIENT_IMAGES, seed=0, device=where)
     params = _weights(model)
     grads = []
     for images, labels in batches.epoch(0):
@@ -267,7 +267,7 @@ def _thin(values: Tensor, stride: int) -> Tensor:
     return values.reshape(-1)[::stride].clone()
 
 
-def _endless(batches: TrainBatches) -> Iterator[tuple[Tensor, Tensor]]:
+def _endless(batches: TrainStream) -> Iterator[tuple[Tensor, Tensor]]:
     epoch = 0
     while True:
         yield from batches.epoch(epoch)

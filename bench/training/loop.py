@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.config import OptimizerConfig
-from bench.data.loader import EvalBatches, TrainBatches
+from bench.data.loader import EvalStream, TrainStream
 from bench.errors import DivergedError
 from bench.layers.convert import quantized_layers
 from bench.optim import build_schedule
@@ -41,8 +41,8 @@ class FitResult:
 
 def fit(
     parts: Parts,
-    batches: TrainBatches,
-    test: EvalBatches | None,
+    batches: TrainStream,
+    test: EvalStream | None,
     config: OptimizerConfig,
     *,
     epochs: int,
@@ -119,7 +119,7 @@ def fit(
     return _result(losses, curve, observation, points)
 
 
-def evaluate(parts: Parts, test: EvalBatches) -> float:
+def evaluate(parts: Parts, test: EvalStream) -> float:
     """Accuracy on a whole test set, in percent, with the committed weights."""
     parts.model.eval()
     right = [evaluate_batch(parts, images, labels) for images, labels in test]
