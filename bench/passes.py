@@ -35,7 +35,8 @@ from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.loop import FitResult, evaluate, fit
 from bench.training.step import train_step
 from bench.units import Absent
-from bench.update import Slim
+from bench.update import Slim, TabulationSample
+from bench.update.delayed import finite_or_absent
 
 if TYPE_CHECKING:
     from bench.data import AnyData
@@ -219,19 +220,20 @@ def accuracy_pass(*, report: Report, cell: CellConfig, device: str, weights: str
     if weights is not None:
         stored = _read_weights(weights)["accuracy_pct"]
         pretrained = Absent("synthetic data has no accuracy") if stored is None else stored
+    sizes = [weight.numel() for weight in parts.weights]
     try:
         result = fit(
             parts, _batches(cell, data, where), test, cell.optimizer,
             epochs=cell.protocol.epochs, phase="training", report=report,
-            observe_every=cell.hypernet.observe_every,
+            observe_every=cell.hypernet.observe_every, sample_every=cell.strategy.sample_every,
         )  # fmt: skip
     except DivergedError as error:
-        error.partial = _accuracy_answer(error.partial, pretrained)
+        error.partial = _accuracy_answer(error.partial, pretrained, sizes)
         raise
-    return _accuracy_answer(result, pretrained)
+    return _accuracy_answer(result, pretrained, sizes)
 
 
-def _accuracy_answer(result: FitResult, pretrained: float | Absent) -> AccuracyAnswer:
+def _accuracy_answer(result: FitResult, pretrained: float | Absent, layer_sizes: list[int]) -> AccuracyAnswer:
     observed: dict[str, float | Absent] = {}
     if result.observation is not None:
         for key in ("amplification", "cosine", "zero_share"):
@@ -240,12 +242,29 @@ def _accuracy_answer(result: FitResult, pretrained: float | Absent) -> AccuracyA
             observed[key] = float(finite.mean()) if finite.numel() else Absent("every layer's gradient was zero")
         norm = float(result.observation.meta_gradient_norm)
         observed["meta_grad_norm"] = norm if math.isfinite(norm) else Absent("the meta-gradient is not finite")
+        observed |= _tabulation(result.observation.tabulation, layer_sizes)
     return AccuracyAnswer(
         fit=_without_tensors(result),
         accuracy_pct=result.curve[-1].test_accuracy_pct,
         pretrained_pct=pretrained,
         observed=observed,
     )
+
+
+def _tabulation(sample: TabulationSample | None, layer_sizes: list[int]) -> dict[str, float | Absent]:
+    """How `tabulate` compared with the exact strategy; empty where another strategy ran."""
+    if sample is None:
+        return {}
+    same: float | Absent = Absent("nothing is rounded after the hypernetwork")
+    if sample.same_codes is not None:
+        shares = sample.same_codes.tolist()
+        same = sum(size * share for size, share in zip(layer_sizes, shares, strict=True)) / sum(layer_sizes)
+    angle = float(sample.meta_angle_deg)
+    return {
+        "interpolation_error": finite_or_absent(sample.error, "the interpolation error is not finite"),
+        "same_codes": same,
+        "meta_angle_deg": finite_or_absent(angle, "the meta-gradient is zero or not finite"),
+    }
 
 
 def _without_tensors(result: FitResult) -> FitResult:

@@ -111,6 +111,7 @@ def test_the_presets_are_the_papers_numbers() -> None:
         optimizer = cell.optimizer
         assert (cell.model.name, optimizer.lr, optimizer.weight_decay, cell.hypernet.hidden) == numbers
         assert (optimizer.name, optimizer.momentum) == ("sgd", 0.9)
+        assert cell.preset_name == preset
 
 
 METAGRAD_TABLES = {  # and the cells beside the table's
@@ -212,15 +213,7 @@ def test_metaquants_convergence_has_every_panel_of_figures_5_to_15() -> None:
     panels.add(("resnet18", "imagenet", "dorefa", "adam"))  # Fig. 15 has one panel
     curves = {("ste", "none"), *(("metaquant", name) for name in ("multi_fc", "lstm_fc", "fc_grad"))}
     found = {
-        (
-            cell.model.name,
-            cell.data.name,
-            cell.quantizer.name,
-            cell.optimizer.name,
-            cell.method.name,
-            cell.hypernet.name,
-        )
-        for cell in cells
+        (c.model.name, c.data.name, c.quantizer.name, c.optimizer.name, c.method.name, c.hypernet.name) for c in cells
     }
     assert found == {(*panel, *curve) for panel in panels for curve in curves}
     assert len(cells) == 21 * 4
@@ -231,6 +224,7 @@ def test_metaquants_convergence_has_every_panel_of_figures_5_to_15() -> None:
         dropped = [round(share * cell.protocol.epochs) for share in cell.optimizer.milestones]
         assert dropped == ([10, 20] if on_imagenet else [30, 60, 90])
         assert cell.variant_name.endswith(f"{cell.quantizer.name}_{cell.optimizer.name}"), "the label says which"
+        assert cell.preset_name.endswith(f"_{cell.optimizer.name}")
 
 
 def test_one_panel_of_the_convergence_can_be_run_alone() -> None:

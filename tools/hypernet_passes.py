@@ -96,6 +96,7 @@ class StepTimes:
     metagrad_ms: tuple[float, ...]
     plain_ms: tuple[float, ...]
     num_weights: int  # quantized
+    grid_points: int  # of tabulate's grid, per axis, at the end
 
 
 def strategies_pass(*, report: Report, work: Work, names: Sequence[str], rounds: int) -> dict[str, tuple[float, ...]]:
@@ -158,6 +159,12 @@ def step_pass(*, report: Report, cell: CellConfig, device: str, steps: int) -> S
     where = torch.device(device)
     data = build_data(cell.data.name)
     sides = {"metagrad": build_parts(cell, data, where), "plain": build_parts(without_hypernet(cell), data, where)}
+    delayed = sides["metagrad"].delayed
+    assert delayed is not None, "MetaGrad has a delayed update"
+    assert isinstance(delayed.strategy, Tabulate), "and its step is that of tabulate"
+    assert isinstance(delayed.hypernet, DualLSTMFC), "its head is initialised here"
+    with global_stream(0, "hypernet_init"):
+        delayed.hypernet.head.reset_parameters()  # at its own start, zero, the coarsest grid would do for a few steps
     timers = {name: PhaseTimer(where) for name in sides}
     batches = _endless(train_batches(data, batch_size=cell.protocol.batch_size, seed=cell.seed, device=where))
     for parts in sides.values():
@@ -175,6 +182,7 @@ def step_pass(*, report: Report, cell: CellConfig, device: str, steps: int) -> S
         metagrad_ms=timers["metagrad"].read().step_ms,
         plain_ms=timers["plain"].read().step_ms,
         num_weights=sum(weight.numel() for weight in sides["metagrad"].weights),
+        grid_points=delayed.strategy.points,
     )
 
 

@@ -221,7 +221,10 @@ def _delayed_update(
     options: dict[str, dict[str, Any]] = {
         "slim": {"seed": sub_seed(cell.seed, "slim_layer")},
         "recompute": {"chunk": cell.strategy.chunk},
-        "tabulate": {"bound": cell.strategy.bound},
+        "tabulate": {
+            "bound": cell.strategy.bound,
+            "sample_bits": None if METHODS[cell.method.name].replaces_ste else cell.grad_bits,
+        },
     }
     uint8 = cell.method.error_quantizer == "uint8"
     replaces_ste = METHODS[cell.method.name].replaces_ste

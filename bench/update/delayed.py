@@ -72,6 +72,9 @@ class Observation:
     tabulation: TabulationSample | None = None
 
 
+Reading = dict[str, dict[str, float | Absent] | float | Absent]
+
+
 def observe_gradients(grads: Sequence[Tensor], replaced: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Amplification, cosine and share of zeros per layer, without waiting for the device.
 
@@ -89,7 +92,7 @@ def observe_gradients(grads: Sequence[Tensor], replaced: Sequence[Tensor]) -> tu
     return after / before, dots / after / before, zeros
 
 
-def read_observation(observation: Observation, names: Sequence[str]) -> dict[str, dict[str, float | Absent] | float]:
+def read_observation(observation: Observation, names: Sequence[str]) -> Reading:
     """An observation as numbers, which waits for the device.
 
     Args:
@@ -97,18 +100,31 @@ def read_observation(observation: Observation, names: Sequence[str]) -> dict[str
         names: the layers' names.
 
     Returns:
-        ``amplification``, ``cosine`` and ``zero_share`` by layer name, and ``meta_gradient_norm``. What a zero
-        gradient leaves undefined is `Absent`.
+        ``amplification``, ``cosine`` and ``zero_share`` by layer name, and ``meta_gradient_norm``; where `tabulate` was
+        sampled also ``interpolation_error``, ``meta_angle_deg`` and, where codes are made, ``same_codes`` by layer
+        name. What a zero gradient leaves undefined is `Absent`.
     """
     reason = "the layer's gradient, or what replaced it, is zero or not finite"
-    table: dict[str, dict[str, float | Absent] | float] = {}
+    table: Reading = {}
     for key in ("amplification", "cosine", "zero_share"):
         values = getattr(observation, key).tolist()
         table[key] = {
             name: value if math.isfinite(value) else Absent(reason) for name, value in zip(names, values, strict=True)
         }
     table["meta_gradient_norm"] = float(observation.meta_gradient_norm)
+    sample = observation.tabulation
+    if sample is not None:
+        table["interpolation_error"] = finite_or_absent(sample.error, "the interpolation error is not finite")
+        angle = float(sample.meta_angle_deg)
+        table["meta_angle_deg"] = finite_or_absent(angle, "the meta-gradient is zero or not finite")
+        if sample.same_codes is not None:
+            table["same_codes"] = dict(zip(names, sample.same_codes.tolist(), strict=True))
     return table
+
+
+def finite_or_absent(value: float, reason: str) -> float | Absent:
+    """A number, or why there is none."""
+    return value if math.isfinite(value) else Absent(reason)
 
 
 class DelayedUpdate:
@@ -161,6 +177,7 @@ class DelayedUpdate:
         self.factors = factors
         self.phases = phases
         self.observe = observe
+        self.sample = False  # whether `tabulate` holds the next iteration against the exact strategy
         self.observation: Observation | None = None
         self.stage = Stage.COMMITTED
         self.pending: list[Tensor] | None = None  # G
@@ -173,6 +190,11 @@ class DelayedUpdate:
         self.pi_prime: float | list[Tensor] = 1.0
         self.observed: tuple[Tensor, Tensor, Tensor] | None = None
 
+    @property
+    def sampling_s(self) -> float:
+        """Seconds that comparisons with the exact strategy have taken: no part of a training's time."""
+        return self.strategy.sampling_s if isinstance(self.strategy, Tabulate) else 0.0
+
     @torch.no_grad()
     def preview(self, lr: float) -> None:
         """Install W⁺ in the weights.
@@ -184,6 +206,8 @@ class DelayedUpdate:
         self.stage = Stage.PREVIEWED
         self.lr = lr
         self.observation = self.observed = None
+        if isinstance(self.strategy, Tabulate):
+            self.strategy.take_sample = self.sample
         if self.pending is None:
             return
         weights = [param.detach() for param in self.params]

@@ -28,6 +28,7 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
 STRATEGIES: dict[str, dict[str, Any]] = {"retain": {}, "slim": {"seed": 5}, "recompute": {"chunk": 7}}
 # `tabulate` is exact for another function, the interpolated one (test_tabulate.py); the rest holds for it too
 ALL_STRATEGIES: dict[str, dict[str, Any]] = {**STRATEGIES, "tabulate": {"check_every": 2}}
+POINTS = {"fc_grad": 129, "multi_fc": 129, "lstm_fc": 129, "dual_lstm_fc": 17}  # of the first grid
 RATES = [0.05, 0.08, 0.03, 0.06, 0.05]
 
 
@@ -47,15 +48,16 @@ def build(
     strategy: str = "recompute",
     optimizer: str = "momentum",
     bits: int = 4,
+    arguments: dict[str, Any] | None = None,
     **options: Any,
 ) -> DelayedUpdate:
     params = [nn.Parameter(weight.clone()) for weight in problem.weights]
-    name, arguments = OPTIMIZERS[optimizer]
+    name, settings = OPTIMIZERS[optimizer]
     return DelayedUpdate(
         params,
-        optimizer=build_optimizer(name, params, lr=0.0, **arguments),
+        optimizer=build_optimizer(name, params, lr=0.0, **settings),
         hypernet=hypernet,
-        strategy=build_strategy(strategy, **ALL_STRATEGIES[strategy]),
+        strategy=build_strategy(strategy, **(ALL_STRATEGIES[strategy] if arguments is None else arguments)),
         quantize=lambda g: plain.uniform(g, bits),
         **options,
     )
@@ -117,6 +119,30 @@ def test_meta_gradient_equals_autograd_through_the_restated_update(
         bits=4,
     )
     follow(build(plain, problem, hypernet, strategy, optimizer), problem, other, relative)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("form", ["residual", "literal"])
+@pytest.mark.parametrize("name", HYPERNETS)
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_tabulates_meta_gradient_equals_autograd_through_the_restated_interpolated_update(
+    plain: SimpleNamespace, name: str, form: str, optimizer: str, dtype: torch.dtype, relative: float
+) -> None:
+    problem = plain.make_problem(dtype)
+    hypernet = randomised(name, form, dtype)
+    other = plain.PlainUpdate(
+        name,
+        form,
+        dict(hypernet.named_parameters()),
+        problem.weights,
+        problem.loss,
+        optimizer=optimizer,
+        weight_decay=OPTIMIZERS[optimizer][1]["weight_decay"],
+        bits=4,
+        points=POINTS[name],
+    )
+    coarse = {"max_nodes": 2}  # stays at its first grid
+    follow(build(plain, problem, hypernet, "tabulate", optimizer, arguments=coarse), problem, other, relative)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
