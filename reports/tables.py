@@ -170,7 +170,7 @@ def memory_table(section: Section) -> Table:
 
 def hypernet_table(section: Section) -> Table:
     """Hypernetworks: size, cost against the retained graph, and what they do to the gradient."""
-    columns = (
+    columns: tuple[Column, ...] = (
         Column(key="method", header="Method", numeric=False),
         Column(key="hypernet", header="Hypernetwork", numeric=False),
         Column(key="strategy", header="Strategy", numeric=False),

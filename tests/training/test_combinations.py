@@ -15,6 +15,7 @@ from bench.quantizers import GRAD_QUANTIZERS
 from bench.training.assemble import build_parts
 from bench.training.step import train_step
 
+W8A8 = ("weight_bits=8", "activation_bits=8")
 PLACES = {"error": (True, False), "grad": (False, True), "both": (True, True)}
 
 
@@ -63,7 +64,7 @@ def test_a_gradient_quantizer_runs_a_step_at_any_width_and_place(name: str, bits
     ("argv", "said"),
     [
         (
-            ("method=ste", "quantizer=bwn", "weight_bits=8", "activation_bits=8"),
+            ("method=ste", "quantizer=bwn", *W8A8),
             "set weight_bits=1, or quantizer=dorefa",
         ),
         (("variant=uint8_int8", "strategy=slim"), "leave strategy=none"),
@@ -71,7 +72,10 @@ def test_a_gradient_quantizer_runs_a_step_at_any_width_and_place(name: str, bits
             ("variant=daint8_int8", "method.error_granularity=channel"),
             "per tensor for dgrad, which sums over the channels, and per output channel for wgrad",
         ),
-        (("variant=dorefa_int8", "method.grad_quantizer=uint8", "grad_bits=8"), "of none, uniform, dorefa, not uint8"),
+        (
+            ("method=dorefa", *W8A8, "error_bits=8", "method.grad_quantizer=uint8", "grad_bits=8"),
+            "of none, uniform, dorefa, not uint8",
+        ),
         (("method=dorefa", "weight_bits=4", "activation_bits=4", "error_bits=9"), "1 to 8, or 32"),
     ],
 )

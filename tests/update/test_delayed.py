@@ -303,6 +303,24 @@ def test_resume_is_bitwise(plain: SimpleNamespace, optimizer: str, strategy: str
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+@pytest.mark.parametrize("strategy", ALL_STRATEGIES)
+def test_weights_and_gradients_may_lie_in_any_order_in_memory(
+    plain: SimpleNamespace, strategy: str, optimizer: str
+) -> None:
+    problem = plain.make_problem(torch.float64)
+    updates = []
+    for transposed in (False, True):
+        update = build(plain, problem, randomised("dual_lstm_fc", "residual", torch.float64), strategy, optimizer)
+        if transposed:  # the first weight alone; its gradients stay as they come
+            update.params[0].data = update.params[0].data.t().contiguous().t()
+        updates.append(update)
+    for t, lr in enumerate(RATES):
+        losses = [iterate(update, problem, t, lr) for update in updates]
+        torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=0)
+        assert_close(meta_grads(updates[1]), meta_grads(updates[0]), 1e-8)
+
+
 def test_weights_keep_their_storage_and_gradients_are_handed_over(plain: SimpleNamespace) -> None:
     problem = plain.make_problem(torch.float32)
     update = build(plain, problem, randomised("dual_lstm_fc", "residual", torch.float32))
