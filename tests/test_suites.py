@@ -245,3 +245,16 @@ def test_a_label_that_names_what_the_variant_leaves_open_still_begins_with_its_f
     (tmp_path / "variant" / "mine.yaml").write_text(text.format("miner"), encoding="utf-8")
     with pytest.raises(ConfigError, match="says variant_name=miner: name it like its file"):
         plan_cells(parse_arguments(argv))
+
+
+def test_the_docs_list_every_suite_with_its_number_of_cells() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "suites.md").read_text(encoding="utf-8")
+    rows = [
+        [part.strip(" `") for part in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| `")
+    ]
+    listed = {row[0]: int(row[-1]) for row in rows if row[-1].isdigit()}
+    assert set(listed) == set(group_options("suite")) - {"single"}
+    for name, count in listed.items():
+        assert len(plan_cells(parse_arguments([f"suite={name}"])).cells) == count, name

@@ -15,22 +15,12 @@ def test_hypernet_csv_has_a_row_per_step_and_layer_and_leaves_the_undefined_empt
     tmp_path: Path, make_record: MakeRecord
 ) -> None:
     undefined = Absent("the layer's gradient is zero")
-    points = [
-        HypernetPoint(
-            step=3,
-            layer="conv1",
-            amplification=1.5,
-            cosine=0.9,
-            zero_share_pct=60.0,
-            meta_grad_norm=0.1,
-            interpolation_error=3e-7,
-            same_codes_pct=99.5,
-            meta_angle_deg=0.01,
-        ),  # fmt: skip
-        HypernetPoint(
-            step=3, layer="fc", amplification=undefined, cosine=undefined, zero_share_pct=100.0, meta_grad_norm=0.1
-        ),
-    ]
+    undefined_row = HypernetPoint(
+        step=3, layer="fc", amplification=undefined, cosine=undefined, zero_share_pct=100.0, meta_grad_norm=0.1
+    )
+    sampled = {"interpolation_error": 3e-7, "same_codes_pct": 99.5, "meta_angle_deg": 0.01}
+    known = {"amplification": 1.5, "cosine": 0.9, "zero_share_pct": 60.0, "meta_grad_norm": 0.1}
+    points = [HypernetPoint(step=3, layer="conv1", **known, **sampled), undefined_row]
     write_curves(tmp_path, make_record(), [0.5, 0.25], points)
     with (tmp_path / "hypernet.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

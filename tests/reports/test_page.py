@@ -265,9 +265,8 @@ def test_a_cell_of_a_preset_is_repeated_by_it_and_by_its_variants_file(make_reco
     ):
         record = make_record(variant=label, suite="metaquant_convergence", model_name="resnet20", cell=cell)
         command = reproduce_command(record, with_model=True, with_data=True, seeds=[0])
-        assert command == (
-            f"metagrad-bench run suite=metaquant_convergence variant={variant} preset=metaquant_fig6_adam device=cpu seed=0"
-        )
+        words = f"suite=metaquant_convergence variant={variant} preset=metaquant_fig6_adam device=cpu seed=0"
+        assert command == f"metagrad-bench run {words}"
 
 
 def test_a_hostile_name_is_quoted_in_a_command(make_record: Callable[..., RunRecord]) -> None:
