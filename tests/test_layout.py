@@ -10,7 +10,7 @@ GENERATOR = torch.Generator().manual_seed(1)
 
 
 def numbers(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=GENERATOR)
+    return torch.randn(shape, generator=GENERATOR)
 
 
 LAYOUTS = {
