@@ -34,6 +34,7 @@ class DataEntry:
     image_size: int  # pixels, unless data.image_size says otherwise
     check: Callable[[Path | None, bool], None]  # (root, download); writes and fetches nothing
     load: Callable[[Path | None, bool, int | None], AnyData]  # (root, download, image_size)
+    can_download: bool = True  # what is missing can be fetched, where anything can be missing
 
 
 def _check_digits(root: Path | None, download: bool) -> None:
@@ -151,6 +152,7 @@ DATASETS: dict[str, DataEntry] = {
         image_size=224,
         check=_check_imagenet,
         load=_load_imagenet,
+        can_download=False,
     ),
     "synthetic": DataEntry(
         summary="2,048 + 512 random images, 32x32x3, 10 classes; for timing, accuracy is not shown",
