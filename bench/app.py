@@ -168,12 +168,13 @@ def _plan(args: argparse.Namespace) -> Plan:
         _refuse_fixed_keys(choices.get("variant", "custom"), user_keys)
         _refuse_preset_groups(choices.get("preset", "none"), user_keys)
         cell = to_cell(compose(config_name=config_name, overrides=job))
-        if cell.variant_name != choices.get("variant", cell.variant_name):
+        variant = choices.get("variant", cell.variant_name)
+        if cell.variant_name != variant and not cell.variant_name.startswith(f"{variant}_"):
             raise ConfigError(
-                f"variant/{choices['variant']}.yaml says variant_name={cell.variant_name}: name it like its file, "
-                "so that its rows carry the label that was asked for."
+                f"variant/{variant}.yaml says variant_name={cell.variant_name}: name it like its file, "
+                "so that its rows carry the label that was asked for; more may follow after a _."
             )
-        _refuse_changed_labels(cell, config_name)
+        _refuse_changed_labels(cell, variant, config_name)
         cells.append(cell)
     if not cells:
         raise ConfigError("The sweep is empty: name at least one variant.")
@@ -249,13 +250,14 @@ def _refuse_preset_groups(preset: str, user_keys: Sequence[tuple[str, Override]]
         )
 
 
-def _refuse_changed_labels(cell: CellConfig, config_name: str) -> None:
+def _refuse_changed_labels(cell: CellConfig, variant: str, config_name: str) -> None:
     """What a suite's body or sweep sets must not change what a variant's label says either."""
-    variant = cell.variant_name
     if variant == "custom" or variant not in _options("variant"):
         return
     alone = to_cell(compose(config_name=config_name, overrides=[f"variant={variant}"]))
     for key in _fixed_keys(variant):
+        if key == "variant_name":  # may name settings that the variant leaves open
+            continue
         ours, theirs = _look_up(cell, key), _look_up(alone, key)
         if not dataclasses.is_dataclass(theirs) and ours != theirs:
             raise ConfigError(

@@ -293,12 +293,17 @@ class _CellRun:
             self.missing["hypernet"] = "the method has no hypernetwork"
             return None
         unseen = Absent(reason=self.missing.get("accuracy", "the accuracy pass did not run"))
+        exact = self.cell.strategy.name != "tabulate"
+        unsampled = Absent(reason="the strategy is exact") if exact else unseen
         return HypernetResult(
             num_parameters=check.hypernet_parameters,
             amplification=observed.get("amplification", unseen),
             cosine=observed.get("cosine", unseen),
             zero_share_pct=_percent(observed.get("zero_share", unseen)),
             meta_grad_norm=observed.get("meta_grad_norm", unseen),
+            interpolation_error=observed.get("interpolation_error", unsampled),
+            same_codes_pct=_percent(observed.get("same_codes", unsampled)),
+            meta_angle_deg=observed.get("meta_angle_deg", unsampled),
         )
 
     def _wanted(self, part: str) -> bool:

@@ -61,10 +61,11 @@ class DataConfig:
     image_size: int | None = None  # pixels; none: the data set's own size
     train_limit: int | None = None  # use only the first so many training images
     test_limit: int | None = None  # and so many test images
+    workers: int | None = None  # imagenet: threads that decode; none: one per core
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("image_size", "train_limit", "test_limit"):
+        for name in ("image_size", "train_limit", "test_limit", "workers"):
             value = getattr(self, name)
             require(value is None or value > 0, f"data.{name}", value, "above 0")
 
@@ -126,12 +127,17 @@ class StrategyConfig:
 
     name: str = "none"  # none, retain, slim, recompute, tabulate
     chunk: int | None = None  # recompute: weights evaluated at a time; none: chosen by the hidden size
-    bound: float = 1e-5  # tabulate: largest interpolation error, as a share of the layer's largest gradient
+    bound: float = 1e-6  # tabulate: largest interpolation error, as a share of the layer's largest gradient
+    # tabulate: steps between two comparisons with the exact strategy in the accuracy pass, beside the last step of each
+    # epoch; none: only there
+    sample_every: int | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require(self.chunk is None or self.chunk > 0, "strategy.chunk", self.chunk, "above 0")
         check_positive("strategy", self, "bound")
+        every = self.sample_every
+        require(every is None or every > 0, "strategy.sample_every", every, "above 0")
 
 
 @dataclass(kw_only=True)
@@ -205,6 +211,7 @@ class CellConfig:
 
     suite_name: str = "single"  # names the output folder
     variant_name: str = "custom"  # the row's label
+    preset_name: str = "none"  # where the model and its numbers come from
     device: str = "auto"  # auto, cpu, cuda, cuda:1; on the command line also all: one of each kind in turn
     seed: int = 0
     weight_bits: int = FLOAT_BITS

@@ -14,15 +14,14 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bench.config import FLOAT_BITS, CellConfig
-from bench.data import build_data
-from bench.data.base import DataSet
-from bench.data.loader import EvalBatches, TrainBatches
+from bench.data import build_data, eval_batches, train_batches
+from bench.data.loader import EvalStream, TrainStream
 from bench.errors import DataError, DivergedError, RecordError
 from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.kernels.selfcheck import check_device
@@ -37,7 +36,11 @@ from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.loop import FitResult, evaluate, fit
 from bench.training.step import train_step
 from bench.units import Absent
-from bench.update import Slim
+from bench.update import Slim, TabulationSample
+from bench.update.delayed import finite_or_absent
+
+if TYPE_CHECKING:
+    from bench.data import AnyData
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -114,7 +117,7 @@ def pretrain_pass(*, report: Report, cell: CellConfig, device: str, target: str)
     cell = for_pretraining(cell)
     where, data = _prepare(cell, device)
     parts = build_parts(cell, data, where)
-    test = EvalBatches(data, batch_size=cell.protocol.batch_size, device=where)
+    test = _test_batches(cell, data, where)
     result = fit(
         parts, _batches(cell, data, where), None, cell.optimizer,
         epochs=cell.protocol.epochs, phase="pretraining FP32", report=report,
@@ -225,24 +228,25 @@ def accuracy_pass(*, report: Report, cell: CellConfig, device: str, weights: str
     """
     where, data = _prepare(cell, device)
     parts = build_parts(cell, data, where, initial_state=_load(weights))
-    test = None if data.synthetic else EvalBatches(data, batch_size=cell.protocol.batch_size, device=where)
+    test = None if data.synthetic else _test_batches(cell, data, where)
     pretrained: float | Absent = Absent("training started from random weights")
     if weights is not None:
         stored = _read_weights(weights)["accuracy_pct"]
         pretrained = Absent("synthetic data has no accuracy") if stored is None else stored
+    sizes = [weight.numel() for weight in parts.weights]
     try:
         result = fit(
             parts, _batches(cell, data, where), test, cell.optimizer,
             epochs=cell.protocol.epochs, phase="training", report=report,
-            observe_every=cell.hypernet.observe_every,
+            observe_every=cell.hypernet.observe_every, sample_every=cell.strategy.sample_every,
         )  # fmt: skip
     except DivergedError as error:
-        error.partial = _accuracy_answer(error.partial, pretrained)
+        error.partial = _accuracy_answer(error.partial, pretrained, sizes)
         raise
-    return _accuracy_answer(result, pretrained)
+    return _accuracy_answer(result, pretrained, sizes)
 
 
-def _accuracy_answer(result: FitResult, pretrained: float | Absent) -> AccuracyAnswer:
+def _accuracy_answer(result: FitResult, pretrained: float | Absent, layer_sizes: list[int]) -> AccuracyAnswer:
     observed: dict[str, float | Absent] = {}
     if result.observation is not None:
         for key in ("amplification", "cosine", "zero_share"):
@@ -251,6 +255,7 @@ def _accuracy_answer(result: FitResult, pretrained: float | Absent) -> AccuracyA
             observed[key] = float(finite.mean()) if finite.numel() else Absent("every layer's gradient was zero")
         norm = float(result.observation.meta_gradient_norm)
         observed["meta_grad_norm"] = norm if math.isfinite(norm) else Absent("the meta-gradient is not finite")
+        observed |= _tabulation(result.observation.tabulation, layer_sizes)
     return AccuracyAnswer(
         fit=_without_tensors(result),
         accuracy_pct=result.curve[-1].test_accuracy_pct,
@@ -259,11 +264,27 @@ def _accuracy_answer(result: FitResult, pretrained: float | Absent) -> AccuracyA
     )
 
 
+def _tabulation(sample: TabulationSample | None, layer_sizes: list[int]) -> dict[str, float | Absent]:
+    """How `tabulate` compared with the exact strategy; empty where another strategy ran."""
+    if sample is None:
+        return {}
+    same: float | Absent = Absent("nothing is rounded after the hypernetwork")
+    if sample.same_codes is not None:
+        shares = sample.same_codes.tolist()
+        same = sum(size * share for size, share in zip(layer_sizes, shares, strict=True)) / sum(layer_sizes)
+    angle = float(sample.meta_angle_deg)
+    return {
+        "interpolation_error": finite_or_absent(sample.error, "the interpolation error is not finite"),
+        "same_codes": same,
+        "meta_angle_deg": finite_or_absent(angle, "the meta-gradient is zero or not finite"),
+    }
+
+
 def _without_tensors(result: FitResult) -> FitResult:
     return dataclasses.replace(result, observation=None)
 
 
-def _prepare(cell: CellConfig, device: str) -> tuple[torch.device, DataSet]:
+def _prepare(cell: CellConfig, device: str) -> tuple[torch.device, AnyData]:
     if cell.protocol.threads is not None:
         torch.set_num_threads(cell.protocol.threads)
     where = torch.device(device)
@@ -277,13 +298,18 @@ def _prepare(cell: CellConfig, device: str) -> tuple[torch.device, DataSet]:
     return where, data
 
 
-def _batches(cell: CellConfig, data: DataSet, device: torch.device) -> TrainBatches:
-    return TrainBatches(
-        data, batch_size=cell.protocol.batch_size, seed=cell.seed, device=device, augment=cell.protocol.augment
-    )
+def _batches(cell: CellConfig, data: AnyData, device: torch.device) -> TrainStream:
+    return train_batches(
+        data, batch_size=cell.protocol.batch_size, seed=cell.seed, device=device, augment=cell.protocol.augment,
+        workers=cell.data.workers,
+    )  # fmt: skip
 
 
-def _endless(batches: TrainBatches) -> Iterator[tuple[Tensor, Tensor]]:
+def _test_batches(cell: CellConfig, data: AnyData, device: torch.device) -> EvalStream:
+    return eval_batches(data, batch_size=cell.protocol.batch_size, device=device, workers=cell.data.workers)
+
+
+def _endless(batches: TrainStream) -> Iterator[tuple[Tensor, Tensor]]:
     epoch = 0
     while True:
         yield from batches.epoch(epoch)
@@ -346,13 +372,13 @@ def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
     return tuple(table)
 
 
-def _data_facts(data: DataSet) -> DataFacts:
+def _data_facts(data: AnyData) -> DataFacts:
     return DataFacts(
         name=data.name,
         synthetic=data.synthetic,
-        train_samples=len(data.train_labels),
-        test_samples=len(data.test_labels),
-        image_shape=tuple(data.train_images.shape[1:]),
+        train_samples=data.num_train,
+        test_samples=data.num_test,
+        image_shape=data.image_shape,
         num_classes=data.num_classes,
         source=data.source,
         fingerprint=data.fingerprint,

@@ -238,9 +238,13 @@ def reproduce_command(record: RunRecord, *, with_model: bool, with_data: bool, s
         seeds: to run.
     """
     words = ["metagrad-bench", "run"]
-    overrides = [f"suite={record.suite}", f"variant={record.variant}"]
+    overrides = [f"suite={record.suite}", f"variant={_variant_file(record.variant)}"]
+    preset = record.cell.get("preset_name", "none")
     if record.variant == CellConfig().variant_name:
         overrides = list(_overrides(record))
+    elif preset != "none":  # it names the model and the data, with their numbers
+        overrides.append(f"preset={preset}")
+        with_model = with_data = False
     if with_model:
         overrides.append(f"model={record.model_name}")
     if with_data:
@@ -249,11 +253,21 @@ def reproduce_command(record: RunRecord, *, with_model: bool, with_data: bool, s
     return " ".join([*words, *(shlex.quote(clean_text(word)) for word in dict.fromkeys(overrides))])
 
 
+def _variant_file(label: str) -> str:
+    """The variant that makes rows of this label: its file's name, which settings that it leaves open may follow."""
+    name, variants = label, files("suites").joinpath("variant")
+    while not variants.joinpath(f"{name}.yaml").is_file():
+        if "_" not in name:
+            return label  # a variant of the user's own
+        name = name.rpartition("_")[0]
+    return name
+
+
 def _overrides(record: RunRecord) -> Iterable[str]:
     """A cell without a variant, as what it changes of the defaults; a group's name is its choice."""
     defaults = dict(leaves(as_plain(CellConfig())))
     for path, value in leaves(record.cell):
-        if path in {"seed", "device", "suite_name", "variant_name"} or defaults.get(path) == value:
+        if path in {"seed", "device", "suite_name", "variant_name", "preset_name"} or defaults.get(path) == value:
             continue
         yield f"{path.removesuffix('.name')}={'null' if value is None else value}"
 

@@ -216,6 +216,8 @@ def _metaquant(published: Mapping[str, Any], row: Row) -> bool:
     hypernet = published.get("hypernetwork", "multi_fc")
     if facts.name != "metaquant" or facts.hypernet != hypernet or facts.forward_quantizer != "dorefa":
         return False
+    if "activation" in published and facts.hypernet_activation != published["activation"]:
+        return False
     return "hidden" not in published or facts.hidden == published["hidden"]
 
 

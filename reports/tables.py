@@ -170,7 +170,7 @@ def memory_table(section: Section) -> Table:
 
 def hypernet_table(section: Section) -> Table:
     """Hypernetworks: size, cost against the retained graph, and what they do to the gradient."""
-    columns = (
+    columns: tuple[Column, ...] = (
         Column(key="method", header="Method", numeric=False),
         Column(key="hypernet", header="Hypernetwork", numeric=False),
         Column(key="strategy", header="Strategy", numeric=False),
@@ -187,6 +187,13 @@ def hypernet_table(section: Section) -> Table:
         Column(key="zeros", header="Zero codes", unit="%"),
         Column(key="meta_grad", header="Meta-gradient norm"),
     )
+    sampled = any(_was_sampled(row) for row in section.rows)
+    if sampled:
+        columns += (
+            Column(key="interpolation_error", header="Interpolation error", unit="share of the maximum"),
+            Column(key="same_codes", header="Same codes as exact", unit="%"),
+            Column(key="meta_angle", header="Meta-gradient, angle to exact", unit="degrees"),
+        )
     rows = [
         (
             row,
@@ -202,6 +209,7 @@ def hypernet_table(section: Section) -> Table:
                 _hypernet_number(row, "cosine", ".4f"),
                 _hypernet_number(row, "zero_share_pct", ".1f"),
                 _meta_grad_cell(row),
+                *(_tabulation_cells(row) if sampled else ()),
             ),
         )
         for row in section.rows
@@ -437,6 +445,23 @@ def _meta_grad_cell(row: Row) -> Cell:
     if row.method.strategy != "slim" or cell.value is None:
         return cell
     return dataclasses.replace(cell, detail=", ".join(part for part in (cell.detail, "one layer's share") if part))
+
+
+def _was_sampled(row: Row) -> bool:
+    """Whether a row's `tabulate` was held against the exact strategy."""
+    result = row.first.hypernet
+    return result is not None and not isinstance(result.interpolation_error, Absent)
+
+
+def _tabulation_cells(row: Row) -> tuple[Cell, ...]:
+    """How `tabulate` compares with the exact strategy at the last sampled step; dashes for exact strategies."""
+    if row.method.strategy != "tabulate":
+        return (Cell(text="–", empty=True),) * 3
+    return (
+        _hypernet_number(row, "interpolation_error", ".1e"),
+        _hypernet_number(row, "same_codes_pct", ".4f"),
+        _hypernet_number(row, "meta_angle_deg", ".2g"),
+    )
 
 
 def _hypernet_macs_cell(row: Row, macs: int) -> Cell:

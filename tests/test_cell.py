@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 import sys
 import time
@@ -67,7 +68,11 @@ def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell
     names = {path.name for path in folder.iterdir()}
     assert names >= {"record.json", "config.yaml", "samples.csv", "training.csv", "events.out.tfevents.metagrad-bench"}
     header, *rows = (folder / "hypernet.csv").read_text(encoding="utf-8").splitlines()
-    assert header == "step,layer,amplification,cosine,zero_share_pct,meta_grad_norm"
+    assert header == (
+        "step,layer,amplification,cosine,zero_share_pct,meta_grad_norm,interpolation_error,same_codes_pct,meta_angle_deg"
+    )
+    assert all(row.endswith(",,,") for row in rows), "an exact strategy has nothing to compare with"
+    assert record.hypernet.interpolation_error == Absent("the strategy is exact")
     assert len(rows) == 20
     assert {row.split(",")[0] for row in rows} == {str(record.accuracy.steps)}
     assert read_record(folder / "record.json") == record
@@ -103,6 +108,28 @@ def test_a_device_that_counts_energy_gives_that_of_a_step_and_of_its_phases(
         assert watts == pytest.approx(50, rel=0.01)
     assert energy["forward"] + energy["backward"] + energy["rest"] == pytest.approx(energy["step"])
     assert timing.throttled_steps == Absent("a test's device")
+
+
+def test_tabulate_is_held_against_the_exact_strategy_while_it_trains(cell_of: RunCell) -> None:
+    cell = cell_of(
+        "variant=metagrad_int8_tabulate", "protocol.passes=[accuracy]", "protocol.epochs=3", "strategy.sample_every=3"
+    )
+    record = run_cell(cell)
+    assert record.accuracy is not None
+    assert record.hypernet is not None
+    with (locate(cell)[0] / "hypernet.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert record.accuracy.steps == 6
+    assert {int(row["step"]) for row in rows} == {2, 3, 4, 6}, "the third, and the last of each epoch"
+    for row in rows:
+        # the grid is judged every ten steps, and the function grows in between
+        assert 0 <= float(row["interpolation_error"]) <= 3 * cell.strategy.bound
+        assert float(row["same_codes_pct"]) > 99
+        assert 0 <= float(row["meta_angle_deg"]) < 0.1
+    assert record.hypernet.interpolation_error == float(rows[-1]["interpolation_error"])
+    assert record.hypernet.meta_angle_deg == pytest.approx(float(rows[-1]["meta_angle_deg"]))
+    assert isinstance(record.hypernet.same_codes_pct, float)
+    assert 99 < record.hypernet.same_codes_pct <= 100
 
 
 def test_tensorboard_reads_what_a_cell_leaves(cell_of: RunCell) -> None:

@@ -240,6 +240,8 @@ def _data_sets() -> dict[str, Any]:
         try:
             check_data(name, download=False)
         except DataError:
+            if not DATASETS[name].can_download:
+                return Absent("not in the cache; data.root names your folder")
             try:
                 check_data(name, download=True)
             except DataError:

@@ -79,6 +79,7 @@ class StepCost:
     batch_size: int
     metagrad_ms: Summary
     plain_ms: Summary
+    grid_points: int  # of tabulate's grid in the timed steps, per axis
     metagrad_peak_bytes: int | Absent
     plain_peak_bytes: int | Absent
 
@@ -208,7 +209,7 @@ def measure_case(name: str, effort: Effort, device: str, progress: SuiteProgress
     plain_peak = _step_peak(run, without_hypernet(cell), device)
     step = StepCost(
         batch_size=effort.batch_size, metagrad_ms=_summary(times.metagrad_ms), plain_ms=_summary(times.plain_ms),
-        metagrad_peak_bytes=peak, plain_peak_bytes=plain_peak,
+        grid_points=times.grid_points, metagrad_peak_bytes=peak, plain_peak_bytes=plain_peak,
     )  # fmt: skip
     retain, recompute = costs["retain"], costs["recompute"]
     extra = passes.minus(peak, plain_peak)

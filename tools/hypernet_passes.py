@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.config import CellConfig
-from bench.data import build_data
-from bench.data.loader import TrainBatches
+from bench.data import build_data, train_batches
+from bench.data.loader import TrainStream
 from bench.hypernets import Hypernet, build_hypernet
 from bench.hypernets.dual_lstm_fc import DualLSTMFC
 from bench.models import build_model
@@ -96,6 +96,7 @@ class StepTimes:
     metagrad_ms: tuple[float, ...]
     plain_ms: tuple[float, ...]
     num_weights: int  # quantized
+    grid_points: int  # of tabulate's grid, per axis, at the end
 
 
 def strategies_pass(*, report: Report, work: Work, names: Sequence[str], rounds: int) -> dict[str, tuple[float, ...]]:
@@ -138,11 +139,19 @@ def strategy_memory_pass(*, report: Report, work: Work, name: str, updates: int 
 def agreement_pass(*, report: Report, work: Work) -> Agreement:
     """Hold one update of `tabulate` against the exact strategy: INT4 codes and the gradient by psi."""
     report({"phase": "tabulate against exact"})
-    strategy = Tabulate(sample_every=1, sample_bits=4)
-    update(strategy, build_operands(work))
+    strategy = Tabulate(sample_bits=4)
+    strategy.take_sample = True
+    operands = build_operands(work)
+    update(strategy, operands)
     sample = strategy.sample
-    assert sample is not None, "every update takes a sample"
-    return Agreement(same_codes=float(sample.same_codes), meta_error=float(sample.meta_error), points=sample.points)
+    assert sample is not None, "a sample was asked for"
+    assert sample.same_codes is not None, "and codes of 4 bits"
+    sizes = torch.tensor([weight.numel() for weight in operands.weights], device=sample.same_codes.device)
+    return Agreement(
+        same_codes=float((sample.same_codes * sizes).sum() / sizes.sum()),
+        meta_error=float(sample.meta_error),
+        points=sample.points,
+    )
 
 
 def step_pass(*, report: Report, cell: CellConfig, device: str, steps: int) -> StepTimes:
@@ -150,8 +159,14 @@ def step_pass(*, report: Report, cell: CellConfig, device: str, steps: int) -> S
     where = torch.device(device)
     data = build_data(cell.data.name)
     sides = {"metagrad": build_parts(cell, data, where), "plain": build_parts(without_hypernet(cell), data, where)}
+    delayed = sides["metagrad"].delayed
+    assert delayed is not None, "MetaGrad has a delayed update"
+    assert isinstance(delayed.strategy, Tabulate), "and its step is that of tabulate"
+    assert isinstance(delayed.hypernet, DualLSTMFC), "its head is initialised here"
+    with global_stream(0, "hypernet_init"):
+        delayed.hypernet.head.reset_parameters()  # at its own start, zero, the coarsest grid would do for a few steps
     timers = {name: PhaseTimer(where) for name in sides}
-    batches = _endless(TrainBatches(data, batch_size=cell.protocol.batch_size, seed=cell.seed, device=where))
+    batches = _endless(train_batches(data, batch_size=cell.protocol.batch_size, seed=cell.seed, device=where))
     for parts in sides.values():
         parts.model.train()
     for step in range(WARMUP_STEPS + steps):
@@ -167,6 +182,7 @@ def step_pass(*, report: Report, cell: CellConfig, device: str, steps: int) -> S
         metagrad_ms=timers["metagrad"].read().step_ms,
         plain_ms=timers["plain"].read().step_ms,
         num_weights=sum(weight.numel() for weight in sides["metagrad"].weights),
+        grid_points=delayed.strategy.points,
     )
 
 
@@ -186,7 +202,7 @@ def build_operands(work: Work) -> Operands:
         hypernet = build_hypernet("dual_lstm_fc", hidden=work.hidden)
         assert isinstance(hypernet, DualLSTMFC), "its head is initialised here"
         hypernet.head.reset_parameters()
-    batches = TrainBatches(data, batch_size=GRADIENT_IMAGES, seed=0, device=where)
+    batches = train_batches(data, batch_size=GRADIENT_IMAGES, seed=0, device=where)
     params = _weights(model)
     grads = []
     for images, labels in batches.epoch(0):
@@ -216,8 +232,8 @@ def update(strategy: Strategy, operands: Operands) -> None:
     strategy.meta_gradient(
         operands.hypernet,
         operands.grads,
-        lambda index: weights[index],
-        lambda index: new_grads[index] * -LEARNING_RATE,
+        lambda index, part: weights[index][part],
+        lambda index, part: new_grads[index][part] * -LEARNING_RATE,
     )
 
 
@@ -259,7 +275,7 @@ def _thin(values: Tensor, stride: int) -> Tensor:
     return values.reshape(-1)[::stride].clone()
 
 
-def _endless(batches: TrainBatches) -> Iterator[tuple[Tensor, Tensor]]:
+def _endless(batches: TrainStream) -> Iterator[tuple[Tensor, Tensor]]:
     epoch = 0
     while True:
         yield from batches.epoch(epoch)

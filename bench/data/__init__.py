@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 from bench.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from bench.data.base import DataSet
+    from bench.data.imagenet import ImageFolder
+    from bench.data.loader import EvalStream, TrainStream
+
+    AnyData = DataSet | ImageFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +33,8 @@ class DataEntry:
     in_channels: int
     image_size: int  # pixels, unless data.image_size says otherwise
     check: Callable[[Path | None, bool], None]  # (root, download); writes and fetches nothing
-    load: Callable[[Path | None, bool, int | None], DataSet]  # (root, download, image_size)
+    load: Callable[[Path | None, bool, int | None], AnyData]  # (root, download, image_size)
+    can_download: bool = True  # what is missing can be fetched, where anything can be missing
 
 
 def _check_digits(root: Path | None, download: bool) -> None:
@@ -78,6 +85,18 @@ def _load_cifar100(root: Path | None, download: bool, image_size: int | None) ->
     return load_cifar(CIFAR100, root, download)
 
 
+def _check_imagenet(root: Path | None, download: bool) -> None:
+    from bench.data.imagenet import check_imagenet
+
+    check_imagenet(root)
+
+
+def _load_imagenet(root: Path | None, download: bool, image_size: int | None) -> ImageFolder:
+    from bench.data.imagenet import load_imagenet
+
+    return load_imagenet(root, image_size)
+
+
 def _check_synthetic(root: Path | None, download: bool) -> None:
     """Nothing can be missing."""
 
@@ -125,6 +144,16 @@ DATASETS: dict[str, DataEntry] = {
         check=_check_cifar100,
         load=_load_cifar100,
     ),
+    "imagenet": DataEntry(
+        summary="1.28 million + 50,000 photographs, 224x224x3, 1,000 classes; your own folder, decoded while training",
+        source="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, arXiv 1409.0575",
+        num_classes=1000,
+        in_channels=3,
+        image_size=224,
+        check=_check_imagenet,
+        load=_load_imagenet,
+        can_download=False,
+    ),
     "synthetic": DataEntry(
         summary="2,048 + 512 random images, 32x32x3, 10 classes; for timing, accuracy is not shown",
         source="random numbers",
@@ -163,8 +192,8 @@ def build_data(
     image_size: int | None = None,
     train_limit: int | None = None,
     test_limit: int | None = None,
-) -> DataSet:
-    """Load a data set into memory, fetching what is missing. The content does not depend on a run's seed.
+) -> AnyData:
+    """Load a data set, fetching what is missing: into memory, or as a list of files. A run's seed changes nothing.
 
     Args:
         name: a key of ``DATASETS``.
@@ -175,7 +204,7 @@ def build_data(
         test_limit: at most so many test images, the first ones.
 
     Returns:
-        Images and labels on the CPU.
+        Images and labels on the CPU; a folder's images stay on the disk until they are trained on.
 
     Raises:
         ConfigError: an unknown name.
@@ -183,9 +212,50 @@ def build_data(
     """
     entry = _entry(name)
     from bench.data.base import limited, resized
+    from bench.data.imagenet import ImageFolder, limited_folder
 
     dataset = entry.load(_path(root), download, image_size)
+    if isinstance(dataset, ImageFolder):
+        return limited_folder(dataset, train_limit, test_limit)
     return resized(limited(dataset, train_limit, test_limit), image_size)
+
+
+def train_batches(
+    dataset: AnyData,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+    augment: bool = False,
+    workers: int | None = None,
+) -> TrainStream:
+    """Training batches from memory or from files; see ``loader.TrainBatches`` and ``stream.FolderTrainBatches``.
+
+    Raises:
+        ConfigError: there are fewer images than a batch holds.
+    """
+    from bench.data.imagenet import ImageFolder
+    from bench.data.loader import TrainBatches
+    from bench.data.stream import FolderTrainBatches
+
+    if isinstance(dataset, ImageFolder):
+        return FolderTrainBatches(
+            dataset, batch_size=batch_size, seed=seed, device=device, augment=augment, workers=workers
+        )
+    return TrainBatches(dataset, batch_size=batch_size, seed=seed, device=device, augment=augment)
+
+
+def eval_batches(
+    dataset: AnyData, *, batch_size: int, device: torch.device | str, workers: int | None = None
+) -> EvalStream:
+    """The test images in order, from memory or from files."""
+    from bench.data.imagenet import ImageFolder
+    from bench.data.loader import EvalBatches
+    from bench.data.stream import FolderEvalBatches
+
+    if isinstance(dataset, ImageFolder):
+        return FolderEvalBatches(dataset, batch_size=batch_size, device=device, workers=workers)
+    return EvalBatches(dataset, batch_size=batch_size, device=device)
 
 
 def _path(root: str | None) -> Path | None:

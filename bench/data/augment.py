@@ -61,8 +61,27 @@ def crop_and_flip(images: Tensor, crops: Crops, *, padding: int, fill: Tensor) -
     count, height, width, channels = images.shape
     padded = fill.expand(count, height + 2 * padding, width + 2 * padding, channels).clone()
     padded[:, padding : padding + height, padding : padding + width] = images
+    return _windows(padded, crops, height, width)
+
+
+def flip_windows(images: Tensor, crops: Crops, *, size: int) -> Tensor:
+    """Cut a window out of each image, mirror some.
+
+    Args:
+        images: (N, H, W, C), larger than the window by at least the crops' largest corner.
+        crops: one draw an image.
+        size: height and width of the window, pixels.
+
+    Returns:
+        (N, size, size, C), contiguous.
+    """
+    return _windows(images, crops, size, size)
+
+
+def _windows(images: Tensor, crops: Crops, height: int, width: int) -> Tensor:
+    count = len(images)
     across = torch.arange(width, device=images.device).expand(count, width)
     across = torch.where(crops.flips[:, None], width - 1 - across, across) + crops.columns[:, None]
     down = torch.arange(height, device=images.device) + crops.rows[:, None]
     sample = torch.arange(count, device=images.device)
-    return padded[sample[:, None, None], down[:, :, None], across[:, None, :]]
+    return images[sample[:, None, None], down[:, :, None], across[:, None, :]]

@@ -51,6 +51,25 @@ class DataSet:
         """Height and width of an image, pixels."""
         return self.train_images.shape[-1]
 
+    @property
+    def num_train(self) -> int:
+        """Training images."""
+        return len(self.train_labels)
+
+    @property
+    def num_test(self) -> int:
+        """Test images."""
+        return len(self.test_labels)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of an image."""
+        return tuple(self.train_images.shape[1:])
+
+    def sample(self, count: int) -> Tensor:
+        """The first training images, (n, C, H, W)."""
+        return self.train_images[:count]
+
 
 def content_fingerprint(name: str, *tensors: Tensor) -> str:
     """SHA-256 over the data set's name and each tensor's dtype, shape and bytes."""

@@ -6,6 +6,7 @@ Ours. Images lie as (N, H, W, C) float32, so that a batch is one gather and come
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +19,23 @@ from bench.seeding import torch_generator
 Batch = tuple[Tensor, Tensor]  # (N, C, H, W) float32 channels-last, (N,) int64
 
 
-def normalise(images: Tensor, dataset: DataSet, device: torch.device | str) -> Tensor:
+class Scaling(Protocol):
+    """What normalising needs to know of a data set."""
+
+    @property
+    def full_scale(self) -> float:
+        """The largest value of a pixel."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """By channel, of pixels from 0 to 1."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """By channel, of pixels from 0 to 1."""
+
+
+def normalise(images: Tensor, dataset: Scaling, device: torch.device | str) -> Tensor:
     """Pixels -> (pixel / full_scale - mean) / std.
 
     Args:
@@ -32,6 +49,49 @@ def normalise(images: Tensor, dataset: DataSet, device: torch.device | str) -> T
     floats = images.to(device).permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     mean, std = (torch.tensor(values, device=device) for values in (dataset.mean, dataset.std))
     return floats.contiguous().div_(dataset.full_scale).sub_(mean).div_(std)
+
+
+def check_batch_size(batch_size: int, num_images: int, name: str) -> None:
+    """Refuse a batch that no epoch could fill.
+
+    Raises:
+        ConfigError: there are fewer images than a batch holds.
+    """
+    if batch_size > num_images:
+        raise ConfigError(
+            f"protocol.batch_size={batch_size} is more than the {num_images} training images of {name}: set it to "
+            f"{num_images} or less."
+        )
+
+
+def training_order(num_images: int, *, seed: int, epoch: int) -> Tensor:
+    """(N,) int64: which image comes when in an epoch."""
+    return torch.randperm(num_images, generator=torch_generator(seed, "loader_order", epoch))
+
+
+class TrainStream(Protocol):
+    """Training batches, wherever they come from; a pure function of (seed, epoch, step)."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """The batch at one position."""
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from a step on."""
+
+
+class EvalStream(Protocol):
+    """The test images in order."""
+
+    @property
+    def num_images(self) -> int:
+        """Images in all."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches, the last as small as it comes."""
 
 
 class TrainBatches:
@@ -52,12 +112,8 @@ class TrainBatches:
         Raises:
             ConfigError: there are fewer images than a batch holds.
         """
-        self._num_images = len(dataset.train_labels)
-        if batch_size > self._num_images:
-            raise ConfigError(
-                f"protocol.batch_size={batch_size} is more than the {self._num_images} training images of "
-                f"{dataset.name}: set it to {self._num_images} or less."
-            )
+        self._num_images = dataset.num_train
+        check_batch_size(batch_size, self._num_images, dataset.name)
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
         self.steps_per_epoch = self._num_images // batch_size
         self._images = normalise(dataset.train_images, dataset, device)
@@ -94,8 +150,7 @@ class TrainBatches:
     def _plan(self, epoch: int) -> tuple[Tensor, Crops | None]:
         """Order and crops of an epoch; those of the last one asked for are kept."""
         if epoch not in self._plans:
-            generator = torch_generator(self.seed, "loader_order", epoch)
-            order = torch.randperm(self._num_images, generator=generator).to(self.device)
+            order = training_order(self._num_images, seed=self.seed, epoch=epoch).to(self.device)
             crops = None
             if self._policy is not None:
                 crops = draw_crops(self._policy, self._num_images, seed=self.seed, epoch=epoch, device=self.device)

@@ -26,6 +26,15 @@ class DualLSTMFC(LSTMHypernet):
             return [scaled(weight, scales.weight), scaled(grad, scales.gradient)]
         return [weight, grad]
 
+    def sources(self, grad: Tensor, weight: Tensor) -> list[Tensor]:
+        """W and ∇W."""
+        return [weight, grad]
+
+    def slopes(self, scales: Scales) -> list[Tensor]:
+        """1/max|W| and 1/max|∇W| in the `residual` form, 1 in the `literal` one."""
+        widths = [safe_width(scales.weight), safe_width(scales.gradient)]
+        return [width.reciprocal() if self.form == "residual" else torch.ones_like(width) for width in widths]
+
     def half_widths(self, scales: Scales) -> Tensor:
         """1 and 1 for scaled inputs, max|W| and max|∇W| for raw ones."""
         widths = safe_width(torch.stack([scales.weight, scales.gradient]))

@@ -23,6 +23,15 @@ class FCGrad(FCHypernet):
         """∇W/max|∇W| in the `residual` form, ∇W in the `literal` one."""
         return [scaled(grad, scales.gradient) if self.form == "residual" else grad]
 
+    def sources(self, grad: Tensor, weight: Tensor) -> list[Tensor]:
+        """∇W."""
+        return [grad]
+
+    def slopes(self, scales: Scales) -> list[Tensor]:
+        """1/max|∇W| in the `residual` form, 1 in the `literal` one."""
+        width = safe_width(scales.gradient)
+        return [width.reciprocal() if self.form == "residual" else torch.ones_like(width)]
+
     def half_widths(self, scales: Scales) -> Tensor:
         """1 for the scaled input, max|∇W| for the raw one."""
         width = safe_width(scales.gradient).view(1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import ConfigError
-from bench.hypernets.base import Evaluation, Hypernet, Scales, State, safe_width, unit_weight
+from bench.hypernets.base import Evaluation, Hypernet, Scales, State, safe_width, unit_slope, unit_weight
 from bench.hypernets.lstm_cell import ReducedCell
 
 STATES = ("zero", "carry")
@@ -72,6 +72,14 @@ class LSTMFC(LSTMHypernet):
     def rows(self, grad: Tensor, weight: Tensor, scales: Scales) -> list[Tensor]:
         """W̃ in the `residual` form, W in the `literal` one."""
         return [unit_weight(weight, scales) if self.form == "residual" else weight]
+
+    def sources(self, grad: Tensor, weight: Tensor) -> list[Tensor]:
+        """Tanh W, which W̃ follows, in the `residual` form, W in the `literal` one."""
+        return [torch.tanh(weight) if self.form == "residual" else weight]
+
+    def slopes(self, scales: Scales) -> list[Tensor]:
+        """1/(2·max|tanh W|) in the `residual` form, 1 in the `literal` one."""
+        return [unit_slope(scales) if self.form == "residual" else torch.ones_like(scales.weight)]
 
     def half_widths(self, scales: Scales) -> Tensor:
         """½ for W̃ in [0, 1], max|W| for the raw weight."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import ConfigError
-from bench.hypernets.base import AutogradEvaluation, Evaluation, Hypernet, Scales, unit_weight
+from bench.hypernets.base import AutogradEvaluation, Evaluation, Hypernet, Scales, unit_slope, unit_weight
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "relu": torch.relu, "tanh": torch.tanh}
 
@@ -102,6 +102,14 @@ class MultiFC(FCHypernet):
     def rows(self, grad: Tensor, weight: Tensor, scales: Scales) -> list[Tensor]:
         """W̃ in both forms."""
         return [unit_weight(weight, scales)]
+
+    def sources(self, grad: Tensor, weight: Tensor) -> list[Tensor]:
+        """Tanh W, which W̃ follows."""
+        return [torch.tanh(weight)]
+
+    def slopes(self, scales: Scales) -> list[Tensor]:
+        """1/(2·max|tanh W|)."""
+        return [unit_slope(scales)]
 
     def half_widths(self, scales: Scales) -> Tensor:
         """½: W̃ lies in [0, 1]."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import ConfigError
-from bench.quantizers.base import check_bits, dequantize
+from bench.layout import flat
+from bench.quantizers.base import amax, check_bits, dequantize, flat_pieces
 from bench.quantizers.daint8 import Daint8Quantizer
 from bench.quantizers.dorefa import gradient_codes
 from bench.quantizers.uint8_clip import Uint8ClipQuantizer
@@ -74,11 +75,29 @@ class GradQuantizer(nn.Module):
             return dequantize(self.clip.quantize_for_wgrad(grad.movedim(0, -1))).movedim(-1, 0)
         if self.clip is not None:
             return dequantize(self.clip.quantize(grad))
-        largest = grad.abs().amax()
+        largest = amax(flat(grad))
         if self.name == "dorefa":
             codes = gradient_codes(grad, largest, self.bits, rounding=self.rounding, generator=self.generator)
             return dequantize(codes)
         return uniform_values(grad, largest, self.bits, rounding=self.rounding, generator=self.generator)
+
+    @torch.no_grad()
+    def quantize_(self, grad: Tensor) -> Tensor:
+        """The same over the tensor itself, for a gradient that nobody else reads.
+
+        Args:
+            grad: (output channels, ...) float32.
+
+        Returns:
+            `grad`.
+        """
+        values = flat(grad)
+        if self.name != "uniform" or values.data_ptr() != grad.data_ptr():
+            return grad.copy_(self(grad))
+        largest = amax(values)
+        for (piece,) in flat_pieces(values):
+            piece.copy_(uniform_values(piece, largest, self.bits, rounding=self.rounding, generator=self.generator))
+        return grad
 
     def extra_repr(self) -> str:
         """The choices, in the module's print."""

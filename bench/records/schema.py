@@ -16,6 +16,7 @@ SCHEMA_VERSION = 1
 
 Status = Literal["ok", "diverged", "out_of_memory", "failed"]
 NOT_RECORDED = Absent("not recorded by the version that wrote this")
+NOT_SAMPLED = Absent("not sampled in this step")
 
 STATUSES: tuple[Status, ...] = ("ok", "diverged", "out_of_memory", "failed")
 Label = Literal["integer", "emulated", "simulated", "float"]
@@ -131,6 +132,10 @@ class HypernetPoint:
     cosine: float | Absent  # between g̃ and g
     zero_share_pct: float | Absent  # share of zero codes
     meta_grad_norm: float  # of the whole step, the same for all its layers
+    # `tabulate` held against the exact strategy; the error and the angle are the whole step's
+    interpolation_error: float | Absent = NOT_SAMPLED  # as a share of f_psi's maximum
+    same_codes_pct: float | Absent = NOT_SAMPLED  # share of the layer's codes that are the exact ones
+    meta_angle_deg: float | Absent = NOT_SAMPLED  # between the gradient for psi and the exact one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +240,10 @@ class HypernetResult:
     cosine: float | Absent  # between g̃ and g
     zero_share_pct: float | Absent  # share of zero codes
     meta_grad_norm: float | Absent  # of the gradient that stepped psi: with slim, one layer's share
+    # `tabulate` only, at the last sampled step
+    interpolation_error: float | Absent = NOT_RECORDED  # as a share of f_psi's maximum
+    same_codes_pct: float | Absent = NOT_RECORDED  # share of all codes that are the exact strategy's
+    meta_angle_deg: float | Absent = NOT_RECORDED  # between the gradient for psi and the exact one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from bench.config import (
     ProtocolConfig,
     StrategyConfig,
 )
-from bench.data.base import DataSet
 from bench.data.loader import normalise
 from bench.errors import ConfigError
 from bench.hypernets import FULLY_CONNECTED, build_hypernet
@@ -30,6 +29,9 @@ from bench.optim import OPTIMIZERS, Optimizer, build_optimizer
 from bench.quantizers import GRAD_QUANTIZERS, GradQuantizer
 from bench.seeding import global_stream, sub_seed, torch_generator
 from bench.update import DelayedUpdate, build_strategy
+
+if TYPE_CHECKING:
+    from bench.data import AnyData
 
 _SAMPLE_IMAGES = 16
 
@@ -50,7 +52,7 @@ class Parts:
 
 def build_parts(
     cell: CellConfig,
-    data: DataSet,
+    data: AnyData,
     device: torch.device,
     *,
     initial_state: dict[str, Tensor] | None = None,
@@ -78,7 +80,7 @@ def build_parts(
     conversion = None
     if method.low_bit:
         # A few images show the converter which layers see negative inputs.
-        sample = normalise(data.train_images[:_SAMPLE_IMAGES], data, device).permute(0, 3, 1, 2)
+        sample = normalise(data.sample(_SAMPLE_IMAGES), data, device).permute(0, 3, 1, 2)
         generator = torch_generator(cell.seed, "stochastic_rounding", device=device)
         conversion = quantize_model(model, _spec(cell), sample_input=sample, generator=generator)
     layers = quantized_layers(model) if conversion is not None else {}
@@ -219,7 +221,10 @@ def _delayed_update(
     options: dict[str, dict[str, Any]] = {
         "slim": {"seed": sub_seed(cell.seed, "slim_layer")},
         "recompute": {"chunk": cell.strategy.chunk},
-        "tabulate": {"bound": cell.strategy.bound},
+        "tabulate": {
+            "bound": cell.strategy.bound,
+            "sample_bits": None if METHODS[cell.method.name].replaces_ste else cell.grad_bits,
+        },
     }
     uint8 = cell.method.error_quantizer == "uint8"
     replaces_ste = METHODS[cell.method.name].replaces_ste
@@ -235,7 +240,7 @@ def _delayed_update(
         optimizer=_optimizer(cell.optimizer, weights),
         hypernet=hypernet,
         strategy=build_strategy(cell.strategy.name, **options.get(cell.strategy.name, {})),
-        quantize=_as_it_is if replaces_ste else _grad_quantizer(cell, generator),
+        quantize=_as_it_is if replaces_ste else _grad_quantizer(cell, generator).quantize_,
         factors=factors if replaces_ste else None,
         meta_lr=cell.hypernet.meta_lr,
         lr_factors=(lambda: [layer.lr_factor for layer in layers]) if uint8 else None,

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from bench.config import OptimizerConfig
-from bench.data.loader import EvalBatches, TrainBatches
+from bench.data.loader import EvalStream, TrainStream
 from bench.errors import DivergedError
 from bench.layers.convert import quantized_layers
 from bench.optim import build_schedule
 from bench.profilers.base import NO_PHASES
-from bench.records.schema import EpochPoint, HypernetPoint
+from bench.records.schema import NOT_SAMPLED, EpochPoint, HypernetPoint
 from bench.training.assemble import Parts
 from bench.training.step import evaluate_batch, train_step
 from bench.units import Absent
@@ -41,14 +41,15 @@ class FitResult:
 
 def fit(
     parts: Parts,
-    batches: TrainBatches,
-    test: EvalBatches | None,
+    batches: TrainStream,
+    test: EvalStream | None,
     config: OptimizerConfig,
     *,
     epochs: int,
     phase: str,
     report: Report,
     observe_every: int | None = None,
+    sample_every: int | None = None,
 ) -> FitResult:
     """Train for some epochs, evaluating after each.
 
@@ -61,6 +62,8 @@ def fit(
         phase: name shown in the progress.
         report: takes progress.
         observe_every: steps between two observations of the hypernetwork, beside the last step of each epoch.
+        sample_every: steps between two comparisons of `tabulate` with the exact strategy, each observed, beside the
+            last step of each epoch. Their time is no part of the curve's seconds.
 
     Raises:
         DivergedError: a loss that is not finite; its ``partial`` holds the FitResult up to there.
@@ -75,7 +78,7 @@ def fit(
     layers = list(quantized_layers(parts.model)) if parts.delayed is not None else []
     training_s = 0.0
     for epoch in range(epochs):
-        started = time.perf_counter()
+        started, sampled_s = time.perf_counter(), _sampling_s(parts)
         parts.model.train()
         epoch_losses: list[Tensor] = []
         observed: list[tuple[int, Observation]] = []  # left on the device until the epoch's end
@@ -84,15 +87,17 @@ def fit(
             step = epoch * steps_per_epoch + index
             lr = config.lr * schedule(step / total)
             if parts.delayed is not None:
+                last = index == steps_per_epoch - 1
+                parts.delayed.sample = last or (sample_every is not None and (step + 1) % sample_every == 0)
                 due = observe_every is not None and (step + 1) % observe_every == 0
-                parts.delayed.observe = due or index == steps_per_epoch - 1
+                parts.delayed.observe = due or last or parts.delayed.sample
             epoch_losses.append(train_step(parts, images, labels, lr, NO_PHASES))
             if parts.delayed is not None and parts.delayed.observation is not None:
                 observed.append((step + 1, parts.delayed.observation))
-            step_ms = 1e3 * (time.perf_counter() - started) / (index + 1)
+            step_ms = 1e3 * (time.perf_counter() - started - (_sampling_s(parts) - sampled_s)) / (index + 1)
             report({"phase": phase, "done": step + 1, "total": total, "step_ms": step_ms})
         values = torch.stack(epoch_losses).tolist()  # waits for the device
-        training_s += time.perf_counter() - started
+        training_s += time.perf_counter() - started - (_sampling_s(parts) - sampled_s)
         losses.extend(values)
         for step, observation in observed:
             points.extend(_hypernet_points(step, observation, layers))
@@ -119,11 +124,15 @@ def fit(
     return _result(losses, curve, observation, points)
 
 
-def evaluate(parts: Parts, test: EvalBatches) -> float:
+def evaluate(parts: Parts, test: EvalStream) -> float:
     """Accuracy on a whole test set, in percent, with the committed weights."""
     parts.model.eval()
     right = [evaluate_batch(parts, images, labels) for images, labels in test]
     return 100.0 * float(torch.stack(right).sum()) / test.num_images
+
+
+def _sampling_s(parts: Parts) -> float:
+    return parts.delayed.sampling_s if parts.delayed is not None else 0.0
 
 
 def _no_accuracy(finite: bool) -> str:
@@ -135,6 +144,7 @@ def _hypernet_points(step: int, observation: Observation, layers: list[str]) -> 
     seen = read_observation(observation, layers)
     by_layer = {key: cast(dict[str, float | Absent], seen[key]) for key in ("amplification", "cosine", "zero_share")}
     norm = cast(float, seen["meta_gradient_norm"])
+    same = cast(dict[str, float], seen.get("same_codes", {}))
     points = []
     for layer in layers:
         zeros = by_layer["zero_share"][layer]
@@ -146,6 +156,9 @@ def _hypernet_points(step: int, observation: Observation, layers: list[str]) -> 
                 cosine=by_layer["cosine"][layer],
                 zero_share_pct=zeros if isinstance(zeros, Absent) else 100 * zeros,
                 meta_grad_norm=norm,
+                interpolation_error=cast(float | Absent, seen.get("interpolation_error", NOT_SAMPLED)),
+                same_codes_pct=100 * same[layer] if layer in same else NOT_SAMPLED,
+                meta_angle_deg=cast(float | Absent, seen.get("meta_angle_deg", NOT_SAMPLED)),
             )
         )
     return points

@@ -47,7 +47,7 @@ def train_step(parts: Parts, images: Tensor, labels: Tensor, lr: float, phases: 
         if parts.quantize_grads:
             for weight, quantize in zip(parts.weights, parts.quantize_grads, strict=True):
                 assert weight.grad is not None, "backward left no gradient in a quantized layer"
-                weight.grad = quantize(weight.grad)
+                quantize.quantize_(weight.grad)
         parts.optimizer.lr = lr
         parts.optimizer.step(lr_factors=parts.lr_factors() if parts.lr_factors is not None else None)
         if delayed is not None:

@@ -27,7 +27,7 @@ def build_strategy(name: str, **options: Any) -> Strategy:
     Args:
         name: retain, slim, recompute or tabulate.
         options: seed for slim; chunk, the number of weights evaluated at a time (None chooses), for recompute;
-            bound, max_nodes, check_every, sample_every and sample_bits for tabulate.
+            bound, max_nodes, check_every and sample_bits for tabulate.
 
     Raises:
         ConfigError: for an unknown name, or an option that the strategy does not have.

@@ -12,6 +12,10 @@ from torch import Tensor
 
 from bench.hypernets import Hypernet
 
+# Layer index and a slice of the layer, in the order of ``layout.flat``, to the values there, (n,).
+Parts = Callable[[int, slice], Tensor]
+WHOLE = slice(None)
+
 
 class Strategy(Protocol):
     """One way to f_ψ(G, W) of all layers and to the gradient of Σ cotangent·f_ψ(G, W) by ψ."""
@@ -25,26 +29,26 @@ class Strategy(Protocol):
         Args:
             hypernet: f_ψ.
             grads: pending gradient G of each layer, any shape.
-            weights: weight W of each layer, detached, the gradient's shape.
+            weights: weight W of each layer, detached, the gradient's shape and strides.
 
         Returns:
-            New tensors of the layers' shapes.
+            New tensors of the layers' shapes and strides.
         """
 
     def meta_gradient(
         self,
         hypernet: Hypernet,
         grads: Sequence[Tensor],
-        weights: Callable[[int], Tensor],
-        cotangents: Callable[[int], Tensor],
+        weights: Parts,
+        cotangents: Parts,
     ) -> None:
         """Add ∇ψ to the ``.grad`` of the hypernetwork's parameters, which are still those of `outputs`.
 
         Args:
             hypernet: f_ψ.
             grads: as given to `outputs`.
-            weights: layer index to the W given to `outputs`; only for strategies with `keeps_weight`.
-            cotangents: layer index to −μ·π'·∇W⁺ of the layer's shape, made anew by each call.
+            weights: parts of the W given to `outputs`; only for strategies with `keeps_weight`.
+            cotangents: parts of −μ·π'·∇W⁺, made anew by each call.
         """
 
     def state_dict(self) -> dict[str, Any]:

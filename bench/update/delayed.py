@@ -30,10 +30,12 @@ from torch import Tensor, nn
 
 from bench.errors import ConfigError
 from bench.hypernets import Hypernet
+from bench.layout import flat, laid_out_like
 from bench.optim import Adam, Optimizer
 from bench.optim.base import gather_grads, move_
 from bench.units import Absent
 from bench.update.base import Strategy
+from bench.update.tabulate import Tabulate, TabulationSample
 
 Phases = Callable[[str], AbstractContextManager[Any]]
 
@@ -60,12 +62,17 @@ class Observation:
         cosine: (layers,) cosine between g̃ and G; not finite where one of them is zero.
         zero_share: (layers,) share of g̃ that is exactly 0.
         meta_gradient_norm: () Euclidean norm of ∇ψ.
+        tabulation: the iteration held against the exact strategy, where that was asked for.
     """
 
     amplification: Tensor
     cosine: Tensor
     zero_share: Tensor
     meta_gradient_norm: Tensor
+    tabulation: TabulationSample | None = None
+
+
+Reading = dict[str, dict[str, float | Absent] | float | Absent]
 
 
 def observe_gradients(grads: Sequence[Tensor], replaced: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,12 +87,12 @@ def observe_gradients(grads: Sequence[Tensor], replaced: Sequence[Tensor]) -> tu
     """
     before = torch.stack(list(torch._foreach_norm(list(grads))))
     after = torch.stack(list(torch._foreach_norm(list(replaced))))
-    dots = torch.stack([torch.dot(g.reshape(-1), r.reshape(-1)) for g, r in zip(grads, replaced, strict=True)])
+    dots = torch.stack([torch.dot(flat(g), flat(r)) for g, r in zip(grads, replaced, strict=True)])
     zeros = torch.stack([1.0 - r.count_nonzero() / r.numel() for r in replaced])
     return after / before, dots / after / before, zeros
 
 
-def read_observation(observation: Observation, names: Sequence[str]) -> dict[str, dict[str, float | Absent] | float]:
+def read_observation(observation: Observation, names: Sequence[str]) -> Reading:
     """An observation as numbers, which waits for the device.
 
     Args:
@@ -93,18 +100,31 @@ def read_observation(observation: Observation, names: Sequence[str]) -> dict[str
         names: the layers' names.
 
     Returns:
-        ``amplification``, ``cosine`` and ``zero_share`` by layer name, and ``meta_gradient_norm``. What a zero
-        gradient leaves undefined is `Absent`.
+        ``amplification``, ``cosine`` and ``zero_share`` by layer name, and ``meta_gradient_norm``; where `tabulate` was
+        sampled also ``interpolation_error``, ``meta_angle_deg`` and, where codes are made, ``same_codes`` by layer
+        name. What a zero gradient leaves undefined is `Absent`.
     """
     reason = "the layer's gradient, or what replaced it, is zero or not finite"
-    table: dict[str, dict[str, float | Absent] | float] = {}
+    table: Reading = {}
     for key in ("amplification", "cosine", "zero_share"):
         values = getattr(observation, key).tolist()
         table[key] = {
             name: value if math.isfinite(value) else Absent(reason) for name, value in zip(names, values, strict=True)
         }
     table["meta_gradient_norm"] = float(observation.meta_gradient_norm)
+    sample = observation.tabulation
+    if sample is not None:
+        table["interpolation_error"] = finite_or_absent(sample.error, "the interpolation error is not finite")
+        angle = float(sample.meta_angle_deg)
+        table["meta_angle_deg"] = finite_or_absent(angle, "the meta-gradient is zero or not finite")
+        if sample.same_codes is not None:
+            table["same_codes"] = dict(zip(names, sample.same_codes.tolist(), strict=True))
     return table
+
+
+def finite_or_absent(value: float, reason: str) -> float | Absent:
+    """A number, or why there is none."""
+    return value if math.isfinite(value) else Absent(reason)
 
 
 class DelayedUpdate:
@@ -157,6 +177,7 @@ class DelayedUpdate:
         self.factors = factors
         self.phases = phases
         self.observe = observe
+        self.sample = False  # whether `tabulate` holds the next iteration against the exact strategy
         self.observation: Observation | None = None
         self.stage = Stage.COMMITTED
         self.pending: list[Tensor] | None = None  # G
@@ -169,6 +190,11 @@ class DelayedUpdate:
         self.pi_prime: float | list[Tensor] = 1.0
         self.observed: tuple[Tensor, Tensor, Tensor] | None = None
 
+    @property
+    def sampling_s(self) -> float:
+        """Seconds that comparisons with the exact strategy have taken: no part of a training's time."""
+        return self.strategy.sampling_s if isinstance(self.strategy, Tabulate) else 0.0
+
     @torch.no_grad()
     def preview(self, lr: float) -> None:
         """Install W⁺ in the weights.
@@ -180,11 +206,16 @@ class DelayedUpdate:
         self.stage = Stage.PREVIEWED
         self.lr = lr
         self.observation = self.observed = None
+        if isinstance(self.strategy, Tabulate):
+            self.strategy.take_sample = self.sample
         if self.pending is None:
             return
         weights = [param.detach() for param in self.params]
         with self.phases("hypernet_forward"):
-            replaced = [self.quantize(output) for output in self.strategy.outputs(self.hypernet, self.pending, weights)]
+            replaced = self.strategy.outputs(self.hypernet, self.pending, weights)
+            for index, output in enumerate(replaced):  # one by one, so that never both forms of all layers are there
+                replaced[index] = self.quantize(output)
+            del output
         if self.observe:
             self.observed = observe_gradients(self.pending, replaced)
         if self.factors is not None:
@@ -213,15 +244,15 @@ class DelayedUpdate:
         with self.phases("meta_gradient"):
             for param in self.meta_optimizer.params:
                 param.grad = None
-            self.strategy.meta_gradient(
-                self.hypernet, self.pending, self._old_weight, lambda index: self._cotangent(index, grads[index])
-            )
+            operands = _MetaOperands(self, [laid_out_like(grad, p) for grad, p in zip(grads, self.params, strict=True)])
+            self.strategy.meta_gradient(self.hypernet, self.pending, operands.old_weight, operands.cotangent)
             meta_grads = [
                 torch.zeros_like(param) if param.grad is None else param.grad for param in self.meta_optimizer.params
             ]
             if self.observed is not None:
                 norm = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(meta_grads))))
-                self.observation = Observation(*self.observed, meta_gradient_norm=norm)
+                sample = self.strategy.sample if isinstance(self.strategy, Tabulate) else None
+                self.observation = Observation(*self.observed, meta_gradient_norm=norm, tabulation=sample)
             self.meta_optimizer.step(meta_grads)
         self.old_weights, self.moved, self.pi_prime, self.old_factors = [], [], 1.0, []
 
@@ -230,32 +261,12 @@ class DelayedUpdate:
         """Keep W⁺, and hand the weights' ``.grad`` over as the pending gradient; ``.grad`` is None afterwards."""
         assert self.stage is Stage.STEPPED, f"commit after {self.stage.value}: meta_step comes first"
         self.stage = Stage.COMMITTED
-        self.pending = [grad.detach() for grad in gather_grads(self.params, None)]
+        grads = gather_grads(self.params, None)
+        self.pending = [laid_out_like(grad.detach(), param) for grad, param in zip(grads, self.params, strict=True)]
         self.pending_lr = self.lr
         self.pending_factors = None if self.lr_factors is None else [factor.clone() for factor in self.lr_factors()]
         for param in self.params:
             param.grad = None
-
-    def _old_weight(self, index: int) -> Tensor:
-        """W of one layer: a copy, or to rounding W⁺ + μ·π, which costs no memory while the network runs."""
-        if self.old_weights:
-            return self.old_weights[index]
-        move = self.moved[index]
-        if self.pending_factors is not None:
-            move = move * self.pending_factors[index]
-        return torch.add(self.params[index].detach(), move, alpha=self.pending_lr)
-
-    def _cotangent(self, index: int, grad: Tensor) -> Tensor:
-        """−μ·π'·∇W⁺ of one layer, the layer's learning-rate factor in it, and ∂Ŵ/∂W where it multiplies f_ψ."""
-        prime = self.pi_prime
-        cotangent = grad * (-self.pending_lr * prime) if isinstance(prime, float) else grad * prime[index]
-        if not isinstance(prime, float):
-            cotangent.mul_(-self.pending_lr)
-        if self.factors is not None:
-            for factor in (self.old_factors[index], self.factors(index, self.params[index].detach())):
-                if factor is not None:
-                    cotangent.mul_(factor)
-        return cotangent if self.pending_factors is None else cotangent.mul_(self.pending_factors[index])
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next iterations depend on, by reference: G, its μ and factors, ψ, both optimizers, the draw."""
@@ -282,3 +293,58 @@ class DelayedUpdate:
         self.meta_optimizer.load_state_dict(state["meta_optimizer"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.strategy.load_state_dict(state["strategy"])
+
+
+class _MetaOperands:
+    """What a strategy reads for ∇ψ after the backward: W and −μ·π'·∇W⁺, part by part in the order of ``flat``."""
+
+    def __init__(self, update: DelayedUpdate, grads: Sequence[Tensor]) -> None:
+        """Look at an update between backward and commit.
+
+        Args:
+            update: previewed, W⁺ in its weights.
+            grads: ∇W⁺ of each layer, laid out as the weights are.
+        """
+        self.lr, self.lr_factors, self.prime = update.pending_lr, update.pending_factors, update.pi_prime
+        self.factors, self.old_factors, self.params = update.factors, update.old_factors, update.params
+        self.news = [flat(param.detach()) for param in update.params]
+        self.olds = [flat(weight) for weight in update.old_weights]
+        self.moved = [flat(laid_out_like(pi, param)) for pi, param in zip(update.moved, update.params, strict=False)]
+        self.grads = [flat(grad) for grad in grads]
+        self.primes: list[Tensor] = []
+        if not isinstance(self.prime, float):
+            pairs = zip(self.prime, update.params, strict=True)
+            self.primes = [flat(laid_out_like(prime, param)) for prime, param in pairs]
+        self.ste: Tensor | None = None  # ∂Ŵ/∂W at W times that at W⁺, of the last layer asked for
+        self.ste_layer = -1
+
+    def old_weight(self, index: int, part: slice) -> Tensor:
+        """W of one layer: a copy, or to rounding W⁺ + μ·π, which costs no memory while the network runs."""
+        if self.olds:
+            return self.olds[index][part]
+        if self.lr_factors is None:
+            return torch.add(self.news[index][part], self.moved[index][part], alpha=self.lr)
+        return torch.addcmul(self.news[index][part], self.moved[index][part], self.lr_factors[index], value=self.lr)
+
+    def cotangent(self, index: int, part: slice) -> Tensor:
+        """−μ·π'·∇W⁺ of one layer, the layer's learning-rate factor in it, and ∂Ŵ/∂W where it multiplies f_ψ."""
+        scale = -self.lr * self.prime if isinstance(self.prime, float) else -self.lr
+        cotangent = self.grads[index][part] * scale
+        if self.primes:
+            cotangent.mul_(self.primes[index][part])
+        ste = self._ste_factor(index)
+        if ste is not None:
+            cotangent.mul_(ste[part])
+        return cotangent if self.lr_factors is None else cotangent.mul_(self.lr_factors[index])
+
+    def _ste_factor(self, index: int) -> Tensor | None:
+        """Both factors of a layer, multiplied out; None where both are 1."""
+        if self.factors is None:
+            return None
+        if index != self.ste_layer:
+            old, new = self.old_factors[index], self.factors(index, self.params[index].detach())
+            self.ste_layer = index
+            self.ste = None
+            if old is not None and new is not None:
+                self.ste = flat(laid_out_like(old * new, self.params[index]))
+        return self.ste

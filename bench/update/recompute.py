@@ -15,6 +15,8 @@ from torch import Tensor
 
 from bench.errors import ConfigError
 from bench.hypernets import CarriedEvaluation, Hypernet, Scales, layer_scales
+from bench.layout import flat, unflat
+from bench.update.base import Parts
 from bench.update.states import CarriedStates, part_of
 
 Values = Callable[[int, slice, Tensor], Tensor]  # layer, part and features (inputs, n) to the core's (n,)
@@ -47,12 +49,12 @@ class Recompute:
         self.scales, results = [], []
         for index, (grad, weight) in enumerate(zip(grads, weights, strict=True)):
             scales = layer_scales(grad, weight)
-            flat_grad, flat_weight, output = grad.reshape(-1), weight.reshape(-1), grad.new_empty(grad.numel())
+            flat_grad, flat_weight, output = flat(grad), flat(weight), grad.new_empty(grad.numel())
             for part in parts(output.numel(), chunk):
                 core = values(index, part, hypernet.features(flat_grad[part], flat_weight[part], scales))
                 output[part] = hypernet.combine(flat_grad[part], core, scales)
             self.scales.append(scales)
-            results.append(output.view(grad.shape))
+            results.append(unflat(output, grad))
         return results
 
     @torch.no_grad()
@@ -60,17 +62,17 @@ class Recompute:
         self,
         hypernet: Hypernet,
         grads: Sequence[Tensor],
-        weights: Callable[[int], Tensor],
-        cotangents: Callable[[int], Tensor],
+        weights: Parts,
+        cotangents: Parts,
     ) -> None:
         """See `Strategy.meta_gradient`."""
         zero, carried = (None, CarriedEvaluation(hypernet)) if hypernet.carries else (hypernet.evaluation(), None)
         chunk = self.chunk or suitable_chunk(hypernet.hidden, grads[0].device)
         for index, scales in enumerate(self.scales):
-            grad, weight, cotangent = (x.reshape(-1) for x in (grads[index], weights(index), cotangents(index)))
+            grad = flat(grads[index])
             for part in parts(grad.numel(), chunk):
-                features = hypernet.features(grad[part], weight[part], scales)
-                by_core = cotangent[part] * hypernet.gain(grad[part], scales)
+                features = hypernet.features(grad[part], weights(index, part), scales)
+                by_core = cotangents(index, part) * hypernet.gain(grad[part], scales)
                 if carried is not None:
                     carried.accumulate(features, by_core, part_of(self.states.before[index], part))
                 elif zero is not None:

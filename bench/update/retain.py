@@ -7,13 +7,15 @@ Source: docs/method.md section 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.hypernets import Hypernet
+from bench.layout import unflat
+from bench.update.base import WHOLE, Parts
 from bench.update.states import CarriedStates
 
 
@@ -36,19 +38,19 @@ class Retain:
                 self.states.published(hypernet, index, grad, weight)
                 for index, (grad, weight) in enumerate(zip(grads, weights, strict=True))
             ]
-        return [output.detach().view(grad.shape) for output, grad in zip(self.graphs, grads, strict=True)]
+        return [unflat(output.detach(), grad) for output, grad in zip(self.graphs, grads, strict=True)]
 
     def meta_gradient(
         self,
         hypernet: Hypernet,
         grads: Sequence[Tensor],
-        weights: Callable[[int], Tensor],
-        cotangents: Callable[[int], Tensor],
+        weights: Parts,
+        cotangents: Parts,
     ) -> None:
         """See `Strategy.meta_gradient`; layer by layer, so that each graph is freed as soon as it was used."""
         for index in range(len(self.graphs)):
             graph, self.graphs[index] = self.graphs[index], self.graphs[index].detach()
-            torch.autograd.backward(graph, cotangents(index).reshape(-1))
+            torch.autograd.backward(graph, cotangents(index, WHOLE))
             del graph
         self.graphs = []
         self.states.advance()

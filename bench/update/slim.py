@@ -7,13 +7,15 @@ Source: docs/method.md section 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.hypernets import Hypernet
+from bench.layout import unflat
+from bench.update.base import WHOLE, Parts
 from bench.update.states import CarriedStates
 
 
@@ -45,20 +47,20 @@ class Slim:
                 output = self.states.published(hypernet, index, grad, weight)
             if index == self.chosen:
                 self.graph = output
-            results.append(output.detach().view(grad.shape))
+            results.append(unflat(output.detach(), grad))
         return results
 
     def meta_gradient(
         self,
         hypernet: Hypernet,
         grads: Sequence[Tensor],
-        weights: Callable[[int], Tensor],
-        cotangents: Callable[[int], Tensor],
+        weights: Parts,
+        cotangents: Parts,
     ) -> None:
         """See `Strategy.meta_gradient`."""
         assert self.graph is not None, "meta_gradient without outputs"
         graph, self.graph = self.graph, None
-        torch.autograd.backward(graph, cotangents(self.chosen).reshape(-1))
+        torch.autograd.backward(graph, cotangents(self.chosen, WHOLE))
         self.states.advance()
 
     def state_dict(self) -> dict[str, Any]:

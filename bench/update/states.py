@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.hypernets import Hypernet, State
+from bench.layout import flat
 
 
 class CarriedStates:
@@ -39,7 +40,7 @@ class CarriedStates:
 
     def published(self, hypernet: Hypernet, index: int, grad: Tensor, weight: Tensor) -> Tensor:
         """f_ψ of one layer as published, with a graph where gradients are enabled; flat."""
-        flat_grad, flat_weight = grad.reshape(-1), weight.reshape(-1)
+        flat_grad, flat_weight = flat(grad), flat(weight)
         if not hypernet.carries:
             output: Tensor = hypernet(flat_grad, flat_weight)
             return output

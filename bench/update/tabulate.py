@@ -5,6 +5,7 @@ over the layers' range and interpolated (bi)linearly; for ∇ψ, −μ·π'·∇
 weights, followed by one backward through f_ψ on the grid. Cost: a gather and a scatter per weight, whatever H is.
 Keeps O(grid), and O(N) as `recompute` does.
 
+The network's weights are walked through as one sequence, a group of them at a time in buffers that stay in the cache.
 The gradient is exact for the interpolated function. How far that is from f_ψ is measured at the middle of every cell,
 in units of the function's own maximum, every few iterations; while it exceeds the bound the grid is halved.
 Source: docs/method.md section 4.
@@ -13,20 +14,30 @@ Source: docs/method.md section 4.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bench.errors import ConfigError
 from bench.hypernets import Evaluation, Hypernet, Scales, layer_scales
+from bench.layout import flat, unflat
+from bench.update.base import Parts
+from bench.update.grid import (
+    COPIES,
+    evaluate_nodes,
+    grid_nodes,
+    interpolate,
+    interpolation_error,
+    scatter_,
+    table_shape,
+)
 from bench.update.recompute import Recompute, parts, suitable_chunk
 
-FIRST_POINTS = {1: 1025, 2: 129}  # per axis, by the core's number of inputs; odd, so that 0 is a node (ReLU's kink)
-BILINEAR, BORDER = 0, 1  # torch's codes in the backward of grid_sample
+FIRST_POINTS = {1: 129, 2: 17}  # per axis, by the core's number of inputs; odd, so that 0 is a node (ReLU's kink)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +46,29 @@ class TabulationSample:
 
     Attributes:
         points: grid points per axis.
-        same_codes: () share of weights whose code, nearest rounding at `bits`, is the exact one's.
+        error: the interpolation error of this iteration's grid, as a share of the function's maximum.
+        same_codes: (layers,) share of weights whose code, nearest rounding at `bits`, is the exact one's; None where
+            the outputs are not rounded.
         bits: of these codes.
-        meta_cosine: () cosine between ∇ψ and the exact ∇ψ.
+        meta_angle_deg: () angle between ∇ψ and the exact ∇ψ, degrees.
         meta_error: () |∇ψ − exact ∇ψ|/|exact ∇ψ|.
     """
 
     points: int
-    same_codes: Tensor
-    bits: int
-    meta_cosine: Tensor
+    error: float
+    same_codes: Tensor | None
+    bits: int | None
+    meta_angle_deg: Tensor
     meta_error: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Neighbouring weights of one layer, and where they stand in their group."""
+
+    layer: int
+    part: slice  # of the layer, in the order of ``layout.flat``
+    place: slice  # of the group
 
 
 class Tabulate:
@@ -57,11 +80,10 @@ class Tabulate:
     def __init__(
         self,
         *,
-        bound: float = 1e-5,
+        bound: float = 1e-6,
         max_nodes: int = 300_000,
         check_every: int = 10,
-        sample_every: int = 0,
-        sample_bits: int = 4,
+        sample_bits: int | None = 4,
     ) -> None:
         """Start with the coarsest grid.
 
@@ -69,28 +91,29 @@ class Tabulate:
             bound: largest interpolation error allowed, as a share of the function's maximum; one INT8 step is 8e-3.
             max_nodes: the grid grows no further than this many nodes; `bound_met` then says that the bound is missed.
             check_every: iterations between two measurements of the error, each of which waits for the device.
-            sample_every: iterations between two samples against the exact strategy, at its full cost; 0 takes none.
-            sample_bits: of the codes that a sample compares.
+            sample_bits: of the codes that a sample compares; None where nothing is rounded after f_ψ.
 
         Raises:
             ConfigError: for a number out of range.
         """
-        if bound <= 0 or max_nodes < 2 or check_every < 1 or sample_every < 0 or sample_bits < 2:
-            raise ConfigError(
-                "tabulate needs bound > 0, max_nodes >= 2, check_every >= 1, sample_every >= 0 and sample_bits >= 2."
-            )
+        if bound <= 0 or max_nodes < 2 or check_every < 1 or (sample_bits is not None and sample_bits < 2):
+            raise ConfigError("tabulate needs bound > 0, max_nodes >= 2, check_every >= 1 and sample_bits >= 2.")
         self.bound = bound
         self.max_nodes = max_nodes
         self.check_every = check_every
-        self.sample_every = sample_every
         self.sample_bits = sample_bits
+        self.take_sample = False  # hold the next iteration against the exact strategy, at its full cost
+        self.sample: TabulationSample | None = None  # of the last iteration
+        self.sampling_s = 0.0  # what all samples took
         self.points = 0  # per axis; 0 before the first iteration
         self.iterations = 0
         self.error: float | None = None  # at the last measurement
-        self.sample: TabulationSample | None = None
+        self.sample_error = math.nan
         self.same_codes: Tensor | None = None
         self.exact: Recompute | None = None
         self.scales: list[Scales] = []
+        self.half = torch.empty(0)
+        self.slopes: list[tuple[Tensor, ...]] = []
 
     @property
     def bound_met(self) -> bool:
@@ -101,111 +124,135 @@ class Tabulate:
     def outputs(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
         """See `Strategy.outputs`."""
         self.scales = [layer_scales(grad, weight) for grad, weight in zip(grads, weights, strict=True)]
-        half = hypernet.half_widths(widest(self.scales))
+        self.half = hypernet.half_widths(widest(self.scales))
+        self.slopes = [(torch.stack(hypernet.slopes(s)) / self.half).unbind() for s in self.scales]
         evaluation = hypernet.evaluation()
         if not self.points:
             self.points = FIRST_POINTS[hypernet.inputs]
         if self.iterations % self.check_every == 0:
-            self._refine(hypernet, evaluation, half)
-        table = evaluate_nodes(hypernet, evaluation, half, self.points)
-        results = []
-        for index, scales in enumerate(self.scales):
-            output = torch.empty_like(grads[index], memory_format=torch.contiguous_format)
-            flat = output.view(-1)
-            layer_table = table + 0.0 * (scales.gradient + scales.weight)  # NaN where the layer is not finite
-            for part, grad, places in self._places(hypernet, grads[index], weights[index], scales, half):
-                flat[part] = hypernet.combine(grad, interpolate(layer_table, places), scales)
-            results.append(output)
-        self.sample = self.exact = None
-        if self.sample_every and self.iterations % self.sample_every == 0:
-            self.exact = Recompute()
-            exact = self.exact.outputs(hypernet, grads, weights)
-            self.same_codes = share_of_same_codes(results, exact, self.sample_bits)
+            self._refine(hypernet, evaluation)
         self.iterations += 1
-        return results
+        table = evaluate_nodes(hypernet, evaluation, self.half, self.points)
+        poisons = self._poisons(grads[0].device)
+        flat_grads, flat_weights = [flat(grad) for grad in grads], [flat(weight) for weight in weights]
+        results = [grad.new_empty(grad.numel()) for grad in grads]
+        buffer = places_buffer(flat_grads)
+        for count, pieces in groups(flat_grads):
+            for piece in pieces:
+                grad, weight = flat_grads[piece.layer][piece.part], flat_weights[piece.layer][piece.part]
+                self._place(hypernet, buffer[piece.place], grad, weight, piece.layer)
+            places = buffer[:count] if poisons is None else buffer[:count].nan_to_num_(nan=0.0)
+            core = interpolate(table, places)
+            for piece in pieces:
+                part = core[piece.place] if poisons is None else core[piece.place].add_(poisons[piece.layer])
+                grad, out = flat_grads[piece.layer][piece.part], results[piece.layer][piece.part]
+                hypernet.combine(grad, part, self.scales[piece.layer], out=out)
+        outputs = [unflat(result, grad) for result, grad in zip(results, grads, strict=True)]
+        self.sample = self.exact = None
+        if self.take_sample:
+            self._sample_outputs(hypernet, evaluation, grads, weights, outputs)
+        return outputs
 
     @torch.no_grad()
-    def meta_gradient(
-        self,
-        hypernet: Hypernet,
-        grads: Sequence[Tensor],
-        weights: Callable[[int], Tensor],
-        cotangents: Callable[[int], Tensor],
-    ) -> None:
+    def meta_gradient(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Parts, cotangents: Parts) -> None:
         """See `Strategy.meta_gradient`."""
-        half = hypernet.half_widths(widest(self.scales))
         scattered = grads[0].new_zeros(table_shape(hypernet, self.points))
-        for index, scales in enumerate(self.scales):
-            cotangent = cotangents(index).reshape(-1)
-            for part, grad, places in self._places(hypernet, grads[index], weights(index), scales, half):
-                scatter_(scattered, places, cotangent[part] * hypernet.gain(grad, scales))
+        careful = self._poisons(grads[0].device) is not None
+        flat_grads = [flat(grad) for grad in grads]
+        buffer = places_buffer(flat_grads)
+        values = buffer.new_empty(buffer.shape[0])
+        for count, pieces in groups(flat_grads):
+            for piece in pieces:
+                grad = flat_grads[piece.layer][piece.part]
+                self._place(hypernet, buffer[piece.place], grad, weights(piece.layer, piece.part), piece.layer)
+                gain = hypernet.gain(grad, self.scales[piece.layer])
+                torch.mul(cotangents(piece.layer, piece.part), gain, out=values[piece.place])
+            values[pieces[-1].place.stop : count] = 0.0
+            places = buffer[:count].nan_to_num_(nan=0.0) if careful else buffer[:count]
+            scatter_(scattered, places, values[:count])
         evaluation = hypernet.evaluation()
-        nodes = grid_nodes(hypernet, half, self.points)
+        nodes = grid_nodes(hypernet, self.half, self.points)
         by_node = scattered.view(-1)
-        for part in parts(by_node.numel(), suitable_chunk(hypernet.hidden, half.device)):
+        for part in parts(by_node.numel(), suitable_chunk(hypernet.hidden, self.half.device)):
             evaluation.accumulate(nodes[:, part].contiguous(), by_node[part])
         evaluation.finish()
-        self.scales = []
+        self.scales, self.slopes = [], []
         if self.exact is not None:
             self._sample_gradient(hypernet, grads, weights, cotangents)
 
-    def _places(
-        self, hypernet: Hypernet, grad: Tensor, weight: Tensor, scales: Scales, half: Tensor
-    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Parts of a layer: the slice, its gradients (n,) and its places on the grid (copies, 1, n/copies, 2)."""
-        flat_grad, flat_weight = grad.reshape(-1), weight.reshape(-1)
-        chunk = 2**16 if grad.device.type == "cpu" else 2**22
-        for part in parts(flat_grad.numel(), chunk):
-            rows = hypernet.rows(flat_grad[part], flat_weight[part], scales)
-            if hypernet.centre:
-                rows = [row - hypernet.centre for row in rows]
-            if hypernet.centre or hypernet.form == "literal":
-                rows = [row / width for row, width in zip(rows, half.unbind(), strict=True)]
-            if hypernet.inputs == 1:
-                rows.append(torch.zeros_like(rows[0]))
-            count = rows[0].numel()
-            # torch shares this work among threads by batch, and the scatter's collisions among copies of the table
-            copies = 4 if count % 4 == 0 and count >= 16_384 else 1
-            places = torch.stack(rows, dim=1).nan_to_num_(nan=0.0)  # grid_sample reads anywhere at a NaN
-            yield part, flat_grad[part], places.view(copies, 1, count // copies, 2)
+    def _place(self, hypernet: Hypernet, places: Tensor, grad: Tensor, weight: Tensor, layer: int) -> None:
+        """Write some weights' places on the grid into (n, 2)."""
+        sources = hypernet.sources(grad, weight)
+        for axis, (source, slope) in enumerate(zip(sources, self.slopes[layer], strict=True)):
+            torch.mul(source, slope, out=places[:, axis])
 
-    def _refine(self, hypernet: Hypernet, evaluation: Evaluation, half: Tensor) -> None:
+    def _poisons(self, device: torch.device) -> list[Tensor] | None:
+        """0 per layer, NaN where the layer is not finite; None where none is, on a CPU, where asking costs no wait.
+
+        The sampler reads anywhere at a place that is NaN, so such places are moved; the poison brings the NaN back.
+        """
+        sums = [scales.gradient + scales.weight for scales in self.scales]
+        if device.type == "cpu" and bool(torch.stack(sums).isfinite().all()):
+            return None
+        return [0.0 * total for total in sums]
+
+    def _refine(self, hypernet: Hypernet, evaluation: Evaluation) -> None:
         """Measure the error, and halve the grid until it keeps the bound or would have too many nodes."""
-        error = float(interpolation_error(hypernet, evaluation, half, self.points))
+        error = float(interpolation_error(hypernet, evaluation, self.half, self.points))
         # a function that is not finite cannot be refined; it reaches the weights and the loss
         while self.bound < error < math.inf and (2 * self.points - 1) ** hypernet.inputs <= self.max_nodes:
             self.points = 2 * self.points - 1
-            error = float(interpolation_error(hypernet, evaluation, half, self.points))
+            error = float(interpolation_error(hypernet, evaluation, self.half, self.points))
         self.error = error
 
-    def _sample_gradient(
+    def _sample_outputs(
         self,
         hypernet: Hypernet,
+        evaluation: Evaluation,
         grads: Sequence[Tensor],
-        weights: Callable[[int], Tensor],
-        cotangents: Callable[[int], Tensor],
+        weights: Sequence[Tensor],
+        outputs: Sequence[Tensor],
     ) -> None:
+        """Measure this iteration's error and compare the outputs' codes with the exact ones."""
+        start = self._now(grads[0].device)
+        self.sample_error = float(interpolation_error(hypernet, evaluation, self.half, self.points))
+        self.exact = Recompute()
+        exact = self.exact.outputs(hypernet, grads, weights)
+        if self.sample_bits is not None:
+            self.same_codes = shares_of_same_codes(outputs, exact, self.sample_bits)
+        self.sampling_s += self._now(grads[0].device) - start
+
+    def _sample_gradient(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Parts, cotangents: Parts) -> None:
         """Compare ∇ψ, which is in the parameters' ``.grad``, with the exact one, and leave it there."""
         assert self.exact is not None, "a sample needs its exact strategy"
-        assert self.same_codes is not None, "a sample needs its codes"
+        start = self._now(grads[0].device)
         params = list(hypernet.parameters())
         ours = [param.grad for param in params]
         for param in params:
             param.grad = None
         self.exact.meta_gradient(hypernet, grads, weights, cotangents)
         pairs = [(one, param.grad) for one, param in zip(ours, params, strict=True)]
-        mine = torch.cat([one.reshape(-1) for one, other in pairs if one is not None and other is not None])
-        exact = torch.cat([other.reshape(-1) for one, other in pairs if one is not None and other is not None])
+        mine = torch.cat([one.reshape(-1) for one, other in pairs if one is not None and other is not None]).double()
+        exact = torch.cat([other.reshape(-1) for one, other in pairs if one is not None and other is not None]).double()
         for param, one in zip(params, ours, strict=True):
             param.grad = one
         self.sample = TabulationSample(
             points=self.points,
+            error=self.sample_error,
             same_codes=self.same_codes,
             bits=self.sample_bits,
-            meta_cosine=torch.dot(mine, exact) / mine.norm() / exact.norm(),
+            meta_angle_deg=angle_deg(mine, exact),
             meta_error=(mine - exact).norm() / exact.norm(),
         )
         self.exact = self.same_codes = None
+        self.sampling_s += self._now(grads[0].device) - start
+
+    @staticmethod
+    def _now(device: torch.device) -> float:
+        """Seconds, once the device has done what it was given: a sample's cost is its own."""
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """The grid's size, its last error and the count that decides when it is measured again."""
@@ -223,75 +270,50 @@ def widest(scales: Sequence[Scales]) -> Scales:
     )
 
 
-def table_shape(hypernet: Hypernet, points: int) -> tuple[int, int]:
-    """Rows are the second input, columns the first; a core of one input has one row."""
-    return (points if hypernet.inputs == 2 else 1), points
+def group_limit(device: torch.device) -> int:
+    """Places in a group: on a CPU so many that their buffers stay in its second-level cache; on a GPU few launches."""
+    return 2**16 if device.type == "cpu" else 2**22
 
 
-def grid_nodes(hypernet: Hypernet, half: Tensor, points: int, *, middles: bool = False) -> Tensor:
-    """The core's inputs (inputs, nodes) at the nodes of the grid, or at the middles of its cells."""
-    axis = torch.linspace(-1.0, 1.0, points, dtype=half.dtype, device=half.device)
-    if middles:
-        axis = (axis[1:] + axis[:-1]) / 2
-    axes = torch.meshgrid([axis] * hypernet.inputs, indexing="ij")
-    unit = torch.stack([a.reshape(-1) for a in reversed(axes)])  # the first input runs fastest
-    return unit * half[:, None] + hypernet.centre
+def groups(layers: Sequence[Tensor]) -> Iterator[tuple[int, list[Piece]]]:
+    """All layers' weights as one sequence, cut into groups: how many places a group has, and its pieces.
 
-
-def evaluate_nodes(
-    hypernet: Hypernet, evaluation: Evaluation, half: Tensor, points: int, *, middles: bool = False
-) -> Tensor:
-    """The core at the nodes (or the cells' middles), shaped as a table."""
-    nodes = grid_nodes(hypernet, half, points, middles=middles)
-    chunk = suitable_chunk(hypernet.hidden, half.device)
-    values = torch.cat([evaluation.values(nodes[:, part].contiguous()) for part in parts(nodes.shape[1], chunk)])
-    return values.view(table_shape(hypernet, points - 1 if middles else points))
-
-
-def interpolation_error(hypernet: Hypernet, evaluation: Evaluation, half: Tensor, points: int) -> Tensor:
-    """Largest error at the middles of the cells over the largest value of what the core stands for.
-
-    In the residual form that is ∇W/max|∇W| + core, or 1 + core where the core is a factor; in the literal form
-    the core alone.
+    Only the last group may have a few more places than weights, to be shared evenly among threads.
     """
-    table = evaluate_nodes(hypernet, evaluation, half, points)
-    exact = evaluate_nodes(hypernet, evaluation, half, points, middles=True)
-    between = (table[:, 1:] + table[:, :-1]) / 2
-    if hypernet.inputs == 2:
-        between = (between[1:] + between[:-1]) / 2
-    whole = table
-    if hypernet.form == "residual":
-        nodes = grid_nodes(hypernet, half, points)
-        whole = table + (1.0 if hypernet.multiplicative else nodes[-1].view(table.shape))
-    top = whole.abs().amax()
-    return (between - exact).abs().amax() / torch.where(top == 0, torch.ones_like(top), top)
+    limit = group_limit(layers[0].device)
+    pieces: list[Piece] = []
+    filled = 0
+    for index, layer in enumerate(layers):
+        start = 0
+        while start < layer.numel():
+            count = min(layer.numel() - start, limit - filled)
+            pieces.append(Piece(index, slice(start, start + count), slice(filled, filled + count)))
+            start, filled = start + count, filled + count
+            if filled == limit:
+                yield filled, pieces
+                pieces, filled = [], 0
+    if pieces:
+        yield -(-filled // COPIES) * COPIES, pieces
 
 
-def interpolate(table: Tensor, places: Tensor) -> Tensor:
-    """The table, (bi)linearly, at `places` (copies, 1, n, 2) in −1..1; (copies·n,)."""
-    copies = places.shape[0]
-    source = table.expand(copies, 1, *table.shape)
-    return F.grid_sample(source, places, mode="bilinear", padding_mode="border", align_corners=True).view(-1)
+def places_buffer(layers: Sequence[Tensor]) -> Tensor:
+    """(places, 2) zeros for the largest group; the second column stays zero for a core of one input."""
+    total = min(sum(layer.numel() for layer in layers), group_limit(layers[0].device))
+    return layers[0].new_zeros(-(-total // COPIES) * COPIES, 2)
 
 
-def scatter_(table: Tensor, places: Tensor, values: Tensor) -> None:
-    """Add `values` (n,) to the table's nodes with the weights of `interpolate`: its adjoint."""
-    copies = places.shape[0]
-    source = table.expand(copies, 1, *table.shape)
-    by_place = values.reshape(copies, 1, 1, -1)
-    part, _ = torch.ops.aten.grid_sampler_2d_backward(
-        by_place, source, places, BILINEAR, BORDER, True, [True, False]
-    )  # autograd's own backward of grid_sample, without the graph
-    table += part.sum(dim=(0, 1))
-
-
-def share_of_same_codes(ours: Sequence[Tensor], exact: Sequence[Tensor], bits: int) -> Tensor:
-    """Share of elements with the same nearest uniform code (MetaGrad Eq. 1, clip at the layer's maximum)."""
+def shares_of_same_codes(ours: Sequence[Tensor], exact: Sequence[Tensor], bits: int) -> Tensor:
+    """(layers,) share of elements with the same nearest uniform code (MetaGrad Eq. 1, clip at the layer's maximum)."""
     top = 2 ** (bits - 1) - 1
 
     def codes(x: Tensor) -> Tensor:
         clip = x.abs().amax()
         return torch.round(x * top / torch.where(clip == 0, torch.ones_like(clip), clip))
 
-    same = [(codes(one) == codes(other)).sum() for one, other in zip(ours, exact, strict=True)]
-    return torch.stack(same).sum() / sum(x.numel() for x in ours)
+    return torch.stack([(codes(one) == codes(other)).double().mean() for one, other in zip(ours, exact, strict=True)])
+
+
+def angle_deg(one: Tensor, other: Tensor) -> Tensor:
+    """() angle between two vectors in degrees, sharp also where it is tiny (Kahan); NaN where one is zero."""
+    one, other = one / one.norm(), other / other.norm()
+    return torch.rad2deg(2 * torch.atan2((one - other).norm(), (one + other).norm()))

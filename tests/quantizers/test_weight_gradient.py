@@ -61,3 +61,26 @@ def test_what_a_quantizer_remembers_travels_in_the_state_dict(name):
 def test_an_unknown_name_gets_the_known_ones():
     with pytest.raises(ConfigError, match="choose one of: uniform, dorefa, uint8, daint8"):
         GradQuantizer("bwn", 8)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("name", GRAD_QUANTIZERS)
+def test_a_gradient_that_nobody_else_reads_is_quantized_where_it_lies(name, bits):
+    grad = torch.randn(70, 40, 3, 3, generator=torch.Generator().manual_seed(2)).to(memory_format=torch.channels_last)
+    expected = GradQuantizer(name, bits, channels=70)(grad.clone())
+    place = grad.data_ptr()
+    answered = GradQuantizer(name, bits, channels=70).quantize_(grad)
+    assert answered is grad
+    assert grad.data_ptr() == place
+    assert torch.equal(grad, expected)
+    rows = torch.randn(6, 9, generator=torch.Generator().manual_seed(2))[:, :4]  # with gaps in memory
+    expected = GradQuantizer(name, bits, channels=6)(rows.clone())
+    assert torch.equal(GradQuantizer(name, bits, channels=6).quantize_(rows), expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_visible_where_it_is_quantized_in_place(value):
+    grad = torch.ones(4, 4)
+    grad[1, 2] = value
+    assert not GradQuantizer("uniform", 4).quantize_(grad).isfinite().all()
+    assert GradQuantizer("uniform", 4).quantize_(torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]

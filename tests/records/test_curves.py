@@ -16,19 +16,20 @@ def test_hypernet_csv_has_a_row_per_step_and_layer_and_leaves_the_undefined_empt
     tmp_path: Path, make_record: MakeRecord
 ) -> None:
     undefined = Absent("the layer's gradient is zero")
-    points = [
-        HypernetPoint(step=3, layer="conv1", amplification=1.5, cosine=0.9, zero_share_pct=60.0, meta_grad_norm=0.1),
-        HypernetPoint(
-            step=3, layer="fc", amplification=undefined, cosine=undefined, zero_share_pct=100.0, meta_grad_norm=0.1
-        ),
-    ]
+    undefined_row = HypernetPoint(
+        step=3, layer="fc", amplification=undefined, cosine=undefined, zero_share_pct=100.0, meta_grad_norm=0.1
+    )
+    sampled = {"interpolation_error": 3e-7, "same_codes_pct": 99.5, "meta_angle_deg": 0.01}
+    known = {"amplification": 1.5, "cosine": 0.9, "zero_share_pct": 60.0, "meta_grad_norm": 0.1}
+    points = [HypernetPoint(step=3, layer="conv1", **known, **sampled), undefined_row]
     write_curves(tmp_path, make_record(), [0.5, 0.25], points)
     with (tmp_path / "hypernet.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == {
         "step": "3", "layer": "conv1", "amplification": "1.5", "cosine": "0.9", "zero_share_pct": "60.0",
-        "meta_grad_norm": "0.1",
+        "meta_grad_norm": "0.1", "interpolation_error": "3e-07", "same_codes_pct": "99.5", "meta_angle_deg": "0.01",
     }  # fmt: skip
+    assert (rows[1]["interpolation_error"], rows[1]["same_codes_pct"], rows[1]["meta_angle_deg"]) == ("", "", "")
     assert (rows[1]["layer"], rows[1]["amplification"], rows[1]["cosine"]) == ("fc", "", "")
     assert (tmp_path / "training.csv").read_text(encoding="utf-8") == "step,loss\n1,0.5\n2,0.25\n"
 

@@ -256,6 +256,19 @@ def test_a_cell_without_a_variant_is_repeated_by_what_it_changes(make_record: Ca
     assert command == "metagrad-bench run error_bits=8 method=uint8 protocol.epochs=3 device=cpu seed=0"
 
 
+def test_a_cell_of_a_preset_is_repeated_by_it_and_by_its_variants_file(make_record: Callable[..., RunRecord]) -> None:
+    cell = as_plain(CellConfig(preset_name="metaquant_fig6_adam"))
+    for label, variant in (
+        ("metaquant_w1_lstm_fc_bwn_adam", "metaquant_w1_lstm_fc"),
+        ("fp32", "fp32"),
+        ("of_a_user", "of_a_user"),
+    ):
+        record = make_record(variant=label, suite="metaquant_convergence", model_name="resnet20", cell=cell)
+        command = reproduce_command(record, with_model=True, with_data=True, seeds=[0])
+        words = f"suite=metaquant_convergence variant={variant} preset=metaquant_fig6_adam device=cpu seed=0"
+        assert command == f"metagrad-bench run {words}"
+
+
 def test_a_hostile_name_is_quoted_in_a_command(make_record: Callable[..., RunRecord]) -> None:
     record = make_record(variant="x; rm -rf ~")
     command = reproduce_command(record, with_model=False, with_data=False, seeds=[0])

@@ -39,7 +39,7 @@ def result() -> CaseResult:
         num_weights=14_714_688, compared_num_weights=1_471_471, note="retain does not fit: said why.",
         strategies=(Cost(strategy="retain", num_weights=10, update_ms=summary, extra_bytes=1024),),
         step=StepCost(
-            batch_size=128, metagrad_ms=summary, plain_ms=summary, metagrad_peak_bytes=2048,
+            batch_size=128, metagrad_ms=summary, plain_ms=summary, grid_points=33, metagrad_peak_bytes=2048,
             plain_peak_bytes=Absent("no peak here"),
         ),
     )  # fmt: skip
@@ -59,6 +59,7 @@ def test_a_quick_case_measures_everything_and_writes_the_named_keys(
     assert all(case[key] is not None for key in KEYS)
     assert case["recompute_speedup"] > 0
     assert case["tabulate_step_ratio"] > 0
+    assert case["step"]["grid_points"] >= 17
     assert case["tabulate_same_codes"] > 0.999
     assert [row["strategy"] for row in case["strategies"]] == list(KNOWN)
     assert all(row["num_weights"] == case["num_weights"] for row in case["strategies"])

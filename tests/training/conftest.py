@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -23,6 +24,8 @@ def make_cell() -> Callable[..., CellConfig]:
     def make(*argv: str) -> CellConfig:
         small = ["hypernet.hidden=3", "protocol.batch_size=64", "protocol.epochs=1"]
         given = {argument.split("=")[0] for argument in argv}
+        if any(re.fullmatch(r"variant=\w+_h\d+(_\w+)?", argument) for argument in argv):  # which fix their hidden size
+            given.add("hypernet.hidden")
         (cell,) = plan_cells(parse_arguments([*argv, *(s for s in small if s.split("=")[0] not in given)])).cells
         return cell
 

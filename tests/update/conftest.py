@@ -48,6 +48,11 @@ def plain_fcs(psi: dict[str, Tensor], x: Tensor, activation: str) -> Tensor:
     return (x @ matrices[-1].T)[:, 0]
 
 
+def largest(tensors: list[Tensor]) -> Tensor:
+    """max|x| over all of them."""
+    return torch.stack([tensor.detach().abs().max() for tensor in tensors]).max()
+
+
 def over(x: Tensor, scale: Tensor) -> Tensor:
     return x / scale if scale > 0 else torch.zeros_like(x)
 
@@ -81,6 +86,66 @@ def plain_hypernet(
         f = plain_lstm(psi, torch.stack([w, g], dim=1), memory)
     else:
         f = g + top_g * plain_lstm(psi, torch.stack([over(w, top_w), over(g, top_g)], dim=1), memory)
+    return f.reshape(grad.shape)
+
+
+def on_a_grid(net: Callable[[Tensor], Tensor], x: Tensor, half: list[Tensor], centre: float, points: int) -> Tensor:
+    """`net` at a grid's nodes only, (bi)linear between them, written out; x is (n, inputs)."""
+    unit = torch.linspace(-1, 1, points, dtype=x.dtype)
+    places = [((x[:, k] - centre) / half[k] + 1) / 2 * (points - 1) for k in range(x.shape[1])]
+    lower = [place.floor().clamp(0, points - 2).long() for place in places]
+    shares = [place - low for place, low in zip(places, lower, strict=True)]
+    if len(places) == 1:
+        table = net((centre + half[0] * unit)[:, None])
+        return table[lower[0]] * (1 - shares[0]) + table[lower[0] + 1] * shares[0]
+    nodes = torch.cartesian_prod(centre + half[0] * unit, centre + half[1] * unit)
+    table = net(nodes).view(points, points)
+    (i, j), (p, q) = lower, shares
+    near = table[i, j] * (1 - q) + table[i, j + 1] * q
+    far = table[i + 1, j] * (1 - q) + table[i + 1, j + 1] * q
+    return near * (1 - p) + far * p
+
+
+def plain_tabulated(
+    name: str,
+    form: str,
+    psi: dict[str, Tensor],
+    grad: Tensor,
+    weight: Tensor,
+    activation: str,
+    points: int,
+    tops: tuple[Tensor, Tensor],
+) -> Tensor:
+    """The same function of one layer with the trained network read from a grid over all layers' ranges.
+
+    `tops` are the largest |gradient| and |weight| of all layers, which only raw inputs need.
+    """
+    g, w = grad.reshape(-1), weight.reshape(-1)
+    top_g, top_w = g.abs().max(), w.abs().max()
+    unit = over(torch.tanh(w), 2 * torch.tanh(w).abs().max()) + 0.5
+    one = torch.ones((), dtype=g.dtype)
+    literal = form == "literal"
+
+    def fcs(x: Tensor) -> Tensor:
+        return plain_fcs(psi, x, activation)
+
+    def lstm(x: Tensor) -> Tensor:
+        return plain_lstm(psi, x, None)
+
+    if name == "fc_grad":
+        x, half = (g, tops[0]) if literal else (over(g, top_g), one)
+        core = on_a_grid(fcs, x[:, None], [half], 0.0, points)
+        f = core if literal else g + top_g * core
+    elif name in ("multi_fc", "lstm_fc"):
+        is_raw = literal and name == "lstm_fc"
+        x, half, centre = (w, tops[1], 0.0) if is_raw else (unit, one / 2, 0.5)
+        factor = on_a_grid(fcs if name == "multi_fc" else lstm, x[:, None], [half], centre, points)
+        f = g * factor if literal else g * (1 + factor)
+    else:
+        pair = (w, g) if literal else (over(w, top_w), over(g, top_g))
+        halves = [tops[1], tops[0]] if literal else [one, one]
+        core = on_a_grid(lstm, torch.stack(pair, dim=1), halves, 0.0, points)
+        f = core if literal else g + top_g * core
     return f.reshape(grad.shape)
 
 
@@ -129,7 +194,10 @@ class PlainUpdate:
         bits: int,
         activation: str = "none",
         carry: bool = False,
+        points: int | None = None,
     ) -> None:
+        """`points` reads f_psi from a grid with so many points per axis."""
+        self.points = points
         self.hypernet, self.form, self.bits, self.loss, self.activation = hypernet, form, bits, loss, activation
         self.psi = {key: value.detach().clone().requires_grad_() for key, value in psi.items()}
         self.weights = [weight.detach().clone() for weight in weights]
@@ -138,6 +206,15 @@ class PlainUpdate:
         self.memories: list[list[Tensor] | None] = [[] if carry else None for _ in weights]
         self.pending: list[Tensor] | None = None
         self.pending_lr: list[float] = []
+
+    def f_of(self, index: int, grad: Tensor, weight: Tensor) -> Tensor:
+        """f_psi of one layer."""
+        if self.points is None:
+            memory = self.memories[index]
+            return plain_hypernet(self.hypernet, self.form, self.psi, grad, weight, self.activation, memory)
+        assert self.pending is not None
+        tops = largest(self.pending), largest(self.weights)
+        return plain_tabulated(self.hypernet, self.form, self.psi, grad, weight, self.activation, self.points, tops)
 
     def iterate(self, t: int, lr: float, factors: list[float] | None = None, only: int | None = None) -> list[Tensor]:
         """One iteration; `only` lets a single layer's output reach psi. Answers the gradients of psi."""
@@ -152,7 +229,7 @@ class PlainUpdate:
         for index, (grad, weight, optimizer) in enumerate(
             zip(self.pending, self.weights, self.optimizers, strict=True)
         ):
-            f = plain_hypernet(self.hypernet, self.form, self.psi, grad, weight, self.activation, self.memories[index])
+            f = self.f_of(index, grad, weight)
             f = f if only is None or only == index else f.detach()
             g_tilde = f + (uniform(f, self.bits) - f).detach()
             news.append(weight - self.pending_lr[index] * optimizer.pi(g_tilde, weight))
@@ -196,6 +273,8 @@ def plain() -> SimpleNamespace:
         PlainUpdate=PlainUpdate,
         uniform=uniform,
         plain_hypernet=plain_hypernet,
+        plain_tabulated=plain_tabulated,
+        largest=largest,
         make_problem=make_problem,
     )
 

@@ -13,6 +13,8 @@ from bench.hypernets import HYPERNETS, build_hypernet
 from bench.optim import build_optimizer
 from bench.units import Absent
 from bench.update import DelayedUpdate, build_strategy, read_observation
+from bench.update.base import WHOLE
+from bench.update.delayed import _MetaOperands
 
 # weight decay 0 leaves zero codes with a zero second moment; a large eps keeps autograd's own rounding below 1e-10
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -26,6 +28,7 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
 STRATEGIES: dict[str, dict[str, Any]] = {"retain": {}, "slim": {"seed": 5}, "recompute": {"chunk": 7}}
 # `tabulate` is exact for another function, the interpolated one (test_tabulate.py); the rest holds for it too
 ALL_STRATEGIES: dict[str, dict[str, Any]] = {**STRATEGIES, "tabulate": {"check_every": 2}}
+POINTS = {"fc_grad": 129, "multi_fc": 129, "lstm_fc": 129, "dual_lstm_fc": 17}  # of the first grid
 RATES = [0.05, 0.08, 0.03, 0.06, 0.05]
 
 
@@ -45,15 +48,16 @@ def build(
     strategy: str = "recompute",
     optimizer: str = "momentum",
     bits: int = 4,
+    arguments: dict[str, Any] | None = None,
     **options: Any,
 ) -> DelayedUpdate:
     params = [nn.Parameter(weight.clone()) for weight in problem.weights]
-    name, arguments = OPTIMIZERS[optimizer]
+    name, settings = OPTIMIZERS[optimizer]
     return DelayedUpdate(
         params,
-        optimizer=build_optimizer(name, params, lr=0.0, **arguments),
+        optimizer=build_optimizer(name, params, lr=0.0, **settings),
         hypernet=hypernet,
-        strategy=build_strategy(strategy, **ALL_STRATEGIES[strategy]),
+        strategy=build_strategy(strategy, **(ALL_STRATEGIES[strategy] if arguments is None else arguments)),
         quantize=lambda g: plain.uniform(g, bits),
         **options,
     )
@@ -115,6 +119,30 @@ def test_meta_gradient_equals_autograd_through_the_restated_update(
         bits=4,
     )
     follow(build(plain, problem, hypernet, strategy, optimizer), problem, other, relative)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("form", ["residual", "literal"])
+@pytest.mark.parametrize("name", HYPERNETS)
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_tabulates_meta_gradient_equals_autograd_through_the_restated_interpolated_update(
+    plain: SimpleNamespace, name: str, form: str, optimizer: str, dtype: torch.dtype, relative: float
+) -> None:
+    problem = plain.make_problem(dtype)
+    hypernet = randomised(name, form, dtype)
+    other = plain.PlainUpdate(
+        name,
+        form,
+        dict(hypernet.named_parameters()),
+        problem.weights,
+        problem.loss,
+        optimizer=optimizer,
+        weight_decay=OPTIMIZERS[optimizer][1]["weight_decay"],
+        bits=4,
+        points=POINTS[name],
+    )
+    coarse = {"max_nodes": 2}  # stays at its first grid
+    follow(build(plain, problem, hypernet, "tabulate", optimizer, arguments=coarse), problem, other, relative)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -275,6 +303,24 @@ def test_resume_is_bitwise(plain: SimpleNamespace, optimizer: str, strategy: str
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+@pytest.mark.parametrize("strategy", ALL_STRATEGIES)
+def test_weights_and_gradients_may_lie_in_any_order_in_memory(
+    plain: SimpleNamespace, strategy: str, optimizer: str
+) -> None:
+    problem = plain.make_problem(torch.float64)
+    updates = []
+    for transposed in (False, True):
+        update = build(plain, problem, randomised("dual_lstm_fc", "residual", torch.float64), strategy, optimizer)
+        if transposed:  # the first weight alone; its gradients stay as they come
+            update.params[0].data = update.params[0].data.t().contiguous().t()
+        updates.append(update)
+    for t, lr in enumerate(RATES):
+        losses = [iterate(update, problem, t, lr) for update in updates]
+        torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=0)
+        assert_close(meta_grads(updates[1]), meta_grads(updates[0]), 1e-8)
+
+
 def test_weights_keep_their_storage_and_gradients_are_handed_over(plain: SimpleNamespace) -> None:
     problem = plain.make_problem(torch.float32)
     update = build(plain, problem, randomised("dual_lstm_fc", "residual", torch.float32))
@@ -299,9 +345,11 @@ def test_momentum_needs_no_copy_of_the_old_weights(plain: SimpleNamespace) -> No
         before = [param.detach().clone() for param in update.params]
         update.preview(0.2)
         assert len(update.old_weights) == count
+        operands = _MetaOperands(update, [torch.zeros_like(weight) for weight in before])
         for index, weight in enumerate(before):
             assert not torch.equal(update.params[index], weight)
-            torch.testing.assert_close(update._old_weight(index), weight, rtol=1e-14, atol=1e-16)
+            old = operands.old_weight(index, WHOLE).view(weight.shape)
+            torch.testing.assert_close(old, weight, rtol=1e-14, atol=1e-16)
 
 
 def test_observation_tells_amplification_cosine_zeros_and_meta_gradient(plain: SimpleNamespace) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bench.errors import ConfigError
 from bench.hypernets import HYPERNETS, Hypernet, build_hypernet
+from bench.layout import flat
 from bench.update import Slim, Strategy, build_strategy
 
 
@@ -36,8 +37,12 @@ def run(strategy: Strategy, hypernet: Hypernet, layers: SimpleNamespace) -> tupl
     for param in hypernet.parameters():
         param.grad = None
     outputs = strategy.outputs(hypernet, layers.grads, layers.weights)
-    weights, cotangents = layers.weights.__getitem__, layers.cotangents.__getitem__
-    strategy.meta_gradient(hypernet, layers.grads, weights, lambda index: cotangents(index).clone())
+    strategy.meta_gradient(
+        hypernet,
+        layers.grads,
+        lambda index, part: flat(layers.weights[index])[part],
+        lambda index, part: flat(layers.cotangents[index])[part].clone(),
+    )
     return outputs, [torch.zeros_like(p) if p.grad is None else p.grad for p in hypernet.parameters()]
 
 
@@ -67,6 +72,22 @@ def test_slims_gradient_averages_to_retains_over_the_number_of_layers(name: str)
     for index, grad in enumerate(expected):
         mean = sum(share[index] for share in shares.values()) / 4
         torch.testing.assert_close(mean, grad / 4, rtol=1e-10, atol=1e-16)
+
+
+@pytest.mark.parametrize("strategy", ["retain", "slim", "recompute", "tabulate"])
+@pytest.mark.parametrize("name", HYPERNETS)
+def test_the_order_of_the_weights_in_memory_changes_nothing(name: str, strategy: str) -> None:
+    layers, hypernet = make_layers(torch.float64), make_hypernet(name, "residual", torch.float64)
+    expected, expected_grads = run(build_strategy(strategy), hypernet, layers)
+    last = torch.channels_last
+    for values in (layers.grads, layers.weights, layers.cotangents):
+        values[0] = values[0].to(memory_format=last)
+        values[1] = values[1].t().contiguous().t()
+    outputs, grads = run(build_strategy(strategy), hypernet, layers)
+    assert outputs[0].is_contiguous(memory_format=last)
+    for one, other in zip([*outputs, *grads], [*expected, *expected_grads], strict=True):
+        assert one.shape == other.shape
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-16)
 
 
 def test_slim_draws_layers_evenly_and_reproducibly() -> None:

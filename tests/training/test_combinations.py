@@ -1,0 +1,84 @@
+"""Every gradient quantizer at every width and place composes, passes the check and trains; the others are refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.app import parse_arguments, plan_cells
+from bench.config import CellConfig
+from bench.data import build_data, train_batches
+from bench.errors import ConfigError
+from bench.precheck import check_cells
+from bench.profilers.base import NO_PHASES
+from bench.quantizers import GRAD_QUANTIZERS
+from bench.training.assemble import build_parts
+from bench.training.step import train_step
+
+W8A8 = ("weight_bits=8", "activation_bits=8")
+PLACES = {"error": (True, False), "grad": (False, True), "both": (True, True)}
+
+
+def cell_of(name: str, bits: int, place: str, *more: str) -> CellConfig:
+    """A cell of that method, its gradients quantized in that place."""
+    on_error, on_grad = PLACES[place]
+    argv = [
+        f"method={name}", f"weight_bits={bits}", f"activation_bits={bits}",
+        f"method.error_quantizer={name if on_error else 'none'}", f"error_bits={bits if on_error else 32}",
+        f"method.grad_quantizer={name if on_grad else 'none'}", f"grad_bits={bits if on_grad else 32}",
+        "method.error_rounding=stochastic" if on_error else "method.error_rounding=nearest", *more,
+    ]  # fmt: skip
+    return plan_cells(parse_arguments(argv)).cells[0]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize("name", GRAD_QUANTIZERS)
+def test_a_gradient_quantizer_runs_a_step_at_any_width_and_place(name: str, bits: int, place: str) -> None:
+    cell = cell_of(name, bits, place)
+    check_cells([cell])
+    device = torch.device("cpu")
+    data = build_data("digits", train_limit=16, test_limit=4)
+    parts = build_parts(cell, data, device)
+    batches = train_batches(data, batch_size=8, seed=0, device=device)
+    before = [weight.detach().clone() for weight in parts.weights]
+    for step in range(2):
+        loss = train_step(parts, *batches.batch(0, step), 0.01, NO_PHASES)
+        assert torch.isfinite(loss)
+    assert all(torch.isfinite(weight).all() for weight in parts.weights)
+    assert all(not torch.equal(weight, old) for weight, old in zip(parts.weights, before, strict=True))
+    on_error, on_grad = PLACES[place]
+    assert parts.conversion is not None
+    inner = [layer for layer in parts.conversion.swapped if layer.error_bits != 32]
+    assert bool(inner) == on_error
+    assert {layer.error_bits for layer in inner} <= {bits}
+    assert len(parts.quantize_grads) == (len(parts.weights) if on_grad else 0)
+    if on_grad and name != "daint8":  # which has a grid per output channel
+        for weight in parts.weights:
+            assert weight.grad is not None
+            levels = weight.grad.unique()
+            assert len(levels) <= 2**bits, "∇W lies on the quantizer's grid"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (
+            ("method=ste", "quantizer=bwn", *W8A8),
+            "set weight_bits=1, or quantizer=dorefa",
+        ),
+        (("variant=uint8_int8", "strategy=slim"), "leave strategy=none"),
+        (
+            ("variant=daint8_int8", "method.error_granularity=channel"),
+            "per tensor for dgrad, which sums over the channels, and per output channel for wgrad",
+        ),
+        (
+            ("method=dorefa", *W8A8, "error_bits=8", "method.grad_quantizer=uint8", "grad_bits=8"),
+            "of none, uniform, dorefa, not uint8",
+        ),
+        (("method=dorefa", "weight_bits=4", "activation_bits=4", "error_bits=9"), "1 to 8, or 32"),
+    ],
+)
+def test_an_impossible_combination_is_refused_with_the_valid_ones(argv: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_cells(plan_cells(parse_arguments(list(argv))).cells)
