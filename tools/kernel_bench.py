@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -175,14 +176,14 @@ def main(argv: Sequence[str]) -> int:
             work = make_work(name, args, effort, str(device))
             results[name] = measure_model(name, work, effort, progress, compiled=not args.no_compile)
             progress.finish_cell("measured")
+            progress.close()  # the next network draws a new bar
+            render(results[name], console)
     except KeyboardInterrupt:
         progress.close()
-        print("metagrad-bench: Interrupted; nothing was written.", file=sys.stderr)
+        print("metagrad-bench: Interrupted; no file was written.", file=sys.stderr)
         return ExitCode.INTERRUPTED
     finally:
         progress.close()
-    for result in results.values():
-        render(result, console)
     if args.json:
         write_json(Path(args.json), results, quick=args.quick, environment=environment)
     return ExitCode.OK
@@ -382,8 +383,10 @@ def _check_arguments(args: argparse.Namespace, models: Sequence[str], effort: Ef
         if name == CUSTOM:
             raise ConfigError("--model custom names no network: write it as --model package.module:function.")
         check_model(CUSTOM if own else name, factory=name if own else None)
-    if args.json and (Path(args.json).is_dir() or not Path(args.json).absolute().parent.is_dir()):
-        raise RecordError(f"--json {args.json} cannot be written: name a file in a folder that exists.")
+    if args.json:
+        folder = Path(args.json).absolute().parent
+        if Path(args.json).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise RecordError(f"--json {args.json} cannot be written: name a file in a folder that you may write to.")
 
     from bench.layers.convert import DISPATCHES
     from bench.quantizers import check_name

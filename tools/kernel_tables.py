@@ -69,12 +69,21 @@ def headline(result: ModelResult, width: str) -> str:
     """
     found: WidthResult = getattr(result, width)
     label = "" if found.label == "integer" else f" ({found.label})"
+    ratios = {
+        key: getattr(found, key)
+        for key in (
+            "step_vs_fp32", "step_vs_fp32_compiled", "step_vs_bf16", "step_vs_bf16_compiled", "saved_vs_fp32",
+            "saved_vs_fp32_compact", "peak_vs_fp32",
+        )
+    }  # fmt: skip
+    reasons = dict.fromkeys(value.reason for value in ratios.values() if isinstance(value, Absent))
+    why = f" (n/a: {'; '.join(reasons)})" if reasons else ""
+    text = {key: "n/a" if isinstance(value, Absent) else format_ratio(value) for key, value in ratios.items()}
     return (
-        f"{result.model}, batch {result.batch}, {_WORDS[width]}{label}: the step takes "
-        f"{format_ratio(found.step_vs_fp32)} FP32's time ({format_ratio(found.step_vs_fp32_compiled)} compiled FP32's) "
-        f"and {format_ratio(found.step_vs_bf16)} bf16 autocast's ({format_ratio(found.step_vs_bf16_compiled)} compiled "
-        f"bf16's); it keeps {format_ratio(found.saved_vs_fp32)} FP32's bytes for backward "
-        f"({format_ratio(found.saved_vs_fp32_compact)} with compact), peak {format_ratio(found.peak_vs_fp32)}."
+        f"{result.model}, batch {result.batch}, {_WORDS[width]}{label}: the step takes {text['step_vs_fp32']} FP32's "
+        f"time ({text['step_vs_fp32_compiled']} compiled FP32's) and {text['step_vs_bf16']} bf16 autocast's "
+        f"({text['step_vs_bf16_compiled']} compiled bf16's); it keeps {text['saved_vs_fp32']} FP32's bytes for "
+        f"backward ({text['saved_vs_fp32_compact']} with compact), peak {text['peak_vs_fp32']}{why}."
     )
 
 
