@@ -39,9 +39,11 @@ lint: $(STAMP) ## ruff, lint and format
 types: $(STAMP) ## mypy
 	$(BIN)/mypy
 
-bench: $(STAMP) ## the project's own benchmarks: the demo's cells timed against FP32, the hypernetwork's strategies
+bench: $(STAMP) ## the project's own benchmarks: the demo's cells timed against FP32, the integer engine, the hypernetwork's strategies
 	$(BIN)/metagrad-bench run suite=demo suite_name=bench 'protocol.passes=[timing,memory]' fresh=true output_dir=$(OUT)
 	$(BIN)/metagrad-bench report $(OUT)/bench -o $(OUT)/bench
+	$(BIN)/metagrad-bench kernels --device $(DEVICE) --json $(OUT)/bench/kernels.json
+	$(BIN)/metagrad-bench kernels --model mobilenet_v2 --dispatch auto --device $(DEVICE) --json $(OUT)/bench/kernels_mobilenet_v2.json
 	$(BIN)/metagrad-bench hypernets --device $(DEVICE) --json $(OUT)/bench/hypernets.json
 
 clean: ## remove the environment, caches and what was measured

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Sequence
 from typing import TypeVar
 
 from bench.profilers.nvml_sampler import DeviceState
-from bench.records.schema import Interval, TimingRepeat, TimingResult
+from bench.records.schema import Interval, Summary, TimingRepeat, TimingResult
 from bench.stats import ratio_interval, summarize
 from bench.units import Absent
 
@@ -110,15 +111,24 @@ def busy_notices(timing: TimingResult | None) -> tuple[str, ...]:
     """Whether other work ran beside the timing: the FP32 steps, which are the same in every cell, show it."""
     if timing is None:
         return ()
-    reference = timing.fp32_step_ms
-    medians = [summarize(repeat.fp32_step_ms).median for repeat in timing.repeats]
+    return busy_sentences(timing.fp32_step_ms, [summarize(repeat.fp32_step_ms).median for repeat in timing.repeats])
+
+
+def busy_sentences(reference: Summary, process_medians: Sequence[float]) -> tuple[str, ...]:
+    """A sentence if FP32 steps vary more than they do on an idle machine.
+
+    Args:
+        reference: FP32 steps of all processes, in ms.
+        process_medians: their median in each process.
+    """
     spread = (reference.q3 - reference.q1) / reference.median
-    apart = max(medians) / min(medians)
+    apart = max(process_medians) / min(process_medians)
     if spread <= _BUSY_SPREAD and apart <= _BUSY_APART:
         return ()
+    between = f" and by {apart:.2f}× between processes" if len(process_medians) > 1 else ""
     return (
         "The machine was busy while this was timed: the FP32 steps beside it vary by "
-        f"{100 * spread:.0f} % between quartiles and by {apart:.2f}× between processes; time it again on an idle one.",
+        f"{100 * spread:.0f} % between quartiles{between}; time it again on an idle one.",
     )
 
 

@@ -15,9 +15,9 @@ from bench.config import CellConfig
 from bench.keys import cell_key, weights_path
 from bench.profilers import nvml_sampler
 from bench.profilers.nvml_sampler import AbsentSensor
-from bench.records.schema import RunRecord
+from bench.records.schema import RunRecord, Summary
 from bench.records.store import read_record
-from bench.timing_summary import busy_notices
+from bench.timing_summary import busy_notices, busy_sentences
 from bench.training.assemble import for_pretraining
 from bench.units import Absent
 
@@ -231,3 +231,9 @@ def test_a_busy_machine_is_noticed_by_its_fp32_steps(make_record: Callable[..., 
     (notice,) = busy_notices(dataclasses.replace(timing, repeats=(slow, *timing.repeats[1:])))
     assert "2.00× between processes" in notice
     assert busy_notices(None) == ()
+
+
+def test_one_process_is_busy_where_its_own_steps_vary() -> None:
+    assert busy_sentences(Summary(median=10.0, q1=9.0, q3=11.0, n=9), [10.0]) == ()
+    (notice,) = busy_sentences(Summary(median=10.0, q1=8.0, q3=14.0, n=9), [10.0])
+    assert "vary by 60 % between quartiles; time it again" in notice

@@ -30,7 +30,7 @@ REPORT_VERSION = 1
 BIT_WIDTHS = (8, 7, 6, 5, 4, 3, 2, 1)
 _LOCK_WAIT_S = 5.0  # a run may hold the device for hours
 _CEILING_BUDGET_S = 0.8  # for each of four figures a device: under 5 s in all on a machine with one device
-_BUSY_LOAD = 0.3  # processes running besides us, on average over the last minute, that already show in timings
+BUSY_LOAD = 0.3  # processes running besides us, on average over the last minute, that already show in timings
 _BUSY_GPU_PCT = 5
 _LITTLE_MEMORY_BYTES = 2 * 1024**3
 
@@ -95,7 +95,7 @@ def collect(*, measure: bool) -> dict[str, Any]:
     Returns:
         Plain JSON values; see the module's first lines for unknown ones.
     """
-    load = _load_average()  # before anything of ours runs
+    load = load_average()  # before anything of ours runs
     import torch
 
     from bench.hardware.environment import read_environment, to_plain
@@ -252,7 +252,8 @@ def _data_sets() -> dict[str, Any]:
     return {name: look(name) for name in DATASETS if name != "synthetic"}
 
 
-def _load_average() -> Any:
+def load_average() -> Any:
+    """Processes that ran or waited to run, on average over the last minute."""
     try:
         return os.getloadavg()[0]
     except (OSError, AttributeError):
@@ -282,7 +283,7 @@ def advise(report: dict[str, Any]) -> list[str]:
     """
     advice: list[str] = []
     cores = report["cpu"]["usable_cores"]
-    if _known(report["load_average"]) and report["load_average"] > _BUSY_LOAD:
+    if _known(report["load_average"]) and report["load_average"] > BUSY_LOAD:
         advice.append(
             f"Other programs ran in the last minute (load average {report['load_average']:.1f} on {cores} cores): wait "
             "or stop them, since they share the cores with what is timed."

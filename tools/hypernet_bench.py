@@ -11,14 +11,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import ConfigError, ExitCode, OutOfMemoryError, RecordError
+from bench.errors import ConfigError, ExitCode, RecordError
 from bench.records.schema import Summary
 from bench.units import Absent, format_absent, format_bytes, format_ms, format_percent, format_ratio
+from tools.pass_runner import PassRunner
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +32,6 @@ STRATEGIES = ("retain", "slim", "recompute", "tabulate")
 ALWAYS_WHOLE = ("recompute", "tabulate")  # also at the whole of the weights where `retain` does not fit
 FREE_SHARE = 0.7  # of the free memory that `retain` may fill: network, gradients and the system need the rest
 PROBE_STRIDE = 100  # retain's memory is proportional to N: a hundredth of the weights tells the whole
-LIMIT_S = 7200.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +196,7 @@ def measure_case(name: str, effort: Effort, device: str, progress: SuiteProgress
     whole = passes.Work(model=case.model, hidden=hidden, stride=effort.stride, device=device)
     cell = step_cell(case.model, hidden, effort.batch_size, device)
     progress.start_cell(name, 10)
-    run = _Runner(device, progress)
+    run = PassRunner(device, progress, if_out_of_memory="end other programs, or measure --case resnet20_h100")
     compared, note = _fitting(whole, run)
     costs = _costs(run, compared, STRATEGIES, effort.rounds)
     of_whole = costs
@@ -299,35 +299,7 @@ def render(name: str, result: CaseResult, console: Console) -> None:
         console.print(line)
 
 
-class _Runner:
-    """Runs a pass in a fresh process under the device's lock."""
-
-    def __init__(self, device: str, progress: SuiteProgress) -> None:
-        self.device = device
-        self.progress = progress
-
-    def __call__(self, function: Callable[..., Any], **arguments: Any) -> Any:
-        from bench.locks import device_lock
-        from bench.process import run_pass
-
-        def show(update: dict[str, Any]) -> None:
-            self.progress.update(**update)
-
-        def wait() -> None:
-            self.progress.update(f"waiting: another pass holds {self.device}")
-
-        with device_lock(self.device, on_wait=wait):
-            outcome = run_pass(function, arguments, limit_s=LIMIT_S, on_progress=show)
-        self.progress.finish_pass()
-        if outcome.status == "ok":
-            return outcome.value
-        what = function.__name__.replace("_", " ")
-        if outcome.status == "out_of_memory":
-            raise OutOfMemoryError(f"The {what} {outcome.reason}: end other programs, or measure --case resnet20_h100.")
-        raise RuntimeError(f"the {what} failed: {outcome.reason}\n{outcome.traceback}")
-
-
-def _fitting(whole: Work, run: _Runner) -> tuple[Work, str]:
+def _fitting(whole: Work, run: PassRunner) -> tuple[Work, str]:
     """The work at which `retain` fits into memory, and a sentence where that is not the whole."""
     from tools.hypernet_passes import count_weights, strategy_memory_pass
 
@@ -348,7 +320,7 @@ def _fitting(whole: Work, run: _Runner) -> tuple[Work, str]:
     return dataclasses.replace(whole, stride=stride), note
 
 
-def _costs(run: _Runner, work: Work, names: Sequence[str], rounds: int) -> dict[str, Cost]:
+def _costs(run: PassRunner, work: Work, names: Sequence[str], rounds: int) -> dict[str, Cost]:
     from tools.hypernet_passes import strategies_pass, strategy_memory_pass
 
     times = run(strategies_pass, work=work, names=tuple(names), rounds=rounds)
@@ -362,7 +334,7 @@ def _costs(run: _Runner, work: Work, names: Sequence[str], rounds: int) -> dict[
     return costs
 
 
-def _step_peak(run: _Runner, cell: CellConfig, device: str) -> int | Absent:
+def _step_peak(run: PassRunner, cell: CellConfig, device: str) -> int | Absent:
     from bench.passes import memory_pass
 
     answer = run(memory_pass, cell=cell, device=device, weights=None, name=f"of the step, {cell.method.name}")

@@ -22,8 +22,8 @@ from bench.kernels import workspace
 from bench.kernels.conv_plan import Block, ConvPlan, Phase, blocks_of, phases_of
 from bench.kernels.im2col import Axis
 from bench.kernels.int_mm import CUDA_RULES, INT32_MAX, int_mm, max_reduction, round_up
-from bench.native import Geometry, Landing, pointer
 from bench.kernels.spans import span
+from bench.native import Geometry, Landing, pointer
 
 # Columns of a product up to which neighbouring outputs share a patch, and the most of them.
 _PACKED_COLUMNS = 64
@@ -496,9 +496,7 @@ def _at(tensor: Tensor | None, index: int) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def _geometry(
-    n: int, h: int, w: int, c: int, c0: int, cb: int, row: Axis, column: Axis, pack: int
-) -> Geometry:
+def _geometry(n: int, h: int, w: int, c: int, c0: int, cb: int, row: Axis, column: Axis, pack: int) -> Geometry:
     return Geometry(
         n, h, w, c, c0, cb, row.start, row.step, row.count, row.stride, row.length,
         column.start, column.step, column.count, column.stride, column.length, pack,
@@ -511,4 +509,3 @@ def _landing(
     out_strides: tuple[int, int, int], factor: int, row_weight: int,
 ) -> Landing:  # fmt: skip
     return Landing(n, rows, cols, pack, c, pitch, groups, sums_pitch, *out_strides, factor, row_weight)
-

@@ -32,9 +32,7 @@ class PathChoice:
 ALWAYS = PathChoice(path=INT_MM, reason="dispatch=integer")
 
 
-def run_fastest(
-    chosen: dict[str, PathChoice], gemm: str, paths: Mapping[str, Callable[[], Result]]
-) -> Result:
+def run_fastest(chosen: dict[str, PathChoice], gemm: str, paths: Mapping[str, Callable[[], Result]]) -> Result:
     """Run a product by the path chosen for it; the first time, time all that agree with the first and choose.
 
     Args:

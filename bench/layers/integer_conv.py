@@ -221,7 +221,11 @@ def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, ins
     columns = None if error.offset == 0 else _offset_dgrad(error, w, plan, layer)
     bound = plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max
     grids = Grids(
-        a_max=error.code_max, b_max=w.code_max, factor=error.mult * w.mult, row_weight=error.mult * w.offset, bound=bound
+        a_max=error.code_max,
+        b_max=w.code_max,
+        factor=error.mult * w.mult,
+        row_weight=error.mult * w.offset,
+        bound=bound,
     )
     if native.usable(error.codes.device) and fits(grids):
         places = None if columns is None else columns.view(plan.h, plan.w, plan.c)
@@ -328,9 +332,7 @@ def _fastest_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerCon
         dx = dx.to(torch.float32).mul_(scale)
         return dx if inside is None else dx.mul_(unpack_bits(inside, dx.shape))
 
-    paths: dict[str, Callable[[], Result]] = {
-        INT_MM: lambda: integer_dgrad(error, w, plan, layer.name, inside=inside)
-    }
+    paths: dict[str, Callable[[], Result]] = {INT_MM: lambda: integer_dgrad(error, w, plan, layer.name, inside=inside)}
     if _can_sum_directly(plan, device, bound):
         paths[DIRECT] = direct
     for name in exact_floats(device, bound):

@@ -30,7 +30,9 @@ class LeanBatchNorm2d(nn.BatchNorm2d):
     ``ceiling`` is that of the activation taken in: infinite for ReLU, 6 for ReLU6, ``NO_ACTIVATION`` for none.
     """
 
-    def __init__(self, source: nn.BatchNorm2d, name: str, *, ceiling: float = NO_ACTIVATION, compact: bool = False) -> None:
+    def __init__(
+        self, source: nn.BatchNorm2d, name: str, *, ceiling: float = NO_ACTIVATION, compact: bool = False
+    ) -> None:
         """Take over a layer's parameters and running statistics.
 
         Args:

@@ -117,9 +117,7 @@ def quantize_error(
         )
     if amax is not None and isinstance(quantizer, UniformQuantizer) and quantizer.granularity == "tensor":
         clip = torch.tensor(amax, device=error.device)
-        codes = uniform_codes(
-            error, clip, quantizer.bits, rounding=quantizer.rounding, generator=quantizer.generator
-        )
+        codes = uniform_codes(error, clip, quantizer.bits, rounding=quantizer.rounding, generator=quantizer.generator)
     else:
         codes = quantizer.quantize(error)
     return codes, codes

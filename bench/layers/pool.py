@@ -68,7 +68,9 @@ class _Pool(Function):
     def forward(ctx: Any, x: Tensor, layer: LeanMaxPool2d) -> Tensor:
         n, c, h, w = x.shape
         with span("pool", layer=layer.name, gemm="fprop"):
-            geometry = _geometry((n, c, h, w), layer.out_size(x), layer.kernel, layer.stride, layer.padding, layer.dilation)
+            geometry = _geometry(
+                (n, c, h, w), layer.out_size(x), layer.kernel, layer.stride, layer.padding, layer.dilation
+            )
             source = x.permute(0, 2, 3, 1).contiguous()
             y = torch.empty(n, *layer.out_size(x), c)
             taps = torch.empty(y.shape, dtype=torch.uint8)

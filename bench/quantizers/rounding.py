@@ -65,7 +65,9 @@ def draw_lanes(size: int, generator: torch.Generator) -> Tensor:
 def draw_uniform(shape: torch.Size, generator: torch.Generator) -> Tensor:
     """Uniform numbers in (0, 1), odd multiples of 2⁻¹⁷, float32."""
     lanes = draw_lanes(shape.numel(), generator).view(shape)
-    return torch.empty(shape, dtype=torch.float32, device=generator.device).copy_(lanes).mul_(LANE_STEP).add_(LANE_CENTRE)
+    return (
+        torch.empty(shape, dtype=torch.float32, device=generator.device).copy_(lanes).mul_(LANE_STEP).add_(LANE_CENTRE)
+    )
 
 
 def round_(x: Tensor, rounding: str, generator: torch.Generator | None) -> Tensor:

@@ -75,9 +75,7 @@ def uniform_codes(
     codes = torch.empty_like(x, dtype=torch.int8)
     if native.usable(x.device) and x.dtype == torch.float32 and clip.dim() == 0:
         _compiled_codes(x, codes, float(clip), qmax, rounding, generator)
-        return QTensor(
-            codes=codes, scale=clip / qmax, mult=1, offset=0, bits=bits, code_max=qmax, value_max=qmax
-        )
+        return QTensor(codes=codes, scale=clip / qmax, mult=1, offset=0, bits=bits, code_max=qmax, value_max=qmax)
     parts = flat_pieces(x, codes) if clip.dim() == 0 else [(x, codes)]
     for values, code in parts:
         code.copy_(uniform_integers(values, clip, bits, rounding=rounding, generator=generator))

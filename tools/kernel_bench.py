@@ -1,0 +1,416 @@
+"""``metagrad-bench kernels``: INT8 and INT4 training steps against FP32 and bf16, eager and compiled, layer by layer.
+
+All sides of a network train in turn in one process, so that a ratio of two of their medians is what it says. Bytes kept
+for backward, peaks and the per-layer table come from processes of their own. See docs/kernels.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import ConfigError, ExitCode, RecordError
+from bench.models import CUSTOM, MODELS, check_model
+from bench.records.schema import Interval, Summary
+from bench.units import Absent
+from tools.pass_runner import PassRunner
+
+if TYPE_CHECKING:
+    from bench.profilers.ceilings import Ceilings
+    from bench.progress import SuiteProgress
+    from tools.kernel_layers import LayersAnswer, WidthDetail
+    from tools.kernel_passes import SavedBytes, StepTimes, Work
+
+DEFAULT_MODELS = ("vgg16", "resnet20")
+REFERENCES = ("fp32", "bf16", "fp32_compiled", "bf16_compiled")
+NOT_COMPILED = Absent("--no-compile was given")
+PEAK_SIDES = ("fp32", "bf16", "int8", "int4", "int8_compact", "int4_compact")
+SAVED_SIDES = PEAK_SIDES
+PEAK_MEANING = {
+    "cpu": "growth of a fresh process's resident memory over two training steps, network and optimizer included",
+    "cuda": "peak of the CUDA allocator over two training steps of a fresh process",
+}
+INTERVAL_SEED = 0
+CONSOLE_COLUMNS = 170  # where no terminal says how wide it is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How large and how often."""
+
+    batch_size: int = 128
+    image_size: int = 32
+    steps: int = 15  # timed rounds, one step of every side each
+    warmup_steps: int = 2  # of every side, after its first step
+    budget_s: float = 180.0  # of the timed rounds
+    traced_steps: int = 5
+    ceiling_budget_s: float = 0.8
+
+
+QUICK = Effort(batch_size=8, steps=3, warmup_steps=1, budget_s=20.0, traced_steps=2, ceiling_budget_s=0.05)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideTimes:
+    """A side's training steps."""
+
+    step_ms: Summary
+    samples_ms: tuple[float, ...]
+    phases_ms: dict[str, Summary]  # forward, backward, optimizer, and what lies between
+    first_step_s: float  # compiling, planning and choosing paths included
+    from_compile_cache: bool | Absent  # whether torch.compile found an earlier run's code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WidthResult:
+    """One width against the references; a ratio below 1 is in the low-bit side's favour."""
+
+    label: str  # what its products are: integer, emulated, simulated, float
+    step_vs_fp32: float
+    step_vs_bf16: float
+    step_vs_fp32_compiled: float | Absent
+    step_vs_bf16_compiled: float | Absent
+    step_vs_fp32_compact: float  # the step with `compact` against eager FP32
+    intervals: dict[str, Interval | Absent]  # 95 %, of the ratios of steps
+    saved_vs_fp32: float
+    saved_vs_fp32_compact: float
+    peak_vs_fp32: float | Absent
+    peak_vs_fp32_compact: float | Absent
+    detail: WidthDetail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelResult:
+    """Everything that is measured of one network."""
+
+    model: str
+    batch: int
+    image_size: int
+    images: str
+    dispatch: str
+    device: str
+    threads: int
+    steps: dict[str, SideTimes | Absent]  # by side
+    saved: dict[str, SavedBytes]
+    peak_bytes: dict[str, int | Absent]
+    peak_meaning: str
+    ceilings: Ceilings
+    int8: WidthResult
+    int4: WidthResult
+    notices: tuple[str, ...]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the arguments of the verb."""
+    default = Effort()
+    parser = argparse.ArgumentParser(
+        prog="metagrad-bench kernels",
+        description="Whole training steps with INT8 and INT4 weights, activations and error signals against eager FP32 "
+        "(channels-last) and bf16 autocast and the same two under torch.compile, in turn in one process; bytes kept "
+        "for backward and peak memory; per layer and GEMM what ran, how fast, and the share of this machine's "
+        "ceilings. Images are synthetic. docs/kernels.md says what each column means.",
+        epilog="example: metagrad-bench kernels --model vgg16 --batch 128 --json kernels.json\n"
+        "exit codes: 0 measured, 1 a measurement ran out of memory, 2 wrong usage or bad input, 130 interrupted",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model", action="append", metavar="NAME",
+        help=f"{', '.join(MODELS)}, or your own as package.module:function; may be repeated; "
+        f"none: {' and '.join(DEFAULT_MODELS)}",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=int, metavar="N", help=f"images a step ({default.batch_size})")
+    parser.add_argument("--image-size", type=int, metavar="N", help=f"height and width ({default.image_size})")
+    parser.add_argument(
+        "--dispatch", default="integer", metavar="HOW",
+        help="integer (every product), auto (the fastest of the bit-equal paths) or simulate (integer)",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, metavar="N", help=f"timed steps of each side ({default.steps})")
+    parser.add_argument(
+        "--budget-s", type=float, metavar="S",
+        help=f"stop the timed steps after so many seconds, but not before three ({default.budget_s:g})",
+    )  # fmt: skip
+    parser.add_argument("--no-compile", action="store_true", help="leave out FP32 and bf16 under torch.compile")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (auto)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of a CPU's operators (as torch chooses)")
+    parser.add_argument("--quick", action="store_true", help="small and few: shows that it runs, measures nothing")
+    parser.add_argument("--json", metavar="FILE", help="also write all figures and samples there")
+    parser.add_argument("--no-progress", action="store_true", help="print no progress")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb.
+
+    Raises:
+        UserError: one sentence about what is wrong.
+    """
+    args = build_parser().parse_args(list(argv))
+    effort = choose_effort(args)
+    models = list(dict.fromkeys(args.model or DEFAULT_MODELS))
+    _check_arguments(args, models, effort)
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from bench.hardware.environment import read_environment, to_plain
+    from bench.hardware.probe import resolve_device
+    from bench.progress import SuiteProgress
+    from tools.kernel_tables import render
+
+    device = resolve_device(args.device)
+    environment = to_plain(read_environment(device))
+    console = Console() if sys.stdout.isatty() else Console(width=CONSOLE_COLUMNS)
+    for warning in busy_before():
+        console.print(Text(warning, style="yellow"))
+    progress = SuiteProgress(len(models), show=not args.no_progress)
+    results = {}
+    try:
+        for name in models:
+            work = make_work(name, args, effort, str(device))
+            results[name] = measure_model(name, work, effort, progress, compiled=not args.no_compile)
+            progress.finish_cell("measured")
+            progress.close()  # the next network draws a new bar
+            render(results[name], console)
+    except KeyboardInterrupt:
+        progress.close()
+        print("metagrad-bench: Interrupted; no file was written.", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    finally:
+        progress.close()
+    if args.json:
+        write_json(Path(args.json), results, quick=args.quick, environment=environment)
+    return ExitCode.OK
+
+
+def choose_effort(args: argparse.Namespace) -> Effort:
+    """The effort that the arguments ask for."""
+    asked = {"batch_size": args.batch, "image_size": args.image_size, "steps": args.steps, "budget_s": args.budget_s}
+    effort = QUICK if args.quick else Effort()
+    return dataclasses.replace(effort, **{key: value for key, value in asked.items() if value is not None})
+
+
+def make_work(name: str, args: argparse.Namespace, effort: Effort, device: str) -> Work:
+    """What the passes build their sides from; a name with a colon is a user's factory."""
+    from tools.kernel_passes import Work
+
+    own = ":" in name
+    return Work(
+        model=CUSTOM if own else name, factory=name if own else None, batch_size=effort.batch_size,
+        image_size=effort.image_size, dispatch=args.dispatch, device=device, threads=args.threads,
+    )  # fmt: skip
+
+
+def busy_before() -> list[str]:
+    """A warning if other programs ran in the last minute."""
+    from tools.doctor import BUSY_LOAD, load_average
+
+    load = load_average()
+    if not isinstance(load, float) or load <= BUSY_LOAD:
+        return []
+    return [
+        f"Warning: the machine was busy in the last minute (load average {load:.1f}): what runs beside this benchmark "
+        "is in its times, so wait or stop it and measure again."
+    ]
+
+
+def measure_model(
+    name: str, work: Work, effort: Effort, progress: SuiteProgress, *, compiled: bool = True
+) -> ModelResult:
+    """All figures of one network.
+
+    Args:
+        name: as it was asked for.
+        work: what the passes build.
+        effort: repetitions.
+        progress: told about each process.
+        compiled: whether FP32 and bf16 also run under torch.compile.
+
+    Raises:
+        UserError: a network that cannot be trained or converted, or a process that ran out of memory.
+    """
+    from bench.timing_summary import busy_sentences
+    from tools import kernel_layers, kernel_passes
+
+    run = PassRunner(work.device, progress, if_out_of_memory="end other programs, or take a smaller --batch")
+    progress.start_cell(name, 3 + len(PEAK_SIDES))
+    saved: dict[str, SavedBytes] = run(kernel_passes.saved_pass, work=work, names=SAVED_SIDES)
+    sides = [side for side, kind in kernel_passes.SIDES.items() if compiled or not kind.compiled]
+    times: StepTimes = run(
+        kernel_passes.steps_pass, work=work, names=tuple(sides), steps=effort.steps,
+        warmup_steps=effort.warmup_steps, budget_s=effort.budget_s,
+    )  # fmt: skip
+    layers: LayersAnswer = run(
+        kernel_layers.layers_pass, work=work, names=kernel_passes.WIDTHS, steps=effort.traced_steps,
+        warmup_steps=effort.warmup_steps, ceiling_budget_s=effort.ceiling_budget_s,
+    )  # fmt: skip
+    peaks: dict[str, int | Absent] = {
+        side: run(kernel_passes.peak_pass, work=work, name=side) for side in PEAK_SIDES
+    }  # fmt: skip
+    steps = {side: side_times(side, times) for side in kernel_passes.SIDES}
+    reference = steps["fp32"]
+    assert isinstance(reference, SideTimes), "eager FP32 always runs"
+    widths = {
+        width: compare_width(width, times, saved, peaks, layers.widths[width]) for width in kernel_passes.WIDTHS
+    }  # fmt: skip
+    return ModelResult(
+        model=name,
+        batch=work.batch_size,
+        image_size=work.image_size,
+        images="synthetic: random pixels and labels",
+        dispatch=work.dispatch,
+        device=work.device,
+        threads=times.threads,
+        steps=steps,
+        saved=saved,
+        peak_bytes=peaks,
+        peak_meaning=PEAK_MEANING[work.device.split(":")[0]],
+        ceilings=layers.ceilings,
+        int8=widths["int8"],
+        int4=widths["int4"],
+        notices=(*busy_sentences(reference.step_ms, [reference.step_ms.median]), *_diverged(times)),
+    )
+
+
+def side_times(side: str, times: StepTimes) -> SideTimes | Absent:
+    """A side's times, or why there are none."""
+    from bench.stats import summarize
+
+    if side not in times.step_ms:
+        return times.absent.get(side, NOT_COMPILED)
+    return SideTimes(
+        step_ms=summarize(times.step_ms[side]),
+        samples_ms=times.step_ms[side],
+        phases_ms={phase: summarize(samples) for phase, samples in times.phases_ms[side].items()},
+        first_step_s=times.first_step_s[side],
+        from_compile_cache=times.from_compile_cache.get(side, Absent("not compiled as a whole")),
+    )
+
+
+def compare_width(
+    width: str,
+    times: StepTimes,
+    saved: dict[str, SavedBytes],
+    peaks: dict[str, int | Absent],
+    detail: WidthDetail,
+) -> WidthResult:
+    """One width against the references: ratios of medians, of bytes saved and of peaks.
+
+    Args:
+        width: int8 or int4.
+        times: samples of all sides, taken in turn.
+        saved: bytes kept for backward, by side.
+        peaks: peak bytes, by side.
+        detail: its table.
+    """
+    compact = f"{width}_compact"
+    intervals = {f"step_vs_{reference}": _step_ratio(width, reference, times) for reference in REFERENCES}
+    intervals["step_vs_fp32_compact"] = _step_ratio(compact, "fp32", times)
+    ratios: dict[str, Any] = {
+        key: found if isinstance(found, Absent) else found.value for key, found in intervals.items()
+    }  # fmt: skip
+    return WidthResult(
+        label=times.labels[width],
+        intervals=intervals,
+        saved_vs_fp32=saved[width].total_bytes / saved["fp32"].total_bytes,
+        saved_vs_fp32_compact=saved[compact].total_bytes / saved["fp32"].total_bytes,
+        peak_vs_fp32=_ratio(peaks[width], peaks["fp32"]),
+        peak_vs_fp32_compact=_ratio(peaks[compact], peaks["fp32"]),
+        detail=detail,
+        **ratios,
+    )
+
+
+def as_plain_result(result: ModelResult) -> dict[str, Any]:
+    """A network's figures as JSON values; unknown ones are ``{"reason": "..."}``.
+
+    The table of a width stands flat beside its ratios: ``int8.layers``, ``int8.pieces_ms``.
+    """
+    from bench.hardware.environment import to_plain
+
+    plain: dict[str, Any] = to_plain(dataclasses.asdict(result))
+    for width in ("int8", "int4"):
+        plain[width] |= plain[width].pop("detail")
+    return plain
+
+
+def write_json(path: Path, results: dict[str, ModelResult], *, quick: bool, environment: dict[str, Any]) -> None:
+    """Write a whole file or none: one network's figures at the top level, several under their names.
+
+    Raises:
+        RecordError: it cannot be written.
+    """
+    from bench.records.store import pretty_json, write_atomic
+
+    plain = {name: as_plain_result(result) for name, result in results.items()}
+    document: dict[str, Any] = dict(*plain.values()) if len(plain) == 1 else dict(plain)
+    versions = {
+        "metagrad_bench": environment["package"]["version"],
+        "git_commit": environment["package"]["git_commit"],
+        "python": environment["python"]["version"],
+        "torch": environment["torch"]["version"],
+    }
+    document |= {"quick": quick, "versions": versions, "environment": environment}
+    write_atomic(path, pretty_json(json.dumps(document, ensure_ascii=False).encode()), replace=True)
+
+
+def _check_arguments(args: argparse.Namespace, models: Sequence[str], effort: Effort) -> None:
+    """Refuse what cannot be measured before anything starts.
+
+    Raises:
+        UserError: one sentence.
+    """
+    # Batch-norm cannot train on one value a channel, which one image may leave in the last layers.
+    for key, value, least in (
+        ("batch", effort.batch_size, 2), ("image-size", effort.image_size, 1), ("steps", effort.steps, 1),
+        ("threads", 1 if args.threads is None else args.threads, 1),
+    ):  # fmt: skip
+        if value < least:
+            raise ConfigError(f"--{key} {value} is not possible: it must be {least} or more.")
+    if not 0 < effort.budget_s < float("inf"):
+        raise ConfigError(f"--budget-s {effort.budget_s:g} is not possible: name a number of seconds above 0.")
+    for name in models:
+        own = ":" in name
+        if name in MODELS and effort.image_size < MODELS[name].min_image_size:
+            least = MODELS[name].min_image_size
+            raise ConfigError(f"--image-size {effort.image_size} is too small for {name}: take {least} or more.")
+        if name == CUSTOM:
+            raise ConfigError("--model custom names no network: write it as --model package.module:function.")
+        check_model(CUSTOM if own else name, factory=name if own else None)
+    if args.json:
+        folder = Path(args.json).absolute().parent
+        if Path(args.json).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise RecordError(f"--json {args.json} cannot be written: name a file in a folder that you may write to.")
+
+    from bench.layers.convert import DISPATCHES
+    from bench.quantizers import check_name
+
+    check_name("dispatch", args.dispatch, DISPATCHES)
+
+
+def _step_ratio(numer: str, denom: str, times: StepTimes) -> Interval | Absent:
+    from bench.stats import ratio_interval
+
+    if denom not in times.step_ms:
+        return times.absent.get(denom, NOT_COMPILED)
+    return ratio_interval([times.step_ms[numer]], [times.step_ms[denom]], seed=INTERVAL_SEED)
+
+
+def _ratio(numer: int | Absent, denom: int | Absent) -> float | Absent:
+    if isinstance(numer, Absent):
+        return numer
+    if isinstance(denom, Absent):
+        return denom
+    return numer / denom if denom > 0 else Absent("FP32's peak did not rise")
+
+
+def _diverged(times: StepTimes) -> tuple[str, ...]:
+    if not times.not_finite:
+        return ()
+    return (f"The loss of {', '.join(times.not_finite)} left the finite numbers: its times are those of NaN.",)
