@@ -19,12 +19,14 @@ from bench.kernels import affine, conv
 from bench.kernels.conv_plan import ConvPlan, plan_conv, split_images
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
 from bench.layers.operands import (
+    add_up,
     both_quantized,
     grid_of,
     quantize_error,
     quantize_operand,
     restore_operand,
     split_filter_scale,
+    sum_of_grids,
     tensors_of,
 )
 from bench.quantizers.base import QTensor
@@ -123,13 +125,14 @@ class _ConvFunction(Function):
         if layer.error_quantizer is not None and layer.dispatch == "integer":
             a, w = both_quantized(a, w)
             if for_dx is not None and needs_dx:
-                dx = integer_dgrad(for_dx, w, plan, layer.name, inside=inside)
+                dx = add_up([integer_dgrad(grid, w, plan, layer.name, inside=inside) for grid in for_dx])
             if for_dw is not None and needs_dw:
-                dw_hat, db = integer_wgrad(a, for_dw, plan, layer.name)
+                gradients = [integer_wgrad(a, grid, plan, layer.name) for grid in for_dw]
+                dw_hat, db = add_up([dw for dw, _ in gradients]), add_up([db for _, db in gradients])
             elif for_dw is not None and needs_db:
-                db = error_sum(for_dw.codes.view(plan.rows, plan.o).sum(0, dtype=torch.int64), for_dw, plan.rows)
+                db = add_up([_bias_gradient(grid, plan) for grid in for_dw])
         else:
-            dx_error, dw_error = (error_npqo if codes is None else values_of(codes) for codes in (for_dx, for_dw))
+            dx_error, dw_error = (error_npqo if grids is None else sum_of_grids(grids) for grids in (for_dx, for_dw))
             dx, dw_hat = float_backward(dx_error, dw_error, values_of(a), values_of(w), plan, (needs_dx, needs_dw))
             if dx is not None and inside is not None:
                 dx.mul_(inside)
@@ -234,6 +237,11 @@ def error_sum(sums: Tensor, error: QTensor, terms: int) -> Tensor:
     if (error.mult, error.offset) != (1, 0):
         sums = sums.to(torch.int64).mul(error.mult).add_(terms * error.offset)
     return affine.dequantize(sums, error.scale)
+
+
+def _bias_gradient(error: QTensor, plan: ConvPlan) -> Tensor:
+    sums = error.codes.view(plan.rows, plan.o).sum(0, dtype=torch.int64)
+    return error_sum(sums, error, plan.rows)
 
 
 def _offset_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str) -> Tensor:
