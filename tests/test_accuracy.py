@@ -45,22 +45,22 @@ def test_the_demos_accuracies_are_those_of_real_training_over_three_seeds(tmp_pa
         assert accuracy["metagrad_int4_recompute", seed] >= fp32 - 5.0
 
 
-# One variant of each method, and the accuracy that six epochs on digits must reach: chance is 10 %, FP32 has 98 to 99 %.
+# One variant of each method, and the accuracy in percent that six epochs on digits must reach; chance is 10.
 LEAST_PCT = {
     "fp32": 97.0,
     "bf16": 97.0,
-    "ste_int8": 97.0,
-    "uniform_int8": 96.0,
-    "dorefa_int8": 96.0,
-    "uint8_int8": 96.0,
-    "daint8_int8": 96.0,
-    "sbm_int8": 96.0,
-    "wageubn_int8": 85.0,
-    "afp_int8": 96.0,
-    "cpt_int8": 96.0,
-    "fp4": 90.0,
-    "metaquant_multi_fc_recompute": 90.0,
-    "metagrad_int8_recompute": 96.0,
+    "ste_int8": 95.0,
+    "uniform_int8": 95.0,
+    "dorefa_int8": 95.0,
+    "uint8_int8": 95.0,
+    "daint8_int8": 95.0,
+    "sbm_int8": 97.0,
+    "wageubn_int8": 88.0,
+    "afp_int8": 97.0,
+    "cpt_int8": 97.0,
+    "fp4": 93.0,
+    "metaquant_multi_fc_recompute": 95.0,
+    "metagrad_int8_recompute": 95.0,
 }
 CPU = torch.device("cpu")
 

@@ -25,23 +25,20 @@ def replace_norms(model: nn.Module, name: str) -> tuple[str, ...]:
         name: batch (nothing is replaced), range (SBM) or fixed_point (WAGEUBN).
 
     Returns:
-        The names of the layers that were replaced.
+        The names of the layers that were replaced; none for a model without batch-norm.
 
     Raises:
-        ConfigError: for an unknown name, a model without batch-norm, or one whose batch-norm lacks parameters or
-            statistics.
+        ConfigError: for an unknown name, or a batch-norm that lacks parameters or statistics.
     """
     check_name("norm", name, ("batch", *NORMS))
     if name == "batch":
         return ()
     found = {key: layer for key, layer in model.named_modules() if type(layer) is nn.BatchNorm2d}
-    if not found:
-        raise ConfigError(f"norm {name} replaces BatchNorm2d layers, and the model has none; leave method.norm=batch")
     for key, layer in found.items():
         if not (layer.affine and layer.track_running_stats and layer.momentum is not None):
             raise ConfigError(
-                f"norm {name} takes over weight, bias, running statistics and a momentum, and layer {key} lacks one; "
-                "leave method.norm=batch"
+                f"norm {name} takes over weight, bias, running statistics and a momentum, and layer {key} lacks one of "
+                "them: give it all, or take a method that leaves batch-norm as it is (any but sbm and wageubn)"
             )
     replacements = {id(layer): NORMS[name](layer) for layer in found.values()}
     for parent in list(model.modules()):

@@ -150,4 +150,4 @@ class AdaptiveQuantizer(nn.Module):
 
     def describe(self) -> str:
         """One line for the record."""
-        return f"afp, {self.bits} bits, fixed point, nearest, per tensor, width by the change of the mean"
+        return f"afp, {self.bits} bits so far, 8, 16 or 24 by the change of the mean; fixed point, nearest, per tensor"

@@ -145,6 +145,7 @@ def test_every_batch_norm_is_replaced_with_its_own_parameters(small_resnet):
         assert before.keys() == after.keys()
         assert all(after[key] is before[key] for key in before)
     assert replace_norms(small_resnet(), "batch") == ()
+    assert replace_norms(nn.Sequential(nn.ReLU()), "range") == ()
 
 
 def test_a_norm_used_in_two_places_stays_one():
@@ -158,8 +159,7 @@ def test_a_norm_used_in_two_places_stays_one():
 @pytest.mark.parametrize(
     ("model", "name", "words"),
     [
-        (nn.Sequential(nn.ReLU()), "range", "the model has none"),
-        (nn.Sequential(nn.BatchNorm2d(2, affine=False)), "range", "layer 0 lacks one"),
+        (nn.Sequential(nn.BatchNorm2d(2, affine=False)), "range", "layer 0 lacks one of them: give it all"),
         (nn.Sequential(nn.BatchNorm2d(2)), "rage", "did you mean 'range'"),
     ],
 )
