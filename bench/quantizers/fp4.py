@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import ConfigError
-from bench.quantizers.base import Grids, QTensor, amax
+from bench.quantizers.base import Grids, QTensor, amax, flat_pieces
 
 BITS = 4
 TOP = 4.0**6  # largest magnitude over the smallest
-_LOW = (1, 4, 16)
-_HIGH = (1, 4, 16, 64)  # times 64
-_BOUNDS = (0.5, *(2.5 * 4.0**k for k in range(6)))  # in units of the smallest magnitude; the first is zero's
+# Codes of zero and the seven magnitudes on either grid; the high one counts in 64 of the smallest magnitude.
+_LOW = (0, 1, 4, 16, 0, 0, 0, 0)
+_HIGH = (0, 0, 0, 0, 1, 4, 16, 64)
 
 
 def radix4_grids(gradient: Tensor, unit: Tensor) -> Grids:
@@ -44,18 +44,35 @@ def radix4_grids(gradient: Tensor, unit: Tensor) -> Grids:
         Codes in {0, ±1, ±4, ±16, ±64} with scale 64·unit and in {0, ±1, ±4, ±16} with scale unit, one of them 0
         everywhere. A middle rounds away from zero.
     """
-    units = gradient.detach() / unit
-    index = torch.bucketize(units.abs(), torch.tensor(_BOUNDS, device=units.device), right=True, out_int32=True)
-    signs = units.sign_().to(torch.int8)
+    gradient = gradient.detach().contiguous()
+    grids = []
+    for magnitudes in (_HIGH, _LOW):
+        codes, top = torch.empty_like(gradient, dtype=torch.int8), max(magnitudes)
+        scale = unit * 64 if magnitudes is _HIGH else unit
+        grids.append(QTensor(codes=codes, scale=scale, mult=1, offset=0, bits=BITS, code_max=top, value_max=top))
+    tables = [torch.tensor(magnitudes, dtype=torch.int8, device=unit.device) for magnitudes in (_HIGH, _LOW)]
+    for values, *codes_of in flat_pieces(gradient, *(grid.codes for grid in grids)):
+        units = torch.div(values, unit)
+        index, signs = magnitude_index(units.abs()), units.sign_().to(torch.int8)
+        for codes, table in zip(codes_of, tables, strict=True):
+            torch.mul(table.index_select(0, index), signs, out=codes)
+    return tuple(grids)
 
-    def grid(magnitudes: tuple[int, ...], scale: Tensor) -> QTensor:
-        table = torch.tensor(magnitudes, dtype=torch.int8, device=units.device)
-        codes = table.index_select(0, index.view(-1)).view(units.shape).mul_(signs)
-        top = max(magnitudes)
-        return QTensor(codes=codes, scale=scale, mult=1, offset=0, bits=BITS, code_max=top, value_max=top)
 
-    low, high = (0, *_LOW, 0, 0, 0, 0), (0, 0, 0, 0, *_HIGH)
-    return grid(high, unit * 64), grid(low, unit)
+def magnitude_index(units: Tensor) -> Tensor:
+    """0 below ½, then the number of 1, 2.5·4^0 .. 2.5·4^5 that a value has reached, counting from 1 at ½.
+
+    Args:
+        units: float32, 0 or more; overwritten.
+
+    Returns:
+        int32 of its shape, 0..7.
+    """
+    reached = units >= 0.5
+    # 3.2·x is 2·4^(k+1) at the middle x = 2.5·4^k, so half of its exponent counts the middles: 2 against 11 ms for a
+    # search among the bounds, a million values. The float above 3.2 that stands for it puts no float on a wrong side.
+    index = units.mul_(3.2).view(torch.int32).bitwise_right_shift_(24).sub_(63)
+    return index.clamp_(0, 7).maximum(reached)
 
 
 def next_scale(scale: Tensor, largest: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from bench.errors import ConfigError
 from bench.quantizers import Fp4Quantizer
 from bench.quantizers.base import Grids, dequantize
-from bench.quantizers.fp4 import next_scale, radix4_grids
+from bench.quantizers.fp4 import magnitude_index, next_scale, radix4_grids
 
 ONE = torch.ones(())
 MAGNITUDES = [4.0**k for k in range(7)]
@@ -29,6 +29,16 @@ def test_the_middle_between_two_magnitudes_is_the_arithmetic_one():
     expected = [0.0, 1, 1, 4, 4, 16, 16, 64, 64, 256, 1024, 4096, 4096]
     assert values(radix4_grids(x, ONE)).tolist() == expected
     assert values(radix4_grids(-x, ONE)).tolist() == [-v for v in expected]
+
+
+def test_every_float_beside_a_middle_falls_on_its_side():
+    middles = torch.tensor([0.5, *(2.5 * 4.0**k for k in range(6))])
+    below, above = (torch.nextafter(middles, torch.tensor(end)) for end in (0.0, 1e9))
+    assert magnitude_index(below.clone()).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    for x in (middles, above):
+        assert magnitude_index(x.clone()).tolist() == [1, 2, 3, 4, 5, 6, 7]
+    x = torch.exp(torch.linspace(-3, 12, 200_001))
+    assert torch.equal(magnitude_index(x.clone()), torch.bucketize(x, middles, right=True, out_int32=True))
 
 
 def test_a_value_lies_on_one_of_two_int8_grids():
