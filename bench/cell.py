@@ -285,6 +285,7 @@ class _CellRun:
             steps=len(answer.fit.losses),
             curve=answer.fit.curve,
             losses_digest=answer.fit.losses_digest,
+            error_bits_used=answer.error_bits_used,
         )
         return result, answer.observed
 

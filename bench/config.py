@@ -75,14 +75,22 @@ class MethodConfig:
     """Group ``method``: which gradients are low-bit and by what (docs/method.md section 5)."""
 
     name: str = "fp32"  # see `metagrad-bench list methods`
-    error_quantizer: str = "none"  # of the error signals: none, uniform, dorefa, uint8, daint8
+    error_quantizer: str = "none"  # of the error signals: none, uniform, dorefa, uint8, daint8, sbm, wageubn, afp, fp4
     error_rounding: str = "nearest"  # nearest or stochastic
     error_granularity: str = "tensor"  # one scale per tensor; sample or channel only with dispatch=simulate
-    grad_quantizer: str = "none"  # of the weight gradient: none, uniform, dorefa, uint8, daint8, hypernet
+    grad_quantizer: str = "none"  # of the weight gradient: none, uniform, dorefa, uint8, daint8, wageubn, hypernet
     grad_rounding: str = "nearest"  # nearest or stochastic
+    norm: str = "batch"  # batch, range (SBM), fixed_point (WAGEUBN)
+    cycle_min_bits: int | None = (
+        None  # cpt: lower bound of weights' and activations' bits; their own bits are the upper
+    )
+    cycles: int | None = None  # cpt: how often the bits rise in a training
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        low, cycles = self.cycle_min_bits, self.cycles
+        require(low is None or 2 <= low <= 8, "method.cycle_min_bits", low, "2 to 8")
+        require(cycles is None or cycles > 0, "method.cycles", cycles, "above 0")
         rounding = ("nearest", "stochastic")
         require(self.error_rounding in rounding, "method.error_rounding", self.error_rounding, "nearest or stochastic")
         require(self.grad_rounding in rounding, "method.grad_rounding", self.grad_rounding, "nearest or stochastic")
@@ -95,7 +103,7 @@ class MethodConfig:
 class QuantizerConfig:
     """Group ``quantizer``: the forward quantizer of weights and activations."""
 
-    name: str = "dorefa"  # of the weights: dorefa, bwn, bwn_f (one bit; one scale per output filter)
+    name: str = "dorefa"  # dorefa, bwn, bwn_f (one bit; one scale per output filter), minmax, fixed_point, wageubn
 
 
 @dataclass(kw_only=True)

@@ -25,11 +25,13 @@ from bench.data.loader import EvalStream, TrainStream
 from bench.errors import DataError, DivergedError, RecordError
 from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.kernels.selfcheck import check_device
+from bench.layers.convert import quantized_layers
 from bench.methods import build_method
 from bench.profilers.base import NO_PHASES
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
 from bench.profilers.memory import MemoryMeter, MemoryPeaks
 from bench.profilers.phase_timer import PhaseTimer
+from bench.quantizers import AdaptiveQuantizer
 from bench.records.schema import DataFacts, GemmResult, Label, LayerFacts, ModelFacts, TimingRepeat
 from bench.timing import MARK_REPEATS, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
@@ -63,6 +65,7 @@ class AccuracyAnswer:
     accuracy_pct: float | Absent
     pretrained_pct: float | Absent
     observed: dict[str, float | Absent]
+    error_bits_used: dict[str, dict[str, int]]  # by layer and width, where the method chooses the width
 
 
 def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
@@ -241,12 +244,14 @@ def accuracy_pass(*, report: Report, cell: CellConfig, device: str, weights: str
             observe_every=cell.hypernet.observe_every, sample_every=cell.strategy.sample_every,
         )  # fmt: skip
     except DivergedError as error:
-        error.partial = _accuracy_answer(error.partial, pretrained, sizes)
+        error.partial = _accuracy_answer(parts, error.partial, pretrained, sizes)
         raise
-    return _accuracy_answer(result, pretrained, sizes)
+    return _accuracy_answer(parts, result, pretrained, sizes)
 
 
-def _accuracy_answer(result: FitResult, pretrained: float | Absent, layer_sizes: list[int]) -> AccuracyAnswer:
+def _accuracy_answer(
+    parts: Parts, result: FitResult, pretrained: float | Absent, layer_sizes: list[int]
+) -> AccuracyAnswer:
     observed: dict[str, float | Absent] = {}
     if result.observation is not None:
         for key in ("amplification", "cosine", "zero_share"):
@@ -261,6 +266,11 @@ def _accuracy_answer(result: FitResult, pretrained: float | Absent, layer_sizes:
         accuracy_pct=result.curve[-1].test_accuracy_pct,
         pretrained_pct=pretrained,
         observed=observed,
+        error_bits_used={
+            name: {str(bits): steps for bits, steps in layer.error_quantizer.steps_at_bits.items()}
+            for name, layer in quantized_layers(parts.model).items()
+            if isinstance(layer.error_quantizer, AdaptiveQuantizer)
+        },
     )
 
 
@@ -326,7 +336,8 @@ def _integer_share_pct(layers: tuple[LayerFacts, ...], ran: dict[str, set[str]],
 def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
     """Every convolution and linear layer in the model's order: what ran in it, or why it stayed in floating point."""
     without_dgrad = Absent("its input needs no gradient")
-    swapped = {facts.name: facts for facts in parts.conversion.swapped} if parts.conversion else {}
+    # Asked after the steps: an adaptive quantizer's bits are those that it has come to.
+    swapped = {name: layer.facts() for name, layer in quantized_layers(parts.model).items()}
     kept = {layer.name: layer.reason for layer in parts.conversion.kept} if parts.conversion else {}
     with_dgrad = {call.layer for call in calls if call.gemm == "dgrad"}
     table: list[LayerFacts] = []

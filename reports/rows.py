@@ -24,7 +24,10 @@ PHASES = ("data", "forward", "backward", "meta", "optimizer", "unattributed")
 POOLED_RESAMPLES = (
     400  # over several seeds; against 1000 an end moves by 4 % of the width on average (20 simulated rows)
 )
-_METHOD_ORDER = ("fp32", "bf16", "ste", "uniform", "dorefa", "uint8", "daint8", "metaquant", "metagrad")
+_METHOD_ORDER = (
+    "fp32", "bf16", "ste", "uniform", "dorefa", "uint8", "daint8", "sbm", "wageubn", "afp", "cpt", "fp4", "metaquant",
+    "metagrad",
+)  # fmt: skip
 _STRATEGY_ORDER = ("none", "retain", "slim", "recompute", "tabulate")
 
 

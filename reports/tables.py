@@ -268,14 +268,17 @@ def forward_cell(facts: MethodFacts) -> Cell:
     if min(facts.weight_bits, facts.activation_bits) >= FLOAT_BITS:
         return Cell(text=_floating(facts))
     edges = "" if facts.edge_layers == "same" else f", edge layers {facts.edge_layers}"
-    return Cell(text=f"W{facts.weight_bits} A{facts.activation_bits}", detail=f"{facts.forward_quantizer}{edges}")
+    low = f"{facts.cycle_min_bits}–" if isinstance(facts.cycle_min_bits, int) else ""  # cyclic precision
+    bits = f"W{low}{facts.weight_bits} A{low}{facts.activation_bits}"
+    return Cell(text=bits, detail=f"{facts.forward_quantizer}{edges}")
 
 
 def error_cell(facts: MethodFacts) -> Cell:
     """Bits, quantizer and rounding of the error signals."""
     if facts.error_bits >= FLOAT_BITS:
         return Cell(text=_floating(facts))
-    return Cell(text=f"{facts.error_bits} bit", detail=f"{facts.error_quantizer}, {facts.error_rounding}")
+    widths = f"{facts.error_bits}–24" if facts.error_quantizer == "afp" else str(facts.error_bits)  # chosen per layer
+    return Cell(text=f"{widths} bit", detail=f"{facts.error_quantizer}, {facts.error_rounding}")
 
 
 def grad_cell(facts: MethodFacts) -> Cell:

@@ -7,7 +7,7 @@ from bench.app import parse_arguments, plan_cells
 from bench.data import build_data
 from bench.data.loader import TrainBatches
 from bench.kernels.int_mm import record_gemms
-from bench.passes import _layer_facts
+from bench.passes import _layer_facts, accuracy_pass
 from bench.profilers.base import NO_PHASES
 from bench.records.schema import LayerFacts
 from bench.training.assemble import build_parts
@@ -32,6 +32,8 @@ def layers_of(*argv: str) -> dict[str, LayerFacts]:
         ("daint8_int4", "simulate", 1, 2),
         ("uniform_int8", "integer", 1, 1),
         ("ste_int8", "integer", 0, 0),
+        ("wageubn_int8", "integer", 1, 1),
+        ("afp_int8", "integer", 1, 1),
     ],
 )
 def test_the_layers_say_how_many_quantizations_of_the_error_signal_ran(
@@ -43,3 +45,27 @@ def test_the_layers_say_how_many_quantizations_of_the_error_signal_ran(
     words = {facts.error for facts in layers.values()}
     assert any("two quantizations" in error for error in words) == (others == 2)
     assert ("" in words) == (others == 0)
+
+
+def test_the_layers_say_which_bits_an_adaptive_quantizer_has_come_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.quantizers.afp.THRESHOLD", 0.0)  # no width is ever good enough
+    for facts in layers_of("variant=afp_int8").values():
+        assert facts.error_bits == 24
+        assert facts.error.startswith("afp, 24 bits so far")
+        assert (facts.fprop, facts.wgrad) == ("integer", "integer")
+
+
+def test_a_product_of_fp4_error_signals_is_integer_beside_an_emulated_forward() -> None:
+    layers = layers_of("variant=fp4")
+    assert {(facts.fprop, facts.wgrad, facts.error_bits) for facts in layers.values()} == {("emulated", "integer", 4)}
+
+
+def test_training_counts_the_bits_of_adaptive_error_signals_and_of_no_others() -> None:
+    small = ("protocol=tiny", "data.train_limit=64", "data.test_limit=64", "protocol.batch_size=16")
+    for variant, counted in (("afp_int8", True), ("sbm_int8", False)):
+        (cell,) = plan_cells(parse_arguments([f"variant={variant}", *small])).cells
+        answer = accuracy_pass(report=lambda _: None, cell=cell, device="cpu", weights=None)
+        assert bool(answer.error_bits_used) == counted
+        for used in answer.error_bits_used.values():
+            assert set(used) == {"8", "16", "24"}
+            assert sum(used.values()) == 4, "steps of one epoch"

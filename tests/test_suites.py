@@ -12,6 +12,7 @@ from bench.precheck import check_cells
 
 METAQUANT = ("method=metaquant", "strategy=slim", "weight_bits=1", "dispatch=simulate")
 W8A8 = ("weight_bits=8", "activation_bits=8")
+WAGEUBN = ("method=wageubn", "quantizer=wageubn", *W8A8, "error_bits=8", "grad_bits=8")
 
 
 @pytest.fixture
@@ -79,6 +80,20 @@ def test_every_variant_is_a_valid_cell_and_every_method_has_one() -> None:
         ([*METAQUANT, "hypernet=fc_grad", "method.grad_rounding=stochastic"], "rounds no weight gradient"),
         ([*METAQUANT, "hypernet=fc_grad", "grad_bits=4"], "leave grad_bits at 32"),
         (["method=fp32", "method.error_quantizer=uint8", "error_bits=8"], "method.error_quantizer"),
+        (["method=fp4", *W8A8, "error_bits=8"], "takes error_bits of 4, not 8"),
+        (["method=fp4", *W8A8, "error_bits=4", "method.error_rounding=stochastic"], "error_rounding of nearest"),
+        (["method=fp4", *W8A8, "error_bits=4", "method.norm=range"], "takes method.norm of batch, not range"),
+        (["method=fp4", *W8A8, "error_bits=4", "method.error_granularity=sample"], "of tensor, not sample"),
+        (["method=afp", "quantizer=fixed_point", *W8A8, "error_bits=4"], "takes error_bits of 8, not 4"),
+        (["method=afp", *W8A8, "error_bits=8", "quantizer=bwn"], "takes quantizer.name of fixed_point, dorefa"),
+        (["method=sbm", *W8A8, "error_bits=8", "method.norm=batch"], "takes method.norm of range, not batch"),
+        (["method=ste", "quantizer=minmax", "weight_bits=1", "activation_bits=8"], "take quantizer=dorefa, bwn"),
+        (["method=ste", *W8A8, "method.cycles=4"], "leave method.cycle_min_bits and method.cycles out"),
+        (["method=cpt", *W8A8, "error_bits=8", "method.cycles=null"], "needs method.cycle_min_bits"),
+        (["method=cpt", "weight_bits=3", "activation_bits=8", "error_bits=8"], "which must be more and at most 8"),
+        ([*WAGEUBN, "optimizer=adam"], "take optimizer=sgd or optimizer=momentum"),
+        ([*WAGEUBN, "optimizer.momentum=0.9"], "set optimizer.momentum to one of 0, 0.25, 0.5, 0.75"),
+        ([*WAGEUBN, "optimizer=sgd", "quantizer=dorefa"], "takes quantizer.name of wageubn, not dorefa"),
     ],
 )
 def test_a_combination_that_makes_no_sense_is_refused_with_the_valid_choice(argv: list[str], named: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,9 @@ from rich.text import Text
 
 from bench.errors import ExitCode
 from bench.units import Absent, format_absent
+
+if TYPE_CHECKING:
+    from bench.config import CellConfig
 
 Row = dict[str, str]
 
@@ -63,14 +67,20 @@ def _variants(config_dir: str | None) -> list[Row]:
             {
                 "name": name,
                 "method": cell.method.name,
-                "weights/activations/error signals/∇W": "/".join(
-                    "fp32" if bits == 32 else f"int{bits}"
-                    for bits in (cell.weight_bits, cell.activation_bits, cell.error_bits, cell.grad_bits)
-                ),
+                "weights/activations/error signals/∇W": "/".join(_formats(cell)),
                 "hypernetwork": f"{cell.hypernet.name}, {cell.strategy.name}" if meta else "",
             }
         )
     return rows
+
+
+def _formats(cell: CellConfig) -> list[str]:
+    widths = [cell.weight_bits, cell.activation_bits, cell.error_bits, cell.grad_bits]
+    weights, activations, errors, grads = ("fp32" if bits == 32 else f"int{bits}" for bits in widths)
+    low, quantizer = cell.method.cycle_min_bits, cell.method.error_quantizer
+    if low is not None:
+        weights, activations = f"int{low}-{cell.weight_bits}", f"int{low}-{cell.activation_bits}"
+    return [weights, activations, {"fp4": "fp4", "afp": "int8-24"}.get(quantizer, errors), grads]
 
 
 def _presets(config_dir: str | None) -> list[Row]:

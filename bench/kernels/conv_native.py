@@ -305,7 +305,7 @@ def channel_sums(codes: Tensor) -> Tensor:
 
 
 def pack_of(outputs: int, row: Axis, column: Axis) -> int:
-    """How many neighbouring outputs share a patch: as many as bring the product to 64 columns and pay in copied bytes."""
+    """How many neighbouring outputs share a patch: up to 64 columns of the product, where it saves copied bytes."""
     pack = 1
     while 2 * pack * outputs <= _PACKED_COLUMNS and column.length % (2 * pack) == 0:
         pack *= 2
@@ -412,7 +412,8 @@ class _Product:
                 offset = start * out_strides[0] + out_offset + outputs[0]
                 per_channel = self.scale.dim() > 0
                 lib.land(
-                    pointer(acc), pointer(out) + 4 * offset, landing, _at(sums, block.g0), _at(self.columns, outputs[0]),
+                    pointer(acc), pointer(out) + 4 * offset, landing, _at(sums, block.g0),
+                    _at(self.columns, outputs[0]),
                     _at(self.places, out_offset + outputs[0]), _at(self.scale, outputs[0] if per_channel else 0),
                     int(per_channel), _at(self.bias, outputs[0]), pointer(self.bits), offset,
                 )  # fmt: skip
@@ -447,8 +448,8 @@ def _wgrad_block(
             over = _geometry(plan.n, plan.h, plan.w, plan.c, block.c0, inputs, piece, column, pack)
             lib.gather_turned(pointer(a_turned), pointer(patches), over, depth, pad_value, 0)
             own = _geometry(
-                plan.n, plan.p, plan.q, plan.o, block.o0, outputs, Axis(start, 1, 1, 1, count), Axis(0, 1, 1, 1, plan.q),
-                pack,
+                plan.n, plan.p, plan.q, plan.o, block.o0, outputs, Axis(start, 1, 1, 1, count),
+                Axis(0, 1, 1, 1, plan.q), pack,
             )  # fmt: skip
             lib.gather_turned(pointer(err_turned), pointer(error), own, depth, 0, 1)
             if err_lines > pack * outputs:

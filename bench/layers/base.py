@@ -12,7 +12,14 @@ from bench.kernels.int4 import gemm_label
 from bench.kernels.selfcheck import check_device
 from bench.layers.dispatch import PathChoice
 from bench.layers.operands import quantizations_of
-from bench.quantizers import ErrorQuantizer, ForwardQuantizer, GradQuantizer, Uint8ClipQuantizer, WeightQuantizer
+from bench.quantizers import (
+    CyclicPrecision,
+    ErrorQuantizer,
+    ForwardQuantizer,
+    GradQuantizer,
+    Uint8ClipQuantizer,
+    WeightQuantizer,
+)
 from bench.quantizers.base import FLOAT_BITS, QTensor, dequantize
 
 GEMMS = ("fprop", "dgrad", "wgrad")
@@ -82,6 +89,7 @@ class IntegerLayer(nn.Module):
         # by product: what dispatch=auto chose; restored from an earlier process, or filled in the first step
         self.paths: dict[str, PathChoice] = {}
         self.leaves_quantized_gradient = False  # MetaQuant: ``weight.grad`` is ∇Ŵ, before the factor ∂Ŵ/∂W
+        self.precision: CyclicPrecision | None = None  # in one layer of a model with cyclic precision
         self.grad_quantizer: GradQuantizer | None = None  # of ∇W; the step calls it, its state travels here
 
     @property
@@ -97,7 +105,9 @@ class IntegerLayer(nn.Module):
             FLOAT_BITS if quantizer is None else quantizer.bits
             for quantizer in (self.weight_quantizer, self.activation_quantizer, self.error_quantizer)
         )
-        operands = {"fprop": (activation, weight), "dgrad": (error, weight), "wgrad": (error, activation)}
+        # what the product reads may be wider than the format's name (FP4's codes reach 64)
+        code_bits = getattr(self.error_quantizer, "code_bits", error)
+        operands = {"fprop": (activation, weight), "dgrad": (code_bits, weight), "wgrad": (code_bits, activation)}
         labels = {gemm: self._label(*bits) for gemm, bits in operands.items()}
         if self.dispatch == "simulate" and weight != FLOAT_BITS:
             labels["fprop"] = "simulated"  # also where the activations are float: weight-only quantization

@@ -18,14 +18,20 @@ from bench.layers.integer_linear import IntegerLinear
 from bench.layers.lean import LeanReport, make_lean
 from bench.quantizers import (
     ERROR_QUANTIZERS,
+    ONE_BIT,
+    ONE_STATE,
     WEIGHT_QUANTIZERS,
+    CyclicActivation,
+    CyclicPrecision,
+    CyclicWeight,
+    activation_of,
     build_activation_quantizer,
     build_error_quantizer,
     build_weight_quantizer,
     check_name,
-    check_one_bit,
+    check_weight_bits,
 )
-from bench.quantizers.base import FLOAT_BITS, check_bits
+from bench.quantizers.base import FLOAT_BITS, ForwardQuantizer, WeightQuantizer, check_bits
 from bench.quantizers.daint8 import check_granularity
 from bench.quantizers.uniform import check_choices
 
@@ -37,15 +43,16 @@ class QuantSpec:
     """How a model's layers are quantized; checked by ``check_spec``."""
 
     forward: str = "dorefa"
-    """Weight quantizer: dorefa, bwn or bwn_f (one α per output filter); activations take DoReFa's."""
+    """Weight quantizer: dorefa, bwn, bwn_f (one α per output filter), minmax, fixed_point or wageubn; activations take
+    the one of the same name, with bwn and bwn_f DoReFa's."""
     weight_bits: int = 8
-    """1..8, or 32 for float; bwn and bwn_f have 1."""
+    """2..8, or 32 for float; dorefa has 1 too, bwn and bwn_f nothing else."""
     activation_bits: int = 8
     """2..8, or 32 for float."""
     error: str = "none"
-    """Error-signal quantizer: none, uniform, dorefa, uint8 or daint8."""
+    """Error-signal quantizer: none, uniform, dorefa, uint8, daint8, sbm, wageubn, afp or fp4."""
     error_bits: int = 32
-    """2..8, or 32 with error=none."""
+    """2..8, or 32 with error=none; fp4 has 4, afp starts at 8."""
     error_rounding: str = "nearest"
     """nearest or stochastic."""
     error_granularity: str = "tensor"
@@ -98,20 +105,22 @@ def check_spec(spec: QuantSpec) -> None:
         bits = getattr(spec, field)
         if bits != FLOAT_BITS and (field, bits) != ("weight_bits", 1):
             check_bits(bits, field)
-    if spec.forward != "dorefa" and spec.weight_bits != FLOAT_BITS:
-        check_one_bit(spec.forward, spec.weight_bits)
-    if spec.forward == "bwn_f" and spec.error == "uint8":
+    if spec.weight_bits != FLOAT_BITS:
+        check_weight_bits(spec.forward, spec.weight_bits)
+    if spec.forward == "bwn_f" and spec.error in ONE_STATE:
         raise ConfigError(
-            "forward=bwn_f folds one scale per filter into dgrad's error signal, and error=uint8 keeps one clip per "
-            "layer; take forward=bwn, or error=uniform, dorefa or daint8"
+            f"forward=bwn_f folds one scale per filter into dgrad's error signal, and error={spec.error} keeps one "
+            "state per layer; take forward=bwn, or error=uniform, dorefa or daint8"
         )
     if (spec.error == "none") != (spec.error_bits == FLOAT_BITS):
         raise ConfigError(
             f"error={spec.error} with error_bits={spec.error_bits}: float error signals are error=none with "
             f"error_bits=32, quantized ones a quantizer ({', '.join(ERROR_QUANTIZERS)}) with error_bits 2 to 8"
         )
-    if spec.error == "uint8" and spec.error_granularity != "tensor":
-        raise ConfigError("error=uint8 clips per tensor; set error_granularity=tensor or error=uniform")
+    if spec.error not in ("none", "uniform", "dorefa", "daint8") and spec.error_granularity != "tensor":
+        raise ConfigError(
+            f"error={spec.error} takes one scale per tensor; set error_granularity=tensor or error=uniform"
+        )
     if spec.error == "daint8":
         check_granularity(spec.error_granularity)
     if spec.dispatch == "simulate":
@@ -136,6 +145,7 @@ def quantize_model(
     sample_input: Tensor | None = None,
     keep: Callable[[str, nn.Module], bool] | None = None,
     generator: torch.Generator | None = None,
+    precision: CyclicPrecision | None = None,
 ) -> Conversion:
     """Replace ``nn.Conv2d`` and ``nn.Linear`` in place; parameters stay the very same tensors.
 
@@ -147,6 +157,8 @@ def quantize_model(
             takes it, and no other.
         keep: called with (name, layer); True leaves the layer float.
         generator: source of stochastic rounding, on the model's device; seeded with 0 if not given.
+        precision: schedule that lowers the bits of weights and activations below the spec's; edge layers at 8 bits
+            of their own keep them. The first swapped layer holds it, for the state dict and for ``train``/``eval``.
 
     Returns:
         The facts of every swapped layer, and each kept one with its reason.
@@ -180,7 +192,11 @@ def quantize_model(
             continue
         own_spec = _edge_spec(spec) if edge and spec.edge_layers == "int8" else spec
         quantizers = _layer_quantizers(
-            own_spec, signed=name in signed, generator=generator, channels=layer.weight.shape[0]
+            own_spec,
+            signed=name in signed,
+            generator=generator,
+            channels=layer.weight.shape[0],
+            precision=precision if own_spec is spec else None,
         )
         replacement = (
             IntegerConv2d(layer, name, quantizers)
@@ -191,6 +207,8 @@ def quantize_model(
         swapped.append(replacement.facts())
     if not swapped:
         raise ConfigError(f"every layer of the model stays float ({kept[0].reason}); relax keep or edge_layers")
+    if precision is not None:
+        next(iter(replacements.values())).precision = precision
     for parent in list(model.modules()):
         for child_name, child in list(parent._modules.items()):
             if id(child) in replacements:
@@ -263,7 +281,8 @@ def _edge_spec(spec: QuantSpec) -> QuantSpec:
     """The same with 8 bits wherever something is quantized."""
     return replace(
         spec,
-        forward="dorefa",  # BWN has no 8 bits
+        forward="dorefa" if spec.forward in ONE_BIT else spec.forward,
+        error="uniform" if spec.error == "fp4" else spec.error,  # FP4 has no 8 bits
         weight_bits=_to_eight(spec.weight_bits),
         activation_bits=_to_eight(spec.activation_bits),
         error_bits=_to_eight(spec.error_bits),
@@ -274,13 +293,28 @@ def _to_eight(bits: int) -> int:
     return bits if bits == FLOAT_BITS else 8
 
 
-def _layer_quantizers(spec: QuantSpec, *, signed: bool, generator: torch.Generator, channels: int) -> LayerQuantizers:
-    activation = "uniform" if signed else "dorefa"
+def _layer_quantizers(
+    spec: QuantSpec, *, signed: bool, generator: torch.Generator, channels: int, precision: CyclicPrecision | None
+) -> LayerQuantizers:
+    def weight(bits: int) -> WeightQuantizer:
+        return build_weight_quantizer(spec.forward, bits)
+
+    def activation(bits: int) -> ForwardQuantizer:
+        return build_activation_quantizer(activation_of(spec.forward, signed=signed), bits)
+
+    if precision is None:
+        forward = (
+            None if spec.weight_bits == FLOAT_BITS else weight(spec.weight_bits),
+            None if spec.activation_bits == FLOAT_BITS else activation(spec.activation_bits),
+        )
+    else:
+        forward = (
+            CyclicWeight(spec.weight_bits, precision, weight),
+            CyclicActivation(spec.activation_bits, precision, activation),
+        )
     return LayerQuantizers(
-        weight=None if spec.weight_bits == FLOAT_BITS else build_weight_quantizer(spec.forward, spec.weight_bits),
-        activation=None
-        if spec.activation_bits == FLOAT_BITS
-        else build_activation_quantizer(activation, spec.activation_bits),
+        weight=forward[0],
+        activation=forward[1],
         error=None
         if spec.error == "none"
         else build_error_quantizer(

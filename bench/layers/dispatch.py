@@ -1,8 +1,8 @@
 """Which path a layer's product takes: the integer product always, or the fastest among paths that agree bit for bit.
 
 Paths: ``int_mm`` (the integer product through ``torch._int_mm``), ``direct`` (integer sums without a matrix product,
-for depthwise kernels), ``float32`` and ``float64`` (floating-point products of the integers, exact while sums stay below
-2²⁴ and 2⁵³). On a CPU only: a GPU's floating-point products may round (TF32) or transform (Winograd).
+for depthwise kernels), ``float32`` and ``float64`` (floating-point products of the integers, exact while sums stay
+below 2²⁴ and 2⁵³). On a CPU only: a GPU's floating-point products may round (TF32) or transform (Winograd).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def run_fastest(chosen: dict[str, PathChoice], gemm: str, paths: Mapping[str, Ca
         gemm: fprop, dgrad or wgrad.
         paths: by name, each without side effects; the first one defines the result.
     """
-    if gemm in chosen and chosen[gemm].path in paths:
-        return paths[chosen[gemm].path]()
+    if gemm in chosen:  # a grid that has grown since may have put the chosen path out of reach
+        return paths.get(chosen[gemm].path, paths[INT_MM])()
     expected, times_ms, unequal = None, {}, []
     for name, path in paths.items():
         result = path()
@@ -59,6 +59,11 @@ def run_fastest(chosen: dict[str, PathChoice], gemm: str, paths: Mapping[str, Ca
         reason += f"; not bit-equal: {', '.join(unequal)}"
     chosen[gemm] = PathChoice(path=best, reason=reason)
     return expected
+
+
+def part_name(gemm: str, part: int) -> str:
+    """A product's name in the choices: error signals on several grids have one product each."""
+    return gemm if part == 0 else f"{gemm}, grid {part + 1}"
 
 
 def exact_floats(device: torch.device, bound: int) -> tuple[str, ...]:

@@ -23,8 +23,9 @@ from bench.kernels.conv_plan import ConvPlan, plan_conv, split_images
 from bench.kernels.int_mm import INT32_MAX
 from bench.kernels.spans import span
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
-from bench.layers.dispatch import DIRECT, INT_MM, Result, exact_floats, run_fastest
+from bench.layers.dispatch import DIRECT, INT_MM, Result, exact_floats, part_name, run_fastest
 from bench.layers.operands import (
+    add_up,
     both_quantized,
     channels_first,
     grid_of,
@@ -33,6 +34,7 @@ from bench.layers.operands import (
     quantize_operand,
     restore_operand,
     split_filter_scale,
+    sum_of_grids,
     tensors_of,
 )
 from bench.native.bits import unpack_bits
@@ -139,18 +141,20 @@ class _ConvFunction(Function):
             always = layer.dispatch == "integer"
             if for_dx is not None and needs_dx:
                 if always:
-                    dx = integer_dgrad(for_dx, w, plan, layer.name, inside=inside)
+                    terms = [integer_dgrad(grid, w, plan, layer.name, inside=inside) for grid in for_dx]
                 else:
-                    dx = _fastest_dgrad(for_dx, w, plan, layer, inside)
+                    terms = [_fastest_dgrad(grid, w, plan, layer, inside, part) for part, grid in enumerate(for_dx)]
+                dx = add_up(terms)
             if for_dw is not None and needs_dw:
                 if always:
-                    dw_hat, db = integer_wgrad(a, for_dw, plan, layer.name)
+                    gradients = [integer_wgrad(a, grid, plan, layer.name) for grid in for_dw]
                 else:
-                    dw_hat, db = _fastest_wgrad(a, for_dw, plan, layer)
+                    gradients = [_fastest_wgrad(a, grid, plan, layer, part) for part, grid in enumerate(for_dw)]
+                dw_hat, db = add_up([dw for dw, _ in gradients]), add_up([db for _, db in gradients])
             elif for_dw is not None and needs_db:
-                db = error_sum(_channel_sums(for_dw.codes), for_dw, plan.rows)
+                db = add_up([error_sum(_channel_sums(grid.codes), grid, plan.rows) for grid in for_dw])
         else:
-            dx_error, dw_error = (error_npqo if codes is None else values_of(codes) for codes in (for_dx, for_dw))
+            dx_error, dw_error = (error_npqo if grids is None else sum_of_grids(grids) for grids in (for_dx, for_dw))
             dx, dw_hat = float_backward(dx_error, dw_error, values_of(a), values_of(w), plan, (needs_dx, needs_dw))
             if dx is not None and inside is not None:
                 dx.mul_(unpack_bits(inside, dx.shape))
@@ -311,7 +315,9 @@ def _fastest_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d,
     return cast(Tensor, run_fastest(layer.paths, "fprop", paths))
 
 
-def _fastest_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d, inside: Tensor | None) -> Tensor:
+def _fastest_dgrad(
+    error: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d, inside: Tensor | None, part: int
+) -> Tensor:
     """``integer_dgrad`` by the path that dispatch=auto chose."""
     device, bound = error.codes.device, plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max
     scale = error.scale * w.scale
@@ -337,10 +343,12 @@ def _fastest_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerCon
         paths[DIRECT] = direct
     for name in exact_floats(device, bound):
         paths[name] = lambda name=name: floating(getattr(torch, name))  # type: ignore[misc]
-    return cast(Tensor, run_fastest(layer.paths, "dgrad", paths))
+    return cast(Tensor, run_fastest(layer.paths, part_name("dgrad", part), paths))
 
 
-def _fastest_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: IntegerConv2d) -> tuple[Tensor, Tensor]:
+def _fastest_wgrad(
+    a: QTensor, error: QTensor, plan: ConvPlan, layer: IntegerConv2d, part: int
+) -> tuple[Tensor, Tensor]:
     """``integer_wgrad`` by the path that dispatch=auto chose."""
     device, bound = a.codes.device, plan.rows * a.value_max * error.value_max
     by_channel = error.scale.reshape(-1) if error.scale.dim() else error.scale
@@ -367,7 +375,7 @@ def _fastest_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: IntegerCon
         paths[DIRECT] = direct
     for name in exact_floats(device, bound):
         paths[name] = lambda name=name: floating(getattr(torch, name))  # type: ignore[misc]
-    return cast(tuple[Tensor, Tensor], run_fastest(layer.paths, "wgrad", paths))
+    return cast(tuple[Tensor, Tensor], run_fastest(layer.paths, part_name("wgrad", part), paths))
 
 
 def _can_sum_directly(plan: ConvPlan, device: torch.device, bound: int) -> bool:
@@ -379,9 +387,9 @@ def _integers(operand: QTensor) -> Tensor:
     return operand.codes.to(torch.int16).mul_(operand.mult).add_(operand.offset)
 
 
-def _depthwise_weight(integers_ORS1: Tensor) -> Tensor:
+def _depthwise_weight(integers: Tensor) -> Tensor:
     """(C, R, S, 1) as (R, S, C), contiguous."""
-    return integers_ORS1.squeeze(3).permute(1, 2, 0).contiguous()
+    return integers.squeeze(3).permute(1, 2, 0).contiguous()
 
 
 def _channel_sums(codes: Tensor) -> Tensor:

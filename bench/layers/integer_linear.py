@@ -16,12 +16,14 @@ from bench.errors import ShapeError
 from bench.kernels import affine, linear
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
 from bench.layers.operands import (
+    add_up,
     both_quantized,
     grid_of,
     quantize_error,
     quantize_operand,
     restore_operand,
     split_filter_scale,
+    sum_of_grids,
     tensors_of,
 )
 from bench.native.bits import unpack_bits
@@ -110,13 +112,14 @@ class _LinearFunction(Function):
         if layer.error_quantizer is not None and layer.dispatch != "simulate":
             a, w = both_quantized(a, w)
             if for_dx is not None and needs_dx:
-                dx = integer_dgrad(for_dx, w, layer.name)
+                dx = add_up([integer_dgrad(grid, w, layer.name) for grid in for_dx])
             if for_dw is not None:
-                sums = for_dw.codes.sum(0, dtype=torch.int64)
-                dw = integer_wgrad(a, for_dw, sums, layer.name) if needs_dw else None
-                db = error_sum(sums, for_dw, error_mn.shape[0]) if needs_db else None
+                sums = [grid.codes.sum(0, dtype=torch.int64) for grid in for_dw]
+                pairs = list(zip(for_dw, sums, strict=True))
+                dw = add_up([integer_wgrad(a, grid, total, layer.name) for grid, total in pairs]) if needs_dw else None
+                db = add_up([error_sum(total, grid, len(error_mn)) for grid, total in pairs]) if needs_db else None
         else:
-            dx_error, dw_error = (error_mn if codes is None else values_of(codes) for codes in (for_dx, for_dw))
+            dx_error, dw_error = (error_mn if grids is None else sum_of_grids(grids) for grids in (for_dx, for_dw))
             dx = dx_error @ values_of(w) if needs_dx else None
             dw = dw_error.t() @ values_of(a) if needs_dw else None
             db = dw_error.sum(0) if needs_db else None

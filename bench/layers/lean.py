@@ -68,7 +68,7 @@ class _ModuleTracer(torch.fx.Tracer):
 
 
 def _norms_with_one_relu(model: nn.Module) -> dict[str, str]:
-    """Batch-norms whose output goes to one ReLU alone, both called once, in training; {} if the model is not traceable."""
+    """Batch-norms whose output goes to one ReLU alone, both called once; {} if the model cannot be traced."""
     try:
         graph = _ModuleTracer().trace(model)
     except Exception:  # the user's own code runs on stand-ins here: whatever it raises means "cannot tell"

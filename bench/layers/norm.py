@@ -56,8 +56,8 @@ class LeanBatchNorm2d(nn.BatchNorm2d):
         if plain or input.numel() <= input.shape[1]:
             y = super().forward(input)
             return y if self.ceiling == NO_ACTIVATION else y.clamp_(0, self.ceiling)
-        y = _Norm.apply(input, self.weight, self.bias, self)
-        return y
+        rectified: Tensor = _Norm.apply(input, self.weight, self.bias, self)
+        return rectified
 
     def update_statistics(self, mean: Tensor, variance: Tensor) -> None:
         """Fold a batch's mean and unbiased variance into the running ones, as ``nn.BatchNorm2d`` does."""

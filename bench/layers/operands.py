@@ -7,8 +7,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bench.quantizers import BinaryWeight, Daint8Quantizer
-from bench.quantizers.base import ErrorQuantizer, ForwardQuantizer, QTensor, WeightQuantizer
+from bench.quantizers import BinaryWeight
+from bench.quantizers.base import (
+    ErrorQuantizer,
+    ForwardQuantizer,
+    Grids,
+    QTensor,
+    TwiceErrorQuantizer,
+    WeightQuantizer,
+    dequantize,
+)
 from bench.quantizers.uniform import UniformQuantizer, uniform_codes
 
 
@@ -72,8 +80,9 @@ def known_amax(gradient: Tensor) -> float | None:
 
 
 def channels_first(y_nhwc: Tensor) -> Tensor:
-    """(N, C, H, W) over the memory of a contiguous (N, H, W, C), and no view: autograd forbids to change a function's
-    output in place where it is a view, and an in-place activation may follow any layer.
+    """(N, C, H, W) over the memory of a contiguous (N, H, W, C), and no view.
+
+    Autograd forbids to change a function's output in place where it is a view, and an in-place activation may follow.
     """
     n, h, w, c = y_nhwc.shape
     whole = torch.empty(0, dtype=y_nhwc.dtype, device=y_nhwc.device)
@@ -95,8 +104,8 @@ def quantize_error(
     needs_dgrad: bool,
     needs_wgrad: bool,
     amax: float | None = None,
-) -> tuple[QTensor | None, QTensor | None]:
-    """Codes of an error signal for dgrad and for wgrad: the same, or two quantizations with DAINT8 or BWN-F.
+) -> tuple[Grids | None, Grids | None]:
+    """Grids of an error signal for dgrad and for wgrad: the same, or two quantizations (DAINT8, SBM, FP4, BWN-F).
 
     Args:
         quantizer: of the layer.
@@ -107,20 +116,37 @@ def quantize_error(
         amax: largest |error|, where it is known already.
 
     Returns:
-        (for dgrad, for wgrad), None for what is not needed.
+        (for dgrad, for wgrad), None for what is not needed; each one grid, or several that add up to the signal.
     """
-    if isinstance(quantizer, Daint8Quantizer) or fold is not None:
-        for_wgrad = quantizer.quantize_for_wgrad if isinstance(quantizer, Daint8Quantizer) else quantizer.quantize
+    if isinstance(quantizer, TwiceErrorQuantizer) or fold is not None:
+        for_wgrad = quantizer.quantize_for_wgrad if isinstance(quantizer, TwiceErrorQuantizer) else quantizer.quantize
         return (
-            quantizer.quantize(error if fold is None else error * fold) if needs_dgrad else None,
-            for_wgrad(error) if needs_wgrad else None,
+            _grids(quantizer.quantize(error if fold is None else error * fold)) if needs_dgrad else None,
+            _grids(for_wgrad(error)) if needs_wgrad else None,
         )
     if amax is not None and isinstance(quantizer, UniformQuantizer) and quantizer.granularity == "tensor":
         clip = torch.tensor(amax, device=error.device)
         codes = uniform_codes(error, clip, quantizer.bits, rounding=quantizer.rounding, generator=quantizer.generator)
-    else:
-        codes = quantizer.quantize(error)
-    return codes, codes
+        return (codes,), (codes,)
+    grids = _grids(quantizer.quantize(error))
+    return grids, grids
+
+
+def _grids(codes: QTensor | Grids) -> Grids:
+    return codes if isinstance(codes, tuple) else (codes,)
+
+
+def sum_of_grids(grids: Grids) -> Tensor:
+    """Float values of an error signal."""
+    return add_up([dequantize(grid) for grid in grids])
+
+
+def add_up(terms: list[Tensor]) -> Tensor:
+    """Sum of float tensors of one shape, in place of the first: what products with each of several grids join in."""
+    total, *others = terms
+    for term in others:
+        total.add_(term)
+    return total
 
 
 def split_filter_scale(w: QTensor | Tensor) -> tuple[QTensor | Tensor, Tensor | None]:
@@ -135,4 +161,4 @@ def quantizations_of(weight: WeightQuantizer | None, error: ErrorQuantizer | Non
     if error is None:
         return 0
     folds = isinstance(weight, BinaryWeight) and weight.per_filter
-    return 2 if folds or isinstance(error, Daint8Quantizer) else 1
+    return 2 if folds or isinstance(error, TwiceErrorQuantizer) else 1

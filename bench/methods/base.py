@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from bench.config import FLOAT_BITS, CellConfig
 from bench.errors import ConfigError
 from bench.hypernets import FULLY_CONNECTED, HYPERNETS
-from bench.quantizers import WEIGHT_QUANTIZERS, check_one_bit
+from bench.optim.fixed_point import check_momentum
+from bench.quantizers import ONE_STATE, WEIGHT_QUANTIZERS, check_weight_bits
 from bench.quantizers.daint8 import check_granularity
 from bench.records.schema import MethodFacts
 from bench.units import Absent
@@ -31,6 +32,12 @@ class Method:
     hypernets: tuple[str, ...] = tuple(HYPERNETS)  # that may run where grad_quantizers has "hypernet"
     replaces_ste: bool = False  # the hypernetwork reads ∇Ŵ and its output stays FP32 (MetaQuant)
     autocast_bf16: bool = False
+    forward_quantizers: tuple[str, ...] = WEIGHT_QUANTIZERS
+    error_bits: tuple[int, ...] = tuple(range(2, 9))  # where the error signals are quantized
+    error_roundings: tuple[str, ...] = ("nearest", "stochastic")
+    norm: str = "batch"  # what batch-norm becomes: batch, range, fixed_point
+    cyclic: bool = False  # the bits of weights and activations rise in cycles
+    fixed_point_update: bool = False  # the optimizer's quantities are fixed-point (WAGEUBN)
 
 
 def check_method(method: Method, cell: CellConfig) -> None:
@@ -40,13 +47,20 @@ def check_method(method: Method, cell: CellConfig) -> None:
         ConfigError: one sentence that names the valid choices.
     """
     if method.low_bit:
-        _check_forward(cell)
+        _check_forward(method, cell)
     else:
         for key in ("weight_bits", "activation_bits"):
             _require(getattr(cell, key) == FLOAT_BITS, cell, f"runs in floating point: leave {key} at 32")
     _member(cell, "method.error_quantizer", cell.method.error_quantizer, method.error_quantizers)
     _member(cell, "method.grad_quantizer", cell.method.grad_quantizer, method.grad_quantizers)
     _bits_match(cell, "error_bits", cell.error_bits, cell.method.error_quantizer)
+    if cell.method.error_quantizer != "none":
+        _require(
+            cell.error_bits in method.error_bits,
+            cell,
+            f"takes error_bits of {', '.join(map(str, method.error_bits))}, not {cell.error_bits}",
+        )
+        _member(cell, "method.error_rounding", cell.method.error_rounding, method.error_roundings)
     if method.replaces_ste:
         _require(
             cell.grad_bits == FLOAT_BITS, cell, "does not quantize the hypernetwork's output: leave grad_bits at 32"
@@ -61,6 +75,7 @@ def check_method(method: Method, cell: CellConfig) -> None:
         "rounds no weight gradient: leave method.grad_rounding=nearest, or set grad_bits to 2 to 8",
     )
     _check_granularity(cell)
+    _check_training_parts(method, cell)
     gradients = (cell.method.error_quantizer, cell.method.grad_quantizer)
     _require(
         not method.quantizer or method.quantizer in gradients,
@@ -109,7 +124,14 @@ def describe(cell: CellConfig) -> MethodFacts:
         optimizer=_optimizer_name(cell),
         edge_layers=cell.edge_layers if low_bit else "full",
         dispatch=cell.dispatch if low_bit else "none",
+        norm=cell.method.norm,
+        cycle_min_bits=_or_absent(cell.method.cycle_min_bits),
+        cycles=_or_absent(cell.method.cycles),
     )
+
+
+def _or_absent(value: int | None) -> int | Absent:
+    return Absent(reason="its precision is constant") if value is None else value
 
 
 def _optimizer_name(cell: CellConfig) -> str:
@@ -118,20 +140,48 @@ def _optimizer_name(cell: CellConfig) -> str:
     return cell.optimizer.name
 
 
-def _check_forward(cell: CellConfig) -> None:
+def _check_training_parts(method: Method, cell: CellConfig) -> None:
+    """Batch-norm, cyclic precision and the update are the method's."""
+    _member(cell, "method.norm", cell.method.norm, (method.norm,))
+    low = cell.method.cycle_min_bits
+    if not method.cyclic:
+        _require(
+            low is None and cell.method.cycles is None,
+            cell,
+            "has one precision throughout: leave method.cycle_min_bits and method.cycles out, or take method=cpt",
+        )
+    else:
+        _require(
+            low is not None and cell.method.cycles is not None,
+            cell,
+            "needs method.cycle_min_bits (2 to 8) and method.cycles",
+        )
+        upper = min(cell.weight_bits, cell.activation_bits)
+        _require(
+            low is not None and low < upper <= 8,
+            cell,
+            f"cycles from method.cycle_min_bits={low} up to weight_bits and activation_bits, which must be more and at "
+            "most 8",
+        )
+    if method.fixed_point_update:
+        _require(cell.optimizer.name == "sgd", cell, "has a fixed-point SGD: take optimizer=sgd or optimizer=momentum")
+        check_momentum(cell.optimizer.momentum)
+
+
+def _check_forward(method: Method, cell: CellConfig) -> None:
     """Weights and activations are low-bit; activations may stay FP32 where the products are floating-point ones."""
     weights, activations = cell.weight_bits, cell.activation_bits
-    _member(cell, "quantizer.name", cell.quantizer.name, tuple(WEIGHT_QUANTIZERS))
+    _member(cell, "quantizer.name", cell.quantizer.name, method.forward_quantizers)
     _require(weights != FLOAT_BITS, cell, "needs weight_bits of 1 to 8")
-    if cell.quantizer.name != "dorefa":
-        check_one_bit(cell.quantizer.name, weights)
+    if weights != FLOAT_BITS:
+        check_weight_bits(cell.quantizer.name, weights)
     _require(
         2 <= activations <= 8 or (activations == FLOAT_BITS and cell.dispatch == "simulate"),
         cell,
         f"needs activation_bits of 2 to 8, or 32 with dispatch=simulate, not {activations}",
     )
     _require(
-        (cell.quantizer.name, cell.method.error_quantizer) != ("bwn_f", "uint8"),
+        cell.quantizer.name != "bwn_f" or cell.method.error_quantizer not in ONE_STATE,
         cell,
         "cannot fold BWN-F's scales into an error signal with one clip per layer: take quantizer=bwn, or "
         "method.error_quantizer=uniform, dorefa or daint8",

@@ -1,7 +1,8 @@
 """The compiled element-wise pieces of the CPU path: built once per machine, optional, checked before use.
 
 ``pieces.c`` is compiled by the system's C compiler into the user's cache and called through ctypes; torch's OpenMP
-threads run it. Where there is no compiler, or another device computes, the plain torch twins run and ``status`` says why.
+threads run it. Where there is no compiler, or another device computes, the plain torch twins run and ``status`` says
+why.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def _build(compiler: str) -> Path:
         wide = [compiler, *FLAGS, *OPTIONAL_FLAGS, str(SOURCE), "-o", str(made), "-lm"]
         if subprocess.run(wide, capture_output=True, timeout=BUILD_LIMIT_S, check=False).returncode:
             subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=True)
-        os.replace(made, target)
+        made.replace(target)
     return target
 
 

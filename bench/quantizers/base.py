@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -52,6 +52,10 @@ class QTensor:
         return -self.offset // self.mult
 
 
+# A value with more levels than int8 codes have: the sum of several grids, each an operand of a product of its own.
+Grids = tuple[QTensor, ...]
+
+
 class ForwardQuantizer(Protocol):
     """Quantizes weights or activations and knows its straight-through backward."""
 
@@ -83,12 +87,21 @@ class ErrorQuantizer(Protocol):
 
     bits: int
 
-    def quantize(self, gradient: Tensor) -> QTensor:
-        """Codes of an error signal."""
+    def quantize(self, gradient: Tensor) -> QTensor | Grids:
+        """Codes of an error signal, or several int8 grids that add up to it."""
         ...
 
     def describe(self) -> str:
         """One line for the record."""
+        ...
+
+
+@runtime_checkable
+class TwiceErrorQuantizer(ErrorQuantizer, Protocol):
+    """Quantizes an error signal twice: ``quantize`` for dgrad, and once more for wgrad."""
+
+    def quantize_for_wgrad(self, gradient: Tensor) -> QTensor | Grids:
+        """Codes for wgrad and the bias's gradient."""
         ...
 
 

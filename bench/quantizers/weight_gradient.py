@@ -2,7 +2,8 @@
 
 Source: docs/method.md sections 1 and 5. ``uniform`` and ``dorefa`` take one maximum per tensor, ``uint8`` its searched
 clip per tensor (without its learning-rate factor, which belongs to error signals), ``daint8`` its adaptive clip per
-output channel. The last two were published for error signals; using them here is our extension, and records say so.
+output channel. ``wageubn`` is its constant quantization, whose values keep no trace of the gradient's size. UINT8 and
+DAINT8 were published for error signals; using them here is our extension, and records say so.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from bench.quantizers.daint8 import Daint8Quantizer
 from bench.quantizers.dorefa import gradient_codes
 from bench.quantizers.uint8_clip import Uint8ClipQuantizer
 from bench.quantizers.uniform import check_choices, uniform_values
+from bench.quantizers.wageubn import constant_values
 
-GRAD_QUANTIZERS = ("uniform", "dorefa", "uint8", "daint8")
+GRAD_QUANTIZERS = ("uniform", "dorefa", "uint8", "daint8", "wageubn")
 PUBLISHED_FOR_ERRORS = ("uint8", "daint8")
 
 
@@ -75,6 +77,8 @@ class GradQuantizer(nn.Module):
             return dequantize(self.clip.quantize_for_wgrad(grad.movedim(0, -1))).movedim(-1, 0)
         if self.clip is not None:
             return dequantize(self.clip.quantize(grad))
+        if self.name == "wageubn":
+            return constant_values(grad, self.bits, rounding=self.rounding, generator=self.generator)
         largest = amax(flat(grad))
         if self.name == "dorefa":
             codes = gradient_codes(grad, largest, self.bits, rounding=self.rounding, generator=self.generator)

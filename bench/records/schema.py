@@ -50,9 +50,9 @@ class MethodFacts:
     weight_bits: int  # 32 = FP32
     activation_bits: int
     error_quantizer: str  # of the error signals: none, uniform, uint8, ...
-    error_bits: int
+    error_bits: int  # with afp those that a layer starts with
     error_rounding: str  # nearest, stochastic, none
-    grad_quantizer: str  # of the weight gradient: none, uniform, dorefa, uint8, daint8, or hypernet
+    grad_quantizer: str  # of the weight gradient: none, uniform, dorefa, uint8, daint8, wageubn, or hypernet
     grad_bits: int
     hypernet: str  # none, dual_lstm_fc, ...
     hypernet_form: str  # residual, literal, none
@@ -65,6 +65,9 @@ class MethodFacts:
     grad_rounding: str = "nearest"  # nearest, stochastic, none
     hypernet_depth: int | Absent = NOT_RECORDED  # linear layers of the fully connected ones
     hypernet_activation: str = "none"  # between them
+    norm: str = "batch"  # batch, range, fixed_point
+    cycle_min_bits: int | Absent = NOT_RECORDED  # cyclic precision: the lower bound, weight_bits and so on the upper
+    cycles: int | Absent = NOT_RECORDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +152,8 @@ class AccuracyResult:
     steps: int
     curve: tuple[EpochPoint, ...]
     losses_digest: str  # sha256 over the float32 bytes of every step's loss: equal seeds, equal digest
+    # by layer, how many of its error signals had 8, 16 and 24 bits; only where the method chooses (afp)
+    error_bits_used: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,10 +23,12 @@ from bench.errors import ConfigError
 from bench.hypernets import FULLY_CONNECTED, build_hypernet
 from bench.layers.base import IntegerLayer
 from bench.layers.convert import Conversion, QuantSpec, quantize_model, quantized_layers
+from bench.layers.norms import replace_norms
 from bench.methods import METHODS, build_method
 from bench.models import build_model
 from bench.optim import OPTIMIZERS, Optimizer, build_optimizer
-from bench.quantizers import GRAD_QUANTIZERS, GradQuantizer
+from bench.optim.fixed_point import FixedPointSGD
+from bench.quantizers import GRAD_QUANTIZERS, CyclicPrecision, GradQuantizer
 from bench.seeding import global_stream, sub_seed, torch_generator
 from bench.update import DelayedUpdate, build_strategy
 
@@ -48,6 +50,7 @@ class Parts:
     quantize_grads: list[GradQuantizer]  # Q on ∇W, one per weight; empty where it stays FP32 or a hypernetwork does it
     lr_factors: Callable[[], list[Tensor]] | None  # one per parameter of `optimizer`
     autocast_bf16: bool
+    precision: CyclicPrecision | None = None  # the schedule of weights' and activations' bits; each step advances it
 
 
 def build_parts(
@@ -78,11 +81,13 @@ def build_parts(
         model.load_state_dict(initial_state)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     conversion = None
+    precision = _cyclic_precision(cell, num_images=data.num_train) if method.cyclic else None
+    replace_norms(model, cell.method.norm)  # before the rest of them is made lean
     if method.low_bit:
         # A few images show the converter which layers see negative inputs.
         sample = normalise(data.sample(_SAMPLE_IMAGES), data, device).permute(0, 3, 1, 2)
         generator = torch_generator(cell.seed, "stochastic_rounding", device=device)
-        conversion = quantize_model(model, _spec(cell), sample_input=sample, generator=generator)
+        conversion = quantize_model(model, _spec(cell), sample_input=sample, generator=generator, precision=precision)
     layers = quantized_layers(model) if conversion is not None else {}
     weights = [cast(nn.Parameter, layer.weight) for layer in layers.values()]
     delayed = None
@@ -109,12 +114,15 @@ def build_parts(
     return Parts(
         model=model,
         conversion=conversion,
-        optimizer=_optimizer(cell.optimizer, immediate),
+        optimizer=_fixed_point_sgd(cell.optimizer, immediate, weights)
+        if method.fixed_point_update
+        else _optimizer(cell.optimizer, immediate),
         weights=weights,
         delayed=delayed,
         quantize_grads=quantize_grads,
         lr_factors=lr_factors,
         autocast_bf16=method.autocast_bf16,
+        precision=precision,
     )
 
 
@@ -188,6 +196,23 @@ def _spec(cell: CellConfig) -> QuantSpec:
 def _optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> Optimizer:
     options = {"momentum": config.momentum} if config.name == "sgd" else {}
     return build_optimizer(config.name, parameters, lr=config.lr, weight_decay=config.weight_decay, **options)
+
+
+def _fixed_point_sgd(
+    config: OptimizerConfig, parameters: list[nn.Parameter], weights: list[nn.Parameter]
+) -> FixedPointSGD:
+    return FixedPointSGD(
+        parameters, lr=config.lr, weights=weights, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+
+
+def _cyclic_precision(cell: CellConfig, *, num_images: int) -> CyclicPrecision:
+    """The schedule over the whole fine-tuning, whichever part of it a pass runs."""
+    low, cycles = cell.method.cycle_min_bits, cell.method.cycles
+    assert low is not None, "checked with the method"
+    assert cycles is not None, "checked with the method"
+    steps = cell.protocol.epochs * (num_images // cell.protocol.batch_size)
+    return CyclicPrecision(low, max(1, -(-steps // cycles)))
 
 
 def _grad_quantizer(cell: CellConfig, generator: torch.Generator, *, channels: int | None = None) -> GradQuantizer:

@@ -34,6 +34,8 @@ def train_step(parts: Parts, images: Tensor, labels: Tensor, lr: float, phases: 
     # Before the forward, in every method alike: last step's gradients are no part of this step's peak.
     for parameter in parts.model.parameters():
         parameter.grad = None
+    if parts.precision is not None:
+        parts.precision.advance()
     if delayed is not None:
         delayed.phases = lambda name: phases(_PHASE_OF.get(name, name))
         delayed.preview(lr)

@@ -10,6 +10,7 @@ from torch import nn
 
 from bench.errors import ConfigError, ShapeError
 from bench.layers import IntegerConv2d, IntegerLinear, QuantSpec, quantize_model, quantized_layers
+from bench.quantizers import CyclicPrecision
 
 INT8 = QuantSpec(error="uniform", error_bits=8)
 
@@ -176,6 +177,53 @@ def test_daint8_says_that_it_quantizes_twice_and_keeps_its_maxima_in_the_state(s
     assert quantize_model(small_resnet(), QuantSpec()).swapped[0].error_quantizations == 0
 
 
+@pytest.mark.parametrize(
+    ("spec", "error", "labels", "quantizations"),
+    [
+        (QuantSpec(forward="minmax", error="sbm", error_bits=8), "16 bits, nearest, as two int8 grids", "integer", 2),
+        (QuantSpec(forward="wageubn", error="wageubn", error_bits=8), "a flag as two int8 grids", "integer", 1),
+        (QuantSpec(forward="fixed_point", error="afp", error_bits=8), "afp, 8 bits", "integer", 1),
+        (
+            QuantSpec(weight_bits=4, activation_bits=4, error="fp4", error_bits=4),
+            "radix 4 as two int8 grids",
+            "integer",  # codes of 64 are no INT4 values
+            2,
+        ),
+    ],
+)
+def test_error_signals_that_are_sums_of_grids_say_so_and_are_integer(small_resnet, spec, error, labels, quantizations):
+    row = quantize_model(small_resnet(), spec).swapped[1]
+    assert error in row.error
+    assert (row.dgrad, row.wgrad, row.error_quantizations) == (labels, labels, quantizations)
+
+
+def test_fp4s_edge_layers_at_eight_bits_take_the_uniform_quantizer(small_resnet):
+    spec = QuantSpec(weight_bits=4, activation_bits=4, error="fp4", error_bits=4, edge_layers="int8")
+    rows = {row.name: row.error for row in quantize_model(small_resnet(), spec).swapped}
+    assert rows["stem"] == rows["classifier"] == "uniform, 8 bits, nearest, per tensor"
+    assert rows["block1.conv1"].startswith("fp4")
+
+
+def test_a_model_with_cyclic_precision_holds_one_schedule_that_steps_and_evaluates(small_resnet, images):
+    model = small_resnet()
+    precision = CyclicPrecision(3, 4)
+    spec = QuantSpec(forward="minmax", error="uniform", error_bits=8, edge_layers="int8")
+    rows = {row.name: row for row in quantize_model(model, spec, precision=precision).swapped}
+    assert rows["block1.conv1"].weight.startswith("cyclic from 3: minmax, 8 bits")
+    assert rows["stem"].weight == "minmax, 8 bits, nearest, per tensor"
+    twin = copy.deepcopy(model)
+    outputs = []
+    for _ in range(4):
+        precision.advance()
+        outputs.append(model(images))
+    assert not torch.equal(outputs[0], outputs[3])
+    assert model.state_dict()["stem.precision._extra_state"] == 3
+    assert twin.stem.precision.step == -1
+    fixed = small_resnet()
+    quantize_model(fixed, spec)
+    torch.testing.assert_close(model.eval()(images), fixed.eval()(images), rtol=0.05, atol=0.05)
+
+
 def test_uint8_exposes_its_learning_rate_factor_per_layer(small_resnet, images, labels):
     model = small_resnet()
     quantize_model(model, QuantSpec(error="uint8", error_bits=4, error_rounding="stochastic"))
@@ -218,6 +266,13 @@ def test_a_copy_of_a_converted_model_draws_its_own_roundings(small_resnet, image
             {"forward": "bwn_f", "weight_bits": 1, "error": "uint8", "error_bits": 8},
             "take forward=bwn, or error=uniform, dorefa or daint8",
         ),
+        (
+            {"forward": "bwn_f", "weight_bits": 1, "error": "fp4", "error_bits": 4},
+            "error=fp4 keeps one state per layer; take forward=bwn",
+        ),
+        ({"forward": "minmax", "weight_bits": 1}, "take quantizer=dorefa, bwn or bwn_f for one bit"),
+        ({"error": "fp4", "error_bits": 8}, "set error_bits=4"),
+        ({"error": "afp", "error_bits": 6}, "set error_bits=8"),
         ({"activation_bits": 16}, "activation_bits: 16 bits"),
         ({"error": "uniform"}, "error=uniform with error_bits=32"),
         ({"error_bits": 8}, "error=none with error_bits=8"),
@@ -229,7 +284,7 @@ def test_a_copy_of_a_converted_model_draws_its_own_roundings(small_resnet, image
         ({"error": "uniform", "error_bits": 8, "error_granularity": "sample"}, "one scale per sample cannot leave"),
         (
             {"error": "uint8", "error_bits": 8, "error_granularity": "channel", "dispatch": "simulate"},
-            "clips per tensor",
+            "takes one scale per tensor",
         ),
         ({"error": "dorefa", "error_bits": 4, "error_granularity": "sample"}, "one scale per sample cannot leave"),
         (

@@ -12,10 +12,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from bench.kernels.int_mm import record_gemms
 from bench.kernels.reference import dgrad_reference, wgrad_reference
 from bench.layers import IntegerConv2d, IntegerLinear, integer_conv
 from bench.layers.base import LayerQuantizers
-from bench.quantizers import Daint8Quantizer, build_activation_quantizer, build_error_quantizer, build_weight_quantizer
+from bench.layers.operands import quantize_error, sum_of_grids
+from bench.quantizers import (
+    DirectActivation,
+    DorefaWeight,
+    activation_of,
+    build_activation_quantizer,
+    build_error_quantizer,
+    build_weight_quantizer,
+)
 from bench.quantizers.base import dequantize
 from bench.quantizers.dorefa import gradient_codes, weight_codes
 
@@ -56,7 +65,7 @@ def quantizers(
 ) -> LayerQuantizers:
     return LayerQuantizers(
         weight=build_weight_quantizer(forward, weight),
-        activation=build_activation_quantizer("uniform" if signed else "dorefa", activation),
+        activation=build_activation_quantizer(activation_of(forward, signed=signed), activation),
         error=None if error is None else build_error_quantizer(kind, error, channels=channels),
         dispatch=dispatch,
     )
@@ -72,9 +81,12 @@ def reference(layer: nn.Conv2d | nn.Linear, used: LayerQuantizers, x: Tensor, up
     b64 = None if layer.bias is None else layer.bias.detach().double().requires_grad_()
     a, inside = used.activation.quantize(x)
     through = x64 if inside is None else x64.clamp(0, 1)
+    if isinstance(used.activation, DirectActivation):
+        through = x64.clamp(-1, 1)
     a_hat = straight_through(through, dequantize(a))
     squashed = torch.tanh(w64)
-    passing = w64 if used.weight.bits == 1 else squashed / squashed.abs().max().detach()
+    is_dorefa = isinstance(used.weight, DorefaWeight)
+    passing = squashed / squashed.abs().max().detach() if is_dorefa else w64
     codes = used.weight.quantize(layer.weight.detach())[0]
     w_hat = straight_through(passing, dequantize(codes))
 
@@ -100,11 +112,9 @@ def errors_of(used: LayerQuantizers, upstream: Tensor) -> tuple[Tensor, Tensor]:
     if used.error is None:
         return upstream, upstream
     quantizer = copy.deepcopy(used.error)
-    last = upstream.movedim(1, -1)
-    for_dx = dequantize(quantizer.quantize(last)).movedim(-1, 1)
-    if not isinstance(quantizer, Daint8Quantizer):
-        return for_dx, for_dx
-    return for_dx, dequantize(quantizer.quantize_for_wgrad(last)).movedim(-1, 1)
+    last = upstream.movedim(1, -1).contiguous()
+    for_dx, for_dw = quantize_error(quantizer, last, fold=None, needs_dgrad=True, needs_wgrad=True)
+    return sum_of_grids(for_dx).movedim(-1, 1), sum_of_grids(for_dw).movedim(-1, 1)
 
 
 def check_layer(layer: nn.Conv2d | nn.Linear, shape: tuple[int, ...], used: LayerQuantizers, seed: int) -> None:
@@ -207,6 +217,55 @@ def test_a_linear_layer_with_two_quantizations_of_the_error_agrees_with_float64(
 ):
     used = quantizers(weight, activation, error, signed, dispatch, "daint8", n)
     check_layer(nn.Linear(k, n, bias), (m, k), used, seed)
+
+
+# Error signals that are sums of several int8 grids, and the forward quantizers that their methods take.
+SUMS = {
+    "kind": st.sampled_from([("sbm", 8), ("sbm", 4), ("wageubn", 8), ("wageubn", 5), ("afp", 8), ("fp4", 4)]),
+    "forward": st.sampled_from(["dorefa", "minmax", "fixed_point", "wageubn"]),
+}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(case=convolutions(), **SUMS, **{name: CASES[name] for name in CASES if name != "error"})
+def test_a_convolution_whose_error_is_a_sum_of_grids_agrees_with_float64(
+    case, kind, forward, weight, activation, signed, dispatch, seed
+):
+    used = quantizers(weight, activation, kind[1], signed, dispatch, kind[0], forward=forward)
+    check_layer(*case, used, seed)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    m=st.integers(1, 30),
+    k=st.integers(1, 60),
+    n=st.integers(1, 20),
+    bias=st.booleans(),
+    **SUMS,
+    **{name: CASES[name] for name in CASES if name != "error"},
+)
+def test_a_linear_layer_whose_error_is_a_sum_of_grids_agrees_with_float64(
+    m, k, n, bias, kind, forward, weight, activation, signed, dispatch, seed
+):
+    used = quantizers(weight, activation, kind[1], signed, dispatch, kind[0], forward=forward)
+    check_layer(nn.Linear(k, n, bias), (m, k), used, seed)
+
+
+@pytest.mark.parametrize("bits", [16, 24])
+def test_a_wide_error_signal_runs_as_integer_products_of_its_bytes(bits):
+    layer = nn.Conv2d(3, 5, 3, 1, 1)
+    used = quantizers(8, 8, 8, False, "integer", "afp", forward="fixed_point")
+    used.error.bits = bits  # as if earlier gradients had asked for it
+    check_layer(layer, (4, 3, 7, 6), used, 3)
+    with record_gemms() as calls:
+        integer = IntegerConv2d(layer, "probe", used)
+        integer(torch.rand(4, 3, 7, 6, requires_grad=True)).square().sum().backward()
+    assert {kind: sum(call.gemm == kind for call in calls) for kind in ("fprop", "dgrad", "wgrad")} == {
+        "fprop": 1,
+        "dgrad": bits // 8,
+        "wgrad": bits // 8,
+    }
+    assert (integer.facts().error_bits, integer.facts().dgrad) == (bits, "integer")
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -162,10 +162,17 @@ def test_a_weight_that_is_not_finite_makes_the_output_nan(small_resnet, images):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("error", ["uniform", "uint8", "daint8", "dorefa"])
-def test_an_error_signal_that_is_not_finite_makes_every_gradient_not_finite(bad, error):
+@pytest.mark.parametrize(
+    ("error", "bits", "rounding"),
+    [
+        *((name, 8, "stochastic") for name in ("uniform", "uint8", "daint8", "dorefa", "sbm", "wageubn")),
+        ("afp", 8, "nearest"),
+        ("fp4", 4, "nearest"),
+    ],
+)
+def test_an_error_signal_that_is_not_finite_makes_every_gradient_not_finite(bad, error, bits, rounding):
     model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 3))
-    quantize_model(model, QuantSpec(error=error, error_bits=8, error_rounding="stochastic"))
+    quantize_model(model, QuantSpec(error=error, error_bits=bits, error_rounding=rounding))
     y = model(torch.rand(2, 4, 4, 4))
     gradient = torch.ones_like(y)
     gradient[0, 0] = bad

@@ -8,25 +8,29 @@ from bench.errors import ConfigError
 from bench.quantizers import (
     ACTIVATION_QUANTIZERS,
     ERROR_QUANTIZERS,
+    ONE_BIT,
     WEIGHT_QUANTIZERS,
     build_activation_quantizer,
     build_error_quantizer,
     build_weight_quantizer,
 )
 
+ONE_WIDTH = {"afp": 8, "fp4": 4}
+
 
 def test_every_name_builds_at_every_width_and_describes_itself():
     for bits in range(2, 9):
         built = [
-            build_weight_quantizer("dorefa", bits),
+            *(build_weight_quantizer(name, bits) for name in WEIGHT_QUANTIZERS if name not in ONE_BIT),
             *(build_activation_quantizer(name, bits) for name in ACTIVATION_QUANTIZERS),
-            *(build_error_quantizer(name, bits, channels=3) for name in ERROR_QUANTIZERS),
+            *(build_error_quantizer(name, bits, channels=3) for name in ERROR_QUANTIZERS if name not in ONE_WIDTH),
+            *(build_error_quantizer(name, bits) for name, width in ONE_WIDTH.items() if width == bits),
         ]
         assert all(quantizer.bits == bits and f"{bits} bits" in quantizer.describe() for quantizer in built)
 
 
-@pytest.mark.parametrize("name", WEIGHT_QUANTIZERS)
-def test_every_weight_quantizer_has_one_bit(name):
+@pytest.mark.parametrize("name", ["dorefa", "bwn", "bwn_f"])
+def test_three_weight_quantizers_have_one_bit(name):
     quantizer = build_weight_quantizer(name, 1)
     assert quantizer.bits == 1
     assert quantizer.describe().startswith(f"{name}, 1 bits")
@@ -44,6 +48,13 @@ def test_an_unknown_name_gets_the_known_ones_and_the_nearest():
         build_error_quantizer("unifrom", 8)
 
 
-def test_uint8_refuses_other_granularities():
+@pytest.mark.parametrize("name", ["minmax", "fixed_point", "wageubn"])
+def test_the_others_refuse_one_bit_and_name_those_that_have_it(name):
+    with pytest.raises(ConfigError, match="2 to 8 bits, not 1: take quantizer=dorefa, bwn or bwn_f"):
+        build_weight_quantizer(name, 1)
+
+
+@pytest.mark.parametrize("name", ["uint8", "sbm", "wageubn", "afp", "fp4"])
+def test_what_takes_one_scale_per_tensor_refuses_other_granularities(name):
     with pytest.raises(ConfigError, match="needs error=uniform"):
-        build_error_quantizer("uint8", 8, granularity="sample")
+        build_error_quantizer(name, ONE_WIDTH.get(name, 8), granularity="sample")

@@ -105,11 +105,25 @@ def test_a_truncated_data_set_is_refused_before_anything_is_written(tmp_path: Pa
 def test_list_is_machine_readable(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "methods", "suites", "gpus", "--json"]) == 0
     lists = json.loads(capsys.readouterr().out)
-    assert {row["name"] for row in lists["methods"]} >= {"fp32", "ste", "uint8", "metagrad"}
+    assert {row["name"] for row in lists["methods"]} == {
+        "fp32", "bf16", "ste", "uniform", "dorefa", "uint8", "daint8", "sbm", "wageubn", "afp", "cpt", "fp4",
+        "metaquant", "metagrad",
+    }  # fmt: skip
     assert all(row["source"] for row in lists["methods"])
     assert {row["name"] for row in lists["suites"]} >= {"demo", "single"}
     assert len(lists["gpus"]) > 10
     assert all(value and value != "n/a" for row in lists["gpus"] for value in row.values()), "an n/a has its reason"
+
+
+def test_variants_are_listed_with_the_formats_that_they_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "variants", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["variants"]}
+    formats = {name: rows[name]["weights/activations/error signals/∇W"] for name in ("cpt_int8", "fp4", "afp_int8")}
+    assert formats == {
+        "cpt_int8": "int3-8/int3-8/int8/fp32",
+        "fp4": "int4/int4/fp4/fp32",
+        "afp_int8": "int8/int8/int8-24/fp32",
+    }
 
 
 def test_list_prints_every_list(capsys: pytest.CaptureFixture[str]) -> None:

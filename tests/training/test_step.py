@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from bench.app import compose_variants
@@ -11,8 +13,12 @@ from bench.config import CellConfig
 from bench.data.base import DataSet
 from bench.data.loader import TrainBatches
 from bench.kernels.int_mm import record_gemms
+from bench.layers.fixed_point_norm import FixedPointBatchNorm2d
+from bench.layers.range_norm import RangeBatchNorm2d
+from bench.optim.fixed_point import FixedPointSGD
 from bench.profilers.base import NO_PHASES
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers
+from bench.quantizers.cyclic import cyclic_bits
 from bench.training.assemble import Parts, as_fp32, build_parts, without_hypernet
 from bench.training.step import train_step
 
@@ -28,8 +34,11 @@ def assemble(cell: CellConfig, data: DataSet) -> tuple[Parts, TrainBatches]:
 @pytest.mark.parametrize("edge_layers", ["same", "int8"])
 @pytest.mark.parametrize(
     "variant",
-    ["uint8_int8", "daint8_int4", "dorefa_int6", "uniform_int4", "metagrad_int8_recompute", "metagrad_int4_retain"],
-)
+    [
+        "uint8_int8", "daint8_int4", "dorefa_int6", "uniform_int4", "metagrad_int8_recompute", "metagrad_int4_retain",
+        "sbm_int8", "wageubn_int8", "afp_int8", "cpt_int8", "fp4",
+    ],
+)  # fmt: skip
 def test_every_product_of_a_cell_with_low_bit_errors_is_an_integer_one(
     variant: str, edge_layers: str, make_cell: MakeCell, digits: DataSet
 ) -> None:
@@ -184,3 +193,60 @@ def test_simulated_products_give_nearly_the_loss_of_integer_ones(make_cell: Make
         losses.append(float(train_step(parts, *batches.batch(0, 0), 0.01, NO_PHASES)))
     # Not bit for bit: a last bit before a quantizer can move a code by one.
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+def test_cyclic_precision_rises_over_the_whole_training_whatever_the_epochs(
+    make_cell: MakeCell, digits: DataSet
+) -> None:
+    cell = dataclasses.replace(make_cell("variant=cpt_int8", "protocol.epochs=4"))
+    cell.method.cycles = 2
+    parts, batches = assemble(cell, digits)
+    assert parts.precision is not None
+    assert parts.precision.cycle_steps == 6, "4 epochs of 3 steps in 2 cycles"
+    seen = []
+    for _ in range(2):
+        for images, labels in batches.epoch(0):
+            train_step(parts, images, labels, 0.01, NO_PHASES)
+            seen.append(parts.precision.bits(8))
+    assert seen == [cyclic_bits(step, cycle_steps=6, low=3, high=8) for step in range(6)]
+
+
+def test_wageubn_rounds_weights_buffers_and_normalisation(make_cell: MakeCell, digits: DataSet) -> None:
+    parts, batches = assemble(make_cell("variant=wageubn_int8"), digits)
+    for images, labels in batches.epoch(0):
+        train_step(parts, images, labels, 0.05, NO_PHASES)
+    assert isinstance(parts.optimizer, FixedPointSGD)
+    assert any(isinstance(module, FixedPointBatchNorm2d) for module in parts.model.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in parts.model.modules())
+    for weight in parts.weights:
+        assert weight.grad is not None
+        assert torch.equal(weight.grad * 2**14, (weight.grad * 2**14).round()), "∇W in steps of 2^-14"
+        assert weight.grad.abs().max() < 2**-7
+        assert weight.abs().max() < 1
+    for buffer in parts.optimizer.buffers:
+        assert torch.equal(buffer * 2**12, (buffer * 2**12).round())
+
+
+def test_sbm_normalises_by_the_range(make_cell: MakeCell, digits: DataSet) -> None:
+    parts, _ = assemble(make_cell("variant=sbm_int8"), digits)
+    kinds = [type(module) for module in parts.model.modules() if "Norm" in type(module).__name__]
+    assert kinds == [RangeBatchNorm2d] * 19
+
+
+@pytest.mark.parametrize("variant", ["sbm_int8", "wageubn_int8", "afp_int8", "cpt_int8", "fp4"])
+def test_what_a_method_of_the_related_work_remembers_travels_in_the_state_dict(
+    variant: str, make_cell: MakeCell, digits: DataSet
+) -> None:
+    cell = make_cell(f"variant={variant}")
+    parts, batches = assemble(cell, digits)
+    for images, labels in batches.epoch(0):
+        train_step(parts, images, labels, 0.01, NO_PHASES)
+    restored, _ = assemble(cell, digits)
+    restored.model.load_state_dict(parts.model.state_dict())
+    restored.optimizer.load_state_dict(parts.optimizer.state_dict())
+    for one in (parts, restored):
+        assert one.conversion is not None
+        one.conversion.generator.manual_seed(5)
+        train_step(one, *batches.batch(0, 0), 0.01, NO_PHASES)
+    for ours, theirs in zip(parts.model.parameters(), restored.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
