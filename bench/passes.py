@@ -30,13 +30,14 @@ from bench.methods import build_method
 from bench.profilers.base import NO_PHASES
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
 from bench.profilers.memory import MemoryMeter, MemoryPeaks
+from bench.profilers.memory_categories import MemoryProfile
 from bench.profilers.phase_timer import PhaseTimer
 from bench.records.schema import DataFacts, GemmResult, Label, LayerFacts, ModelFacts, TimingRepeat
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.loop import FitResult, evaluate, fit
+from bench.training.memory import snapshot_steps, take_largest_layer, track_steps
 from bench.training.step import train_step
 from bench.units import Absent
-from bench.update import Slim
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -49,6 +50,15 @@ class CheckAnswer:
     data: DataFacts
     gemms: GemmResult
     hypernet_parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryAnswer:
+    """What a few steps held; `snapshot` names the file of the allocator's history."""
+
+    peaks: MemoryPeaks
+    profile: MemoryProfile
+    snapshot: str | Absent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,30 +188,45 @@ def timing_pass(*, report: Report, cell: CellConfig, device: str, weights: str |
     )
 
 
-def memory_pass(*, report: Report, cell: CellConfig, device: str, weights: str | None, name: str) -> MemoryPeaks:
-    """Peaks of a few training steps, model and optimizer included; slim takes its largest layer in each."""
+def memory_pass(
+    *, report: Report, cell: CellConfig, device: str, weights: str | None, name: str, snapshot: str | None = None
+) -> MemoryAnswer:
+    """Peaks of a few training steps, model and optimizer included; then as many steps told apart by category.
+
+    Slim takes its largest layer in each. The data set, which batches are drawn from, is let go before.
+
+    Args:
+        report: told about each step.
+        cell: the cell.
+        device: as torch names it.
+        weights: file of the FP32 weights to start from; None: random ones.
+        name: of the measurement, for the progress bar.
+        snapshot: on CUDA, the file to keep the allocator's history in.
+    """
     where, data = _prepare(cell, device)
     parts = build_parts(cell, data, where, initial_state=_load(weights))
     parts.model.train()
+    take_largest_layer(parts)
     stream = _endless(_batches(cell, data, where))
-    batches = [next(stream) for _ in range(cell.protocol.memory_steps)]
-    if parts.delayed is not None and isinstance(parts.delayed.strategy, Slim):
-        parts.delayed.strategy.largest_only = True  # a training of any length comes upon its largest layer
-
-    def train(meter: MemoryMeter) -> MemoryPeaks:
-        with meter:
-            for done, (images, labels) in enumerate(batches):
-                train_step(parts, images, labels, cell.optimizer.lr, NO_PHASES)
-                report({"phase": f"memory {name}", "done": done + 1, "total": len(batches)})
-        return meter.peaks()
-
+    count, lr = cell.protocol.memory_steps, cell.optimizer.lr
+    drawn = [[next(stream) for _ in range(count)] for _ in range(2)]
+    del stream, data
     # The process first: counting storages imports modules of torch (tens of MiB) that belong to no step.
-    peaks = train(MemoryMeter(where, track=False))
-    if where.type == "cuda":
-        return peaks
-    alive: list[Tensor] = [*parts.model.parameters(), *parts.model.buffers(), *(x for pair in batches for x in pair)]
-    tracked = train(MemoryMeter(where, existing=alive))
-    return dataclasses.replace(peaks, peak_allocated_bytes=tracked.peak_allocated_bytes)
+    with MemoryMeter(where, track=False) as meter:
+        for done, (images, labels) in enumerate(drawn[0]):
+            train_step(parts, images, labels, lr, NO_PHASES)
+            report({"phase": f"memory {name}", "done": done + 1, "total": 2 * count})
+    peaks = meter.peaks()
+    kept: str | Absent = Absent("only CUDA's allocator keeps a history")
+    if snapshot is not None and where.type == "cuda":
+        snapshot_steps(parts, drawn[0], lr, Path(snapshot))
+        kept = Path(snapshot).name
+    drawn.pop(0)
+    tracker = track_steps(parts, drawn.pop(), lr, where)
+    report({"phase": f"memory {name}", "done": 2 * count, "total": 2 * count})
+    if where.type == "cpu":
+        peaks = dataclasses.replace(peaks, peak_allocated_bytes=tracker.peak_allocated_bytes)
+    return MemoryAnswer(peaks=peaks, profile=tracker.profile(), snapshot=kept)
 
 
 def accuracy_pass(*, report: Report, cell: CellConfig, device: str, weights: str | None) -> AccuracyAnswer:

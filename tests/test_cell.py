@@ -14,6 +14,7 @@ from bench.keys import cell_key, weights_path
 from bench.records.schema import RunRecord
 from bench.records.store import read_record
 from bench.training.assemble import for_pretraining
+from bench.units import Absent
 
 RunCell = Callable[..., CellConfig]
 
@@ -51,6 +52,15 @@ def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell
     assert record.gemms.hypernet_float_macs > 0
     assert isinstance(record.memory.hypernet_extra_allocated_bytes, int)
     assert record.memory.hypernet_extra_allocated_bytes > 0
+    assert not isinstance(record.memory.phases, Absent)
+    assert {entry.phase for entry in record.memory.phases} == {
+        "forward", "backward", "meta", "optimizer", "unattributed",
+    }  # fmt: skip
+    assert max(entry.peak_bytes for entry in record.memory.phases) == record.memory.peak_allocated_bytes
+    assert all(100 * entry.categories["other"] <= 5 * entry.peak_bytes for entry in record.memory.phases)
+    assert not isinstance(record.memory.layers, Absent)
+    assert {"conv1", "fc"} < {layer.name for layer in record.memory.layers}
+    assert record.memory.snapshot == Absent("only CUDA's allocator keeps a history")
     names = {path.name for path in folder.iterdir()}
     assert names >= {"record.json", "config.yaml", "samples.csv", "training.csv", "events.out.tfevents.metagrad-bench"}
     header, *rows = (folder / "hypernet.csv").read_text(encoding="utf-8").splitlines()
