@@ -335,6 +335,7 @@ def memory_result(
         fp32_peak_process_bytes=fp32.peaks.peak_process_bytes,
         hypernet_extra_allocated_bytes=extra["allocated"],
         hypernet_extra_process_bytes=extra["process"],
+        hypernet_bound_bytes=own.hypernet_bound_bytes,
         phases=own.profile.phases,
         layers=own.profile.layers,
         snapshot=own.snapshot,

@@ -36,6 +36,7 @@ from bench.records.schema import DataFacts, GemmResult, Label, LayerFacts, Model
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.loop import FitResult, evaluate, fit
 from bench.training.memory import snapshot_steps, take_largest_layer, track_steps
+from bench.training.shapes import bound_hypernet_bytes, track_shapes
 from bench.training.step import train_step
 from bench.units import Absent
 
@@ -59,6 +60,7 @@ class MemoryAnswer:
     peaks: MemoryPeaks
     profile: MemoryProfile
     snapshot: str | Absent
+    hypernet_bound_bytes: int | Absent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,12 +223,30 @@ def memory_pass(
     if snapshot is not None and where.type == "cuda":
         snapshot_steps(parts, drawn[0], lr, Path(snapshot))
         kept = Path(snapshot).name
+    bound = _hypernet_bound(cell, parts, drawn[0][0][0])
     drawn.pop(0)
     tracker = track_steps(parts, drawn.pop(), lr, where)
     report({"phase": f"memory {name}", "done": 2 * count, "total": 2 * count})
     if where.type == "cpu":
         peaks = dataclasses.replace(peaks, peak_allocated_bytes=tracker.peak_allocated_bytes)
-    return MemoryAnswer(peaks=peaks, profile=tracker.profile(), snapshot=kept)
+    return MemoryAnswer(peaks=peaks, profile=tracker.profile(), snapshot=kept, hypernet_bound_bytes=bound)
+
+
+def _hypernet_bound(cell: CellConfig, parts: Parts, images: Tensor) -> int | Absent:
+    """What the hypernetwork can add at most, computed on shapes; a user's network may not run on them."""
+    if parts.delayed is None:
+        return Absent("the method has no hypernetwork")
+    batch_size, *image_shape = images.shape
+    try:
+        tracker = track_shapes(
+            parts, batch_size=batch_size, image_shape=(image_shape[0], image_shape[1], image_shape[2]),
+            device=torch.device("cpu" if images.device.type == "cpu" else "meta"), lr=cell.optimizer.lr,
+        )  # fmt: skip
+    except Exception as error:
+        if cell.model.name != "custom":
+            raise
+        return Absent(f"the network does not run on tensor shapes: {str(error).splitlines()[0][:200]}")
+    return bound_hypernet_bytes(tracker, parts)
 
 
 def accuracy_pass(*, report: Report, cell: CellConfig, device: str, weights: str | None) -> AccuracyAnswer:

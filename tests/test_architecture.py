@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "errors", "units", "config", "seeding", "hardware", "kernels", "quantizers", "hypernets", "optim", "layers",
     "models", "data", "update", "records.schema", "methods", "profilers", "training", "records", "stats", "compare",
-    "keys", "locks", "progress", "passes", "process", "cell", "precheck", "app",
+    "keys", "locks", "progress", "estimate", "passes", "process", "cell", "precheck", "app",
 )  # fmt: skip
 
 

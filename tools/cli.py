@@ -16,6 +16,7 @@ VERBS = {
     "report": ("reports.build", "write report.html, report.md, figures and tables from run folders"),
     "gate": ("tools.gate", "compare run folders with a baseline and answer with an exit code"),
     "baseline": ("tools.baseline", "write a baseline for the gate from run folders"),
+    "estimate": ("tools.estimate", "memory, largest batch and step time of a suite on a GPU that is not here"),
     "doctor": ("tools.doctor", "what this machine can do, and what would spoil a measurement"),
     "hypernets": ("tools.hypernet_bench", "what the hypernetwork costs, by strategy and within a training step"),
     "list": ("tools.listing", "suites, variants, presets, models, methods, datasets, GPUs known"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -25,13 +26,14 @@ from bench.records.schema import LayerMemory, MemoryPhase
 from bench.units import Absent
 
 CATEGORIES: dict[str, str] = {
-    "weights": "the model's parameters and buffers, and the copy of the old weights that a delayed update keeps",
+    "weights": "the model's parameters and buffers",
     "integer_copies": "int8 codes of weights for as long as they are kept, and of any operand while its layer runs",
     "activations": "what the forward made and keeps for backward, codes and masks among it, or hands to the next layer",
     "gradients": "weight gradients from backward to the optimizer, and the error signals between layers",
-    "optimizer_state": "momentum, moments and what an optimizer keeps from preview to meta step",
+    "optimizer_state": "momentum and moments, those of the hypernetwork's parameters among them",
     "hypernet_parameters": "the hypernetwork's parameters",
-    "hypernet_activations": "what evaluating the hypernetwork and its gradient makes: graphs, chunks, tables, outputs",
+    "hypernet_activations": "what evaluating the hypernetwork and its gradient makes or keeps: graphs, chunks, tables, "
+    "outputs, LSTM states, the old weights and the derivative of the optimizer's step",
     "pending_gradients": "weight gradients that wait for the next iteration",
     "workspaces": "buffers that the kernels reuse, and what one call of a layer or the optimizer makes and frees",
     "data": "the batches",
@@ -185,6 +187,21 @@ class CategoryTracker(AllocationTracker):
             if block.born <= time and (block.died is None or block.died > time):
                 held[self.category_of(block, time)] += block.size
         return held
+
+    def most_held(self, categories: Sequence[str]) -> int:
+        """Most bytes that some categories together held at any moment of the window."""
+        changes: list[tuple[int, int]] = []
+        for block in self.blocks:
+            ended = self._time + 1 if block.died is None else block.died
+            moments = [block.born, *(since for since, _ in block.labels), ended]
+            for start, end in itertools.pairwise(sorted(moments)):
+                if start < end and self.category_of(block, start) in categories:
+                    changes += [(start, block.size), (end, -block.size)]
+        held = most = 0
+        for _, change in sorted(changes):  # what ends at a moment goes before what begins there
+            held += change
+            most = max(most, held)
+        return most
 
     def _read_phase(self, name: str) -> MemoryPhase:
         delta_bytes, time, layer, allocator_bytes = self._peaks[name]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ def track_steps(
     lr: float,
     device: torch.device,
     *,
-    around: AbstractContextManager[Any] | None = None,
+    before_step: Callable[[], None] | None = None,
 ) -> CategoryTracker:
     """One step on each batch, tracked; a batch is let go after its step.
 
@@ -35,7 +34,7 @@ def track_steps(
         batches: images and labels on the device.
         lr: learning rate.
         device: whose storages count.
-        around: a context that every operator passes after the tracker saw it.
+        before_step: called before each step.
 
     Returns:
         The tracker, whose window has ended.
@@ -47,8 +46,10 @@ def track_steps(
         made_outside=MADE_BY_UPDATE if parts.delayed is not None else "other",
         allocator_bytes=(lambda: torch.cuda.memory_allocated(device)) if device.type == "cuda" else None,
     )
-    with around or nullcontext(), LayerScopes(parts.model, tracker), tracker:
+    with LayerScopes(parts.model, tracker), tracker:
         while left:
+            if before_step is not None:
+                before_step()
             train_step(parts, *left[0], lr, tracker.phases)
             del left[0]
     return tracker

@@ -36,12 +36,11 @@ def _owners(parts: Parts, batches: Sequence[Tensor]) -> Iterator[Owner]:
     if update is None:
         return
     psi = list(update.hypernet.parameters())
-    yield Owner("weights", update.old_weights)
     yield Owner("hypernet_parameters", psi)
     yield Owner("gradients", [parameter.grad for parameter in psi if parameter.grad is not None])
     yield Owner("optimizer_state", _tensors(update.optimizer.state_dict(), update.meta_optimizer.state_dict()))
-    yield Owner("optimizer_state", _tensors(update.pi_prime))
-    yield Owner("hypernet_activations", _tensors(update.strategy.state_dict(), update.old_factors))
+    kept = (update.strategy.state_dict(), update.old_weights, update.old_factors, update.pi_prime)
+    yield Owner("hypernet_activations", _tensors(kept))
     yield Owner("pending_gradients", update.pending or [], from_now=True)
 
 
