@@ -256,6 +256,7 @@ def category_table(section: Section) -> Table:
         Column(key="method", header="Method", numeric=False),
         Column(key="phase", header="Most in", numeric=False),
         *(Column(key=name, header=name.replace("_", " ").replace("hypernet", "hypernetwork")) for name in CATEGORIES),
+        Column(key="hypernet_bound", header="Hypernetwork's bound", unit="computed"),
     )
     rows = []
     for row in section.rows:
@@ -264,9 +265,17 @@ def category_table(section: Section) -> Table:
         if not peaks:
             continue
         highest = max(peaks, key=lambda phase: phase.peak_bytes)
-        where = Cell(text=highest.phase, detail=highest.layer)
-        rows.append((row, (label_cell(row), where, *(bytes_cell(highest.categories[name]) for name in CATEGORIES))))
-    caption = "Live tensors at the moment in which the step held most; the columns add up to that peak."
+        cells = (
+            label_cell(row),
+            Cell(text=highest.phase, detail=highest.layer),
+            *(bytes_cell(highest.categories[name]) for name in CATEGORIES),
+            hypernet_bytes_cell(row, row.hypernet_bound_bytes, "memory.hypernet_bound_bytes"),
+        )
+        rows.append((row, cells))
+    caption = (
+        "Live tensors at the moment in which the step held most; the categories add up to that peak. The bound is "
+        "computed from tensor shapes: the most that the hypernetwork can add to any peak."
+    )
     return _table("memory_categories", "Memory by category", caption, columns, rows)
 
 

@@ -60,6 +60,8 @@ def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell
     assert all(100 * entry.categories["other"] <= 5 * entry.peak_bytes for entry in record.memory.phases)
     assert not isinstance(record.memory.layers, Absent)
     assert {"conv1", "fc"} < {layer.name for layer in record.memory.layers}
+    assert isinstance(record.memory.hypernet_bound_bytes, int)
+    assert record.memory.hypernet_extra_allocated_bytes <= record.memory.hypernet_bound_bytes
     assert record.memory.snapshot == Absent("only CUDA's allocator keeps a history")
     names = {path.name for path in folder.iterdir()}
     assert names >= {"record.json", "config.yaml", "samples.csv", "training.csv", "events.out.tfevents.metagrad-bench"}

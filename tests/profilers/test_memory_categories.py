@@ -48,8 +48,11 @@ def phase(profile: MemoryProfile, name: str) -> MemoryPhase:
 @pytest.mark.parametrize(
     "variant",
     [
-        "fp32", "bf16", "ste_int8", "dorefa_int4", "uint8_int8", "daint8_int8", "uniform_int4", "metagrad_int4_retain",
-        "metagrad_int4_slim", "metagrad_int8_recompute", "metagrad_int4_tabulate", "metaquant_lstm_fc_recompute",
+        "fp32", "uint8_int8", "metagrad_int4_slim", "metaquant_lstm_fc_recompute",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (
+            "bf16", "ste_int8", "dorefa_int4", "daint8_int8", "uniform_int4", "metagrad_int4_retain",
+            "metagrad_int8_recompute", "metagrad_int4_tabulate",
+        )),
     ],
 )  # fmt: skip
 def test_at_every_phases_peak_the_categories_add_up_and_little_is_left_over(variant: str) -> None:

@@ -23,13 +23,14 @@ def test_the_table_shows_the_phase_that_held_most(make_record: MakeRecord) -> No
         )
         for name, num in (("forward", 3), ("backward", 9), ("optimizer", 2))
     )  # fmt: skip
-    measured = make_record(memory=dataclasses.replace(record.memory, phases=phases))
+    measured = make_record(memory=dataclasses.replace(record.memory, phases=phases, hypernet_bound_bytes=MEBIBYTE))
     (section,) = build_sections([measured])
     table = category_table(section)
     (row,) = table.rows
     texts = {column.key: cell.text for column, cell in zip(table.columns, row.cells, strict=True)}
     assert (texts["phase"], texts["weights"], texts["activations"]) == ("backward", "1.00 MiB", "8.00 MiB")
-    assert [column.key for column in table.columns[2:]] == list(CATEGORIES)
+    assert texts["hypernet_bound"] == "1.00 MiB"
+    assert [column.key for column in table.columns[2:-1]] == list(CATEGORIES)
 
 
 def test_a_record_of_an_older_version_has_no_such_table(make_record: MakeRecord) -> None:
