@@ -134,10 +134,18 @@ class CellShapes:
         key = (batch_size, device)
         if key not in self._runs:
             work = WorkCounter()
-            tracker = track_shapes(
-                self.parts, batch_size=batch_size, image_shape=self.image_shape, device=torch.device(device),
-                lr=self.cell.optimizer.lr, work=work,
-            )  # fmt: skip
+            try:
+                tracker = track_shapes(
+                    self.parts, batch_size=batch_size, image_shape=self.image_shape, device=torch.device(device),
+                    lr=self.cell.optimizer.lr, work=work,
+                )  # fmt: skip
+            except Exception as error:
+                if self.cell.model.name != "custom":
+                    raise
+                raise ConfigError(
+                    f"The network of {self.cell.model.factory} does not run on tensor shapes "
+                    f"({str(error).splitlines()[0][:200]}): its forward must not depend on values."
+                ) from error
             self._runs[key] = tracker, tuple(work.operators)
         return self._runs[key]
 

@@ -139,6 +139,24 @@ def test_seeds_of_a_cell_are_estimated_once() -> None:
     assert [(cell.variant_name, cell.seed) for cell in distinct_cells(cells)] == [("fp32", 0), ("ste_int8", 0)]
 
 
+def test_a_network_that_looks_at_values_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "picky_net.py").write_text(
+        "from torch import nn\n"
+        "class Picky(nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x.flatten(1)[:, x.flatten().nonzero()[:64, 0]])\n"
+        "def make(num_classes, in_channels, image_size):\n"
+        "    return Picky(64, num_classes)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shapes = CellShapes(cell_of("variant=fp32", "model=custom", "model.factory=picky_net:make"))
+    with pytest.raises(ConfigError, match="picky_net:make does not run on tensor shapes") as caught:
+        shapes.on_cpu(8)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_verb_prints_and_writes_estimates_that_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "estimate.json"
     assert main(["variant=fp32", "gpu=t4", "batch=32", "--json", str(target)]) == 0

@@ -140,7 +140,7 @@ class _PlainNumbers(TorchDispatchMode):
 class _MetaGenerator(torch.Generator):
     """A generator that says to be on the device where nothing is drawn; torch itself makes none there."""
 
-    device = torch.device("meta")  # type: ignore[assignment]
+    device = torch.device("meta")
 
 
 @contextlib.contextmanager
