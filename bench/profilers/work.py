@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 Kind = Literal["int8", "fp32", "bf16", "none"]
 _aten = torch.ops.aten
+INTEGER_PRODUCT = "aten._int_mm"
 _LSTM_FORWARD = (_aten.mkldnn_rnn_layer, _aten._cudnn_rnn)
 _LSTM_BACKWARD = (_aten.mkldnn_rnn_layer_backward, _aten._cudnn_rnn_backward)
 _FREE = (_aten.detach, _aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _aten._local_scalar_dense)
@@ -69,7 +70,7 @@ def count_operations(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], r
         result: what it answered.
     """
     packet = func.overloadpacket
-    if packet is _aten._int_mm:
+    if str(packet) == INTEGER_PRODUCT:
         (rows, inner), columns = args[0].shape, args[1].shape[1]
         return "int8", 2 * rows * inner * columns
     if packet in _LSTM_FORWARD or packet in _LSTM_BACKWARD:
