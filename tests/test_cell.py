@@ -176,3 +176,19 @@ def test_a_busy_machine_is_noticed_by_its_fp32_steps(make_record: Callable[..., 
     (notice,) = busy_notices(dataclasses.replace(timing, repeats=(slow, *timing.repeats[1:])))
     assert "2.00× between processes" in notice
     assert busy_notices(None) == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet20", "resnet32"])
+def test_what_a_hypernetwork_adds_to_the_process_agrees_with_the_tracked_bytes(cell_of: RunCell, model: str) -> None:
+    record = run_cell(
+        cell_of(
+            "variant=metaquant_multi_fc_retain", f"model={model}", "hypernet.hidden=100", "protocol.passes=[memory]",
+            "protocol.pretrain_epochs=0",
+        )
+    )  # fmt: skip
+    assert record.memory is not None
+    assert record.memory.hypernet_extra_process_bytes == pytest.approx(
+        record.memory.hypernet_extra_allocated_bytes, rel=0.1
+    )
+    assert record.memory.hypernet_bound_bytes == pytest.approx(record.memory.hypernet_extra_allocated_bytes, rel=0.1)
