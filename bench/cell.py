@@ -44,6 +44,7 @@ from bench.training.assemble import as_fp32, for_pretraining, without_hypernet
 from bench.units import Absent
 
 FINISHED: tuple[Status, ...] = ("ok", "diverged")
+SNAPSHOT_FILE = "memory_snapshot.pickle"
 _WORST: tuple[Status, ...] = ("failed", "out_of_memory", "diverged", "ok")  # what the cell as a whole is called
 
 
@@ -85,7 +86,7 @@ def run_cell(cell: CellConfig) -> RunRecord:
             progress.skip_cell(folder.name)
             return earlier
         _set_aside(folder)
-        run = _CellRun(cell=cell, device=str(device), progress=progress)
+        run = _CellRun(cell=cell, device=str(device), progress=progress, folder=folder)
         record = run.measure(key)
         _save(folder, cell, record, run)
     progress.finish_cell(record.status if not record.reason else f"{record.status}: {record.reason}")
@@ -108,6 +109,7 @@ class _CellRun:
     cell: CellConfig
     device: str
     progress: SuiteProgress
+    folder: Path
     weights: str | None = None
     statuses: list[tuple[Status, str]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
@@ -160,6 +162,12 @@ class _CellRun:
             missing=self.missing,
             notices=(*_notices(check, cell.method.grad_quantizer), *busy_notices(timing), *timing_notices(timing)),
         )
+
+    def files(self) -> Path:
+        """Where passes leave files that belong beside the record; hidden until the record is written."""
+        place = self.folder.with_name(f".{self.folder.name}.files")
+        place.mkdir(parents=True, exist_ok=True)
+        return place
 
     def _run(
         self, part: str, function: Callable[..., Any], *, watcher: NvmlSampler | None = None, **arguments: Any
@@ -237,7 +245,8 @@ class _CellRun:
     def _memory(self) -> MemoryResult | None:
         if not self._wanted("memory"):
             return None
-        own = self._run("memory", passes.memory_pass, weights=self.weights, name="of the cell")
+        snapshot = str(self.files() / SNAPSHOT_FILE) if self.device.startswith("cuda") else None
+        own = self._run("memory", passes.memory_pass, weights=self.weights, name="of the cell", snapshot=snapshot)
         fp32_cell = as_fp32(self.cell)
         fp32 = self._run("memory", passes.memory_pass, cell=fp32_cell, weights=self.weights, name="of FP32")
         without = None
@@ -248,21 +257,7 @@ class _CellRun:
             )
         if own is None or fp32 is None:
             return None
-        no_hypernet = Absent(reason="the method has no hypernetwork")
-        return MemoryResult(
-            peak_allocated_bytes=own.peak_allocated_bytes,
-            peak_reserved_bytes=own.peak_reserved_bytes,
-            peak_process_bytes=own.peak_process_bytes,
-            peak_device_bytes=own.peak_device_bytes,
-            fp32_peak_allocated_bytes=fp32.peak_allocated_bytes,
-            fp32_peak_process_bytes=fp32.peak_process_bytes,
-            hypernet_extra_allocated_bytes=difference(own.peak_allocated_bytes, without.peak_allocated_bytes)
-            if without is not None
-            else no_hypernet,
-            hypernet_extra_process_bytes=difference(own.peak_process_bytes, without.peak_process_bytes)
-            if without is not None
-            else no_hypernet,
-        )
+        return memory_result(own, fp32, without)
 
     def _accuracy(self, check: passes.CheckAnswer) -> tuple[AccuracyResult | None, dict[str, float | Absent]]:
         if not self._wanted("accuracy"):
@@ -314,6 +309,34 @@ class _CellRun:
         return False
 
 
+def memory_result(
+    own: passes.MemoryAnswer, fp32: passes.MemoryAnswer, without: passes.MemoryAnswer | None
+) -> MemoryResult:
+    """The record's memory part from the passes of the cell, of FP32 and, if it has one, without the hypernetwork."""
+    extra: dict[str, int | Absent] = dict.fromkeys(
+        ("allocated", "process"), Absent(reason="the method has no hypernetwork")
+    )
+    if without is not None:
+        extra = {
+            "allocated": difference(own.peaks.peak_allocated_bytes, without.peaks.peak_allocated_bytes),
+            "process": difference(own.peaks.peak_process_bytes, without.peaks.peak_process_bytes),
+        }
+    return MemoryResult(
+        peak_allocated_bytes=own.peaks.peak_allocated_bytes,
+        peak_reserved_bytes=own.peaks.peak_reserved_bytes,
+        peak_process_bytes=own.peaks.peak_process_bytes,
+        peak_device_bytes=own.peaks.peak_device_bytes,
+        fp32_peak_allocated_bytes=fp32.peaks.peak_allocated_bytes,
+        fp32_peak_process_bytes=fp32.peaks.peak_process_bytes,
+        hypernet_extra_allocated_bytes=extra["allocated"],
+        hypernet_extra_process_bytes=extra["process"],
+        hypernet_bound_bytes=own.hypernet_bound_bytes,
+        phases=own.profile.phases,
+        layers=own.profile.layers,
+        snapshot=own.snapshot,
+    )
+
+
 def _environment(cell: CellConfig, device: torch.device) -> dict[str, Any]:
     """The environment as the passes will see it: their number of threads, not this process's."""
     if cell.protocol.threads is not None:
@@ -355,6 +378,10 @@ def _save(folder: Path, cell: CellConfig, record: RunRecord, run: _CellRun) -> N
         folder.mkdir(parents=True, exist_ok=True)
         if run.tracebacks:
             (folder / "traceback.txt").write_text("\n".join(run.tracebacks), encoding="utf-8")
+        files = run.files()
+        for file in files.iterdir():
+            shutil.move(file, folder / file.name)
+        files.rmdir()
     except OSError as error:
         raise RecordError(
             f"{folder} cannot be written ({error.strerror}): make room or choose another output_dir."

@@ -30,15 +30,18 @@ from bench.methods import build_method
 from bench.profilers.base import NO_PHASES
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
 from bench.profilers.memory import MemoryMeter, MemoryPeaks
+from bench.profilers.memory_categories import MemoryProfile
 from bench.profilers.phase_timer import PhaseTimer
 from bench.quantizers import AdaptiveQuantizer
 from bench.records.schema import DataFacts, GemmResult, Label, LayerFacts, ModelFacts, TimingRepeat
 from bench.timing import MARK_REPEATS, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.loop import FitResult, evaluate, fit
+from bench.training.memory import snapshot_steps, take_largest_layer, track_steps
+from bench.training.shapes import bound_hypernet_bytes, track_shapes
 from bench.training.step import train_step
 from bench.units import Absent
-from bench.update import Slim, TabulationSample
+from bench.update import TabulationSample
 from bench.update.delayed import finite_or_absent
 
 if TYPE_CHECKING:
@@ -55,6 +58,16 @@ class CheckAnswer:
     data: DataFacts
     gemms: GemmResult
     hypernet_parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryAnswer:
+    """What a few steps held; `snapshot` names the file of the allocator's history."""
+
+    peaks: MemoryPeaks
+    profile: MemoryProfile
+    snapshot: str | Absent
+    hypernet_bound_bytes: int | Absent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,30 +210,65 @@ def timing_pass(
     )
 
 
-def memory_pass(*, report: Report, cell: CellConfig, device: str, weights: str | None, name: str) -> MemoryPeaks:
-    """Peaks of a few training steps, model and optimizer included; slim takes its largest layer in each."""
+def memory_pass(
+    *, report: Report, cell: CellConfig, device: str, weights: str | None, name: str, snapshot: str | None = None
+) -> MemoryAnswer:
+    """Peaks of a few training steps, model and optimizer included; then as many steps told apart by category.
+
+    Slim takes its largest layer in each. The data set, which batches are drawn from, is let go before.
+
+    Args:
+        report: told about each step.
+        cell: the cell.
+        device: as torch names it.
+        weights: file of the FP32 weights to start from; None: random ones.
+        name: of the measurement, for the progress bar.
+        snapshot: on CUDA, the file to keep the allocator's history in.
+    """
     where, data = _prepare(cell, device)
     parts = build_parts(cell, data, where, initial_state=_load(weights))
     parts.model.train()
+    take_largest_layer(parts)
     stream = _endless(_batches(cell, data, where))
-    batches = [next(stream) for _ in range(cell.protocol.memory_steps)]
-    if parts.delayed is not None and isinstance(parts.delayed.strategy, Slim):
-        parts.delayed.strategy.largest_only = True  # a training of any length comes upon its largest layer
-
-    def train(meter: MemoryMeter) -> MemoryPeaks:
-        with meter:
-            for done, (images, labels) in enumerate(batches):
-                train_step(parts, images, labels, cell.optimizer.lr, NO_PHASES)
-                report({"phase": f"memory {name}", "done": done + 1, "total": len(batches)})
-        return meter.peaks()
-
+    count, lr = cell.protocol.memory_steps, cell.optimizer.lr
+    drawn = [[next(stream) for _ in range(count)] for _ in range(2)]
+    del stream, data
+    # A backward from a given gradient, as a hypernetwork's is, makes torch import some 40 MiB: in every cell.
+    torch.autograd.backward(torch.ones(2, requires_grad=True) * 1, torch.ones(2))
     # The process first: counting storages imports modules of torch (tens of MiB) that belong to no step.
-    peaks = train(MemoryMeter(where, track=False))
-    if where.type == "cuda":
-        return peaks
-    alive: list[Tensor] = [*parts.model.parameters(), *parts.model.buffers(), *(x for pair in batches for x in pair)]
-    tracked = train(MemoryMeter(where, existing=alive))
-    return dataclasses.replace(peaks, peak_allocated_bytes=tracked.peak_allocated_bytes)
+    with MemoryMeter(where, track=False) as meter:
+        for done, (images, labels) in enumerate(drawn[0]):
+            train_step(parts, images, labels, lr, NO_PHASES)
+            report({"phase": f"memory {name}", "done": done + 1, "total": 2 * count})
+    peaks = meter.peaks()
+    kept: str | Absent = Absent("only CUDA's allocator keeps a history")
+    if snapshot is not None and where.type == "cuda":
+        snapshot_steps(parts, drawn[0], lr, Path(snapshot))
+        kept = Path(snapshot).name
+    bound = _hypernet_bound(cell, parts, drawn[0][0][0])
+    drawn.pop(0)
+    tracker = track_steps(parts, drawn.pop(), lr, where)
+    report({"phase": f"memory {name}", "done": 2 * count, "total": 2 * count})
+    if where.type == "cpu":
+        peaks = dataclasses.replace(peaks, peak_allocated_bytes=tracker.peak_allocated_bytes)
+    return MemoryAnswer(peaks=peaks, profile=tracker.profile(), snapshot=kept, hypernet_bound_bytes=bound)
+
+
+def _hypernet_bound(cell: CellConfig, parts: Parts, images: Tensor) -> int | Absent:
+    """What the hypernetwork can add at most, computed on shapes; a user's network may not run on them."""
+    if parts.delayed is None:
+        return Absent("the method has no hypernetwork")
+    batch_size, *image_shape = images.shape
+    try:
+        tracker = track_shapes(
+            parts, batch_size=batch_size, image_shape=(image_shape[0], image_shape[1], image_shape[2]),
+            device=torch.device("cpu" if images.device.type == "cpu" else "meta"), lr=cell.optimizer.lr,
+        )  # fmt: skip
+    except Exception as error:
+        if cell.model.name != "custom":
+            raise
+        return Absent(f"the network does not run on tensor shapes: {str(error).splitlines()[0][:200]}")
+    return bound_hypernet_bytes(tracker, parts)
 
 
 def accuracy_pass(*, report: Report, cell: CellConfig, device: str, weights: str | None) -> AccuracyAnswer:

@@ -79,6 +79,7 @@ class Row:
     fp32_peak_allocated_bytes: float | Absent
     hypernet_extra_allocated_bytes: float | Absent
     hypernet_extra_process_bytes: float | Absent
+    hypernet_bound_bytes: float | Absent
     against_retain: AgainstRetain | Absent | None  # None: no hypernetwork, so there are no strategies
 
     @property
@@ -259,6 +260,7 @@ def _build_row(records: tuple[RunRecord, ...], label: str) -> Row:
         fp32_peak_allocated_bytes=_largest(records, "fp32_peak_allocated_bytes"),
         hypernet_extra_allocated_bytes=_largest(records, "hypernet_extra_allocated_bytes"),
         hypernet_extra_process_bytes=_largest(records, "hypernet_extra_process_bytes"),
+        hypernet_bound_bytes=_largest(records, "hypernet_bound_bytes"),
         against_retain=None,
     )
 

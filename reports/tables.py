@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from bench.profilers.memory_categories import CATEGORIES
 from bench.records.schema import Interval, MethodFacts, Summary
 from bench.units import Absent, format_bytes, format_ms, format_percent
 from reports.rows import PHASES, Estimate, Ratio, Row, Section, status_text
@@ -257,10 +258,42 @@ def gemm_table(section: Section) -> Table:
     return _table("gemms", "Integer products", caption, columns, rows)
 
 
+def category_table(section: Section) -> Table:
+    """What each row held, by category, when its step held most."""
+    columns = (
+        Column(key="method", header="Method", numeric=False),
+        Column(key="phase", header="Most in", numeric=False),
+        *(Column(key=name, header=name.replace("_", " ").replace("hypernet", "hypernetwork")) for name in CATEGORIES),
+        Column(key="hypernet_bound", header="Hypernetwork's bound", unit="computed"),
+    )
+    rows = []
+    for row in section.rows:
+        known = [record.memory.phases for record in row.records if record.memory is not None]
+        peaks = [phase for phases in known if not isinstance(phases, Absent) for phase in phases]
+        if not peaks:
+            continue
+        highest = max(peaks, key=lambda phase: phase.peak_bytes)
+        cells = (
+            label_cell(row),
+            Cell(text=highest.phase, detail=highest.layer),
+            *(bytes_cell(highest.categories[name]) for name in CATEGORIES),
+            hypernet_bytes_cell(row, row.hypernet_bound_bytes, "memory.hypernet_bound_bytes"),
+        )
+        rows.append((row, cells))
+    caption = (
+        "Live tensors at the moment in which the step held most; the categories add up to that peak. The bound is "
+        "computed from tensor shapes: the most that the hypernetwork can add to any peak."
+    )
+    return _table("memory_categories", "Memory by category", caption, columns, rows)
+
+
 def section_tables(section: Section) -> tuple[Table, ...]:
     """All tables of a section that have rows; the main one first."""
-    tables = (build(section) for build in (main_table, time_table, memory_table, hypernet_table, gemm_table))
+    tables = (build(section) for build in _TABLES)
     return tuple(table for table in tables if table.rows)
+
+
+_TABLES = (main_table, time_table, memory_table, category_table, hypernet_table, gemm_table)
 
 
 def forward_cell(facts: MethodFacts) -> Cell:

@@ -65,6 +65,17 @@ def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell
     assert record.gemms.hypernet_float_macs > 0
     assert isinstance(record.memory.hypernet_extra_allocated_bytes, int)
     assert record.memory.hypernet_extra_allocated_bytes > 0
+    assert not isinstance(record.memory.phases, Absent)
+    assert {entry.phase for entry in record.memory.phases} == {
+        "forward", "backward", "meta", "optimizer", "unattributed",
+    }  # fmt: skip
+    assert max(entry.peak_bytes for entry in record.memory.phases) == record.memory.peak_allocated_bytes
+    assert all(100 * entry.categories["other"] <= 5 * entry.peak_bytes for entry in record.memory.phases)
+    assert not isinstance(record.memory.layers, Absent)
+    assert {"conv1", "fc"} < {layer.name for layer in record.memory.layers}
+    assert isinstance(record.memory.hypernet_bound_bytes, int)
+    assert record.memory.hypernet_extra_allocated_bytes <= record.memory.hypernet_bound_bytes
+    assert record.memory.snapshot == Absent("only CUDA's allocator keeps a history")
     names = {path.name for path in folder.iterdir()}
     assert names >= {"record.json", "config.yaml", "samples.csv", "training.csv", "events.out.tfevents.metagrad-bench"}
     header, *rows = (folder / "hypernet.csv").read_text(encoding="utf-8").splitlines()
@@ -237,3 +248,19 @@ def test_one_process_is_busy_where_its_own_steps_vary() -> None:
     assert busy_sentences(Summary(median=10.0, q1=9.0, q3=11.0, n=9), [10.0]) == ()
     (notice,) = busy_sentences(Summary(median=10.0, q1=8.0, q3=14.0, n=9), [10.0])
     assert "vary by 60 % between quartiles; time it again" in notice
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet20", "resnet32"])
+def test_what_a_hypernetwork_adds_to_the_process_agrees_with_the_tracked_bytes(cell_of: RunCell, model: str) -> None:
+    record = run_cell(
+        cell_of(
+            "variant=metaquant_multi_fc_retain", f"model={model}", "hypernet.hidden=100", "protocol.passes=[memory]",
+            "protocol.pretrain_epochs=0",
+        )
+    )  # fmt: skip
+    assert record.memory is not None
+    assert record.memory.hypernet_extra_process_bytes == pytest.approx(
+        record.memory.hypernet_extra_allocated_bytes, rel=0.1
+    )
+    assert record.memory.hypernet_bound_bytes == pytest.approx(record.memory.hypernet_extra_allocated_bytes, rel=0.1)

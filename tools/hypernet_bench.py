@@ -338,7 +338,7 @@ def _step_peak(run: PassRunner, cell: CellConfig, device: str) -> int | Absent:
     from bench.passes import memory_pass
 
     answer = run(memory_pass, cell=cell, device=device, weights=None, name=f"of the step, {cell.method.name}")
-    peak: int | Absent = answer.peak_allocated_bytes
+    peak: int | Absent = answer.peaks.peak_allocated_bytes
     return peak
 
 

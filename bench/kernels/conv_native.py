@@ -493,7 +493,8 @@ def _span(column: Axis, pack: int) -> int:
 
 
 def _at(tensor: Tensor | None, index: int) -> int | None:
-    return None if tensor is None else tensor.data_ptr() + index * tensor.element_size()
+    start = pointer(tensor)
+    return None if tensor is None or start is None else start + index * tensor.element_size()
 
 
 @lru_cache(maxsize=4096)

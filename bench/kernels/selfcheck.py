@@ -6,6 +6,9 @@ garbage; a wrong product must stop the run, not colour its results.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from bench.errors import HardwareError
@@ -44,3 +47,15 @@ def check_device(device: torch.device | str, *, again: bool = False) -> None:
                 "product; use dispatch=simulate or another device"
             )
     _passed.add(device)
+
+
+@contextmanager
+def trusted(device: torch.device) -> Iterator[None]:
+    """Leave a device unchecked inside the block, where nothing is computed; it stays unchecked afterwards."""
+    unchecked = device not in _passed
+    _passed.add(device)
+    try:
+        yield
+    finally:
+        if unchecked:
+            _passed.discard(device)

@@ -46,6 +46,11 @@ def workspace_bytes() -> int:
     return sum(buffer.nbytes for table in (_arenas, _filled) for buffer in table.values())
 
 
+def buffers() -> list[Tensor]:
+    """All reused buffers, for who tells memory apart; not to be written."""
+    return [buffer for table in (_arenas, _filled) for buffer in table.values()]
+
+
 def clear_workspace() -> None:
     """Give all reused buffers back; the next step allocates them again."""
     _arenas.clear()

@@ -76,7 +76,11 @@ class AllocationTracker(TorchDispatchMode):
         self._delta_bytes = 0
         self._peak_delta_bytes = 0
         self._num_unseen = 0
-        for tensor in existing:
+        self.observe_existing(existing)
+
+    def observe_existing(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors that were alive from the beginning; those that are counted already stay as they are."""
+        for tensor in tensors:
             self._observe(tensor, returned=False)
 
     @property
@@ -120,6 +124,7 @@ class AllocationTracker(TorchDispatchMode):
         for tensor in inputs:  # an in-place operator may have grown what it was given
             self._observe(tensor, returned=True)
         self._peak_delta_bytes = max(self._peak_delta_bytes, self._delta_bytes)
+        self._finished_operator()
         return result
 
     def _observe(self, tensor: torch.Tensor, *, returned: bool) -> None:
@@ -139,8 +144,10 @@ class AllocationTracker(TorchDispatchMode):
                 self._delta_bytes += size
             else:
                 self._baseline_bytes += size
-        else:
+            self._born(key, size, tensor, returned=returned)
+        elif size != known:
             self._delta_bytes += size - known
+            self._resized(key, size)
         self._sizes[key] = size
 
     def _forgetter(self, key: int) -> Callable[[weakref.ref[torch.UntypedStorage]], None]:
@@ -149,8 +156,23 @@ class AllocationTracker(TorchDispatchMode):
         def forget(_: weakref.ref[torch.UntypedStorage]) -> None:
             self._delta_bytes -= self._sizes.pop(key)
             del self._watchers[key]
+            self._died(key)
 
         return forget
+
+    # What a tracker that tells storages apart hears of; this one only sums.
+
+    def _born(self, key: int, size: int, tensor: torch.Tensor, *, returned: bool) -> None:
+        """A storage of ``size`` bytes was seen first; ``returned``: an operator made it, else it was there before."""
+
+    def _resized(self, key: int, size: int) -> None:
+        """A storage has ``size`` bytes from now on."""
+
+    def _died(self, key: int) -> None:
+        """A storage was freed."""
+
+    def _finished_operator(self) -> None:
+        """An operator has run; its inputs and results are alive."""
 
 
 class MemoryMeter:

@@ -223,6 +223,27 @@ class TimingResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPhase:
+    """What was alive when a phase of the step held most; docs/measuring.md defines each category in one line."""
+
+    phase: str  # data, forward, backward, meta, optimizer, unattributed
+    peak_bytes: int  # the sum of the categories
+    categories: dict[str, int]
+    layer: str  # that ran at the peak, "" outside of the model's layers
+    allocator_bytes: int | Absent  # CUDA's own figure at the same moment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerMemory:
+    """What one layer keeps and needs; its most over all its calls."""
+
+    name: str
+    kept_bytes: int  # made by its forward and kept for backward
+    forward_extra_bytes: int  # most that was alive during its forward beyond what was alive before
+    backward_extra_bytes: int  # the same of its backward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryResult:
     """Peaks of a few training steps in a fresh process; see docs/measuring.md for each definition."""
 
@@ -234,6 +255,10 @@ class MemoryResult:
     fp32_peak_process_bytes: int | Absent
     hypernet_extra_allocated_bytes: int | Absent  # with minus without hypernetwork, two fresh processes
     hypernet_extra_process_bytes: int | Absent
+    hypernet_bound_bytes: int | Absent = NOT_RECORDED  # computed from shapes: most that the hypernetwork holds at once
+    phases: tuple[MemoryPhase, ...] | Absent = NOT_RECORDED  # by category at each phase's peak
+    layers: tuple[LayerMemory, ...] | Absent = NOT_RECORDED
+    snapshot: str | Absent = NOT_RECORDED  # file beside the record for torch's memory viewer, CUDA only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from bench.profilers.memory_categories import CATEGORIES
 from bench.records.schema import MemoryResult, MethodFacts, RunRecord, Summary, TimingResult
 from bench.units import Absent
 
@@ -48,8 +49,7 @@ def flat_row(record: RunRecord) -> dict[str, Value]:
         row[name] = accuracy and getattr(accuracy, name)
     row["losses_digest"] = accuracy and accuracy.losses_digest
     row |= _timing_columns(record.timing)
-    for field in dataclasses.fields(MemoryResult):
-        row[field.name] = record.memory and getattr(record.memory, field.name)
+    row |= _memory_columns(record.memory)
     row["hypernet_num_parameters"] = hypernet and hypernet.num_parameters
     for name in ("amplification", "cosine", "zero_share_pct", "meta_grad_norm"):
         row[f"hypernet_{name}"] = hypernet and getattr(hypernet, name)
@@ -60,6 +60,17 @@ def flat_row(record: RunRecord) -> dict[str, Value]:
     row["gemm_label"] = gemms and gemms.label
     row["notices"] = "; ".join(record.notices)
     return {name: _plain(name, value) for name, value in row.items()}
+
+
+def _memory_columns(memory: MemoryResult | None) -> dict[str, object]:
+    """Totals, and what there was by category when the step held most."""
+    totals = [field.name for field in dataclasses.fields(MemoryResult) if field.name not in ("phases", "layers")]
+    columns: dict[str, object] = {name: memory and getattr(memory, name) for name in totals}
+    columns |= {f"peak_{category}_bytes": None for category in CATEGORIES}
+    if memory is not None and not isinstance(memory.phases, Absent):
+        highest = max(memory.phases, key=lambda phase: phase.peak_bytes)
+        columns |= {f"peak_{category}_bytes": held for category, held in highest.categories.items()}
+    return columns
 
 
 def _timing_columns(timing: TimingResult | None) -> dict[str, object]:

@@ -62,7 +62,19 @@ def timings() -> st.SearchStrategy[schema.TimingResult]:
 
 def memories() -> st.SearchStrategy[schema.MemoryResult]:
     names = [field.name for field in dataclasses.fields(schema.MemoryResult)]
-    return st.builds(schema.MemoryResult, **dict.fromkeys(names, counts | absents))
+    phases = st.builds(
+        schema.MemoryPhase, phase=texts, peak_bytes=counts, categories=st.dictionaries(texts, counts, max_size=2),
+        layer=texts, allocator_bytes=counts | absents,
+    )  # fmt: skip
+    layers = st.builds(
+        schema.LayerMemory, name=texts, kept_bytes=counts, forward_extra_bytes=counts, backward_extra_bytes=counts
+    )
+    others = {
+        "phases": st.lists(phases, max_size=2).map(tuple) | absents,
+        "layers": st.lists(layers, max_size=2).map(tuple) | absents,
+        "snapshot": texts | absents,
+    }
+    return st.builds(schema.MemoryResult, **(dict.fromkeys(names, counts | absents) | others))
 
 
 def json_values() -> st.SearchStrategy[Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from bench.records.schema import RunRecord
+from bench.records.schema import MemoryPhase, RunRecord
 from bench.records.table import flat_row
 from bench.units import Absent
 
@@ -45,6 +45,21 @@ def test_what_is_absent_is_none_and_never_a_number(make_record: MakeRecord) -> N
     unknown = ("test_accuracy_pct", "step_ms", "time_vs_fp32", "peak_allocated_bytes", "num_parameters", "hidden",
                "synthetic", "integer_fprop_calls", "integer_share_pct", "epochs", "timing_repeats")  # fmt: skip
     assert {name: empty[name] for name in unknown} == dict.fromkeys(unknown)
+
+
+def test_a_row_holds_what_there_was_by_category_when_the_step_held_most(make_record: MakeRecord) -> None:
+    record = make_record()
+    assert record.memory is not None
+    phases = tuple(
+        MemoryPhase(
+            phase=name, peak_bytes=2 * held, categories={"weights": held, "gradients": held}, layer="",
+            allocator_bytes=Absent(reason="no GPU"),
+        )
+        for name, held in (("forward", 10), ("backward", 30), ("optimizer", 20))
+    )  # fmt: skip
+    row = flat_row(make_record(memory=dataclasses.replace(record.memory, phases=phases)))
+    assert (row["peak_weights_bytes"], row["peak_gradients_bytes"]) == (30, 30)
+    assert flat_row(record)["peak_weights_bytes"] is None
 
 
 def test_rows_make_a_data_frame_with_one_column_order(make_record: MakeRecord) -> None:

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from bench.profilers.memory_categories import CATEGORIES
+from bench.records.schema import MemoryPhase, RunRecord
+from bench.units import MEBIBYTE, Absent
+from reports.rows import build_sections
+from reports.tables import category_table
+
+MakeRecord = Callable[..., RunRecord]
+
+
+def test_the_table_shows_the_phase_that_held_most(make_record: MakeRecord) -> None:
+    record = make_record()
+    assert record.memory is not None
+    phases = tuple(
+        MemoryPhase(
+            phase=name, peak_bytes=num * MEBIBYTE,
+            categories=dict.fromkeys(CATEGORIES, 0) | {"weights": MEBIBYTE, "activations": (num - 1) * MEBIBYTE},
+            layer="conv1", allocator_bytes=Absent(reason="no GPU"),
+        )
+        for name, num in (("forward", 3), ("backward", 9), ("optimizer", 2))
+    )  # fmt: skip
+    measured = make_record(memory=dataclasses.replace(record.memory, phases=phases, hypernet_bound_bytes=MEBIBYTE))
+    (section,) = build_sections([measured])
+    table = category_table(section)
+    (row,) = table.rows
+    texts = {column.key: cell.text for column, cell in zip(table.columns, row.cells, strict=True)}
+    assert (texts["phase"], texts["weights"], texts["activations"]) == ("backward", "1.00 MiB", "8.00 MiB")
+    assert texts["hypernet_bound"] == "1.00 MiB"
+    assert [column.key for column in table.columns[2:-1]] == list(CATEGORIES)
+
+
+def test_a_record_of_an_older_version_has_no_such_table(make_record: MakeRecord) -> None:
+    (section,) = build_sections([make_record()])
+    assert not category_table(section).rows
