@@ -64,7 +64,7 @@ def track_shapes(
     lstm_bytes_a_row = _lstm_workspace_bytes(parts)
     clear_workspace()  # real buffers must not be taken for fake ones, nor the other way round
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), trusted(device), native.shapes_only():
+        with native.shapes_only(), FakeTensorMode(allow_non_fake_inputs=True), trusted(device):
             with _CopyShapes(device), _generators_on(device):
                 shapes = copy.deepcopy(parts)
             for layer in quantized_layers(shapes.model).values():
