@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -11,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import msgspec
 import torch
 from omegaconf import OmegaConf
 
-from bench import passes
-from bench.config import CellConfig, as_plain
+from bench import native, passes
+from bench.config import FLOAT_BITS, CellConfig, as_plain
 from bench.errors import RecordError
 from bench.hardware.environment import fingerprint, read_environment
 from bench.hardware.probe import resolve_device
 from bench.keys import cell_folder, cell_key, code_version, weights_path
+from bench.layers.dispatch import Paths
 from bench.locks import device_lock
 from bench.methods import describe
 from bench.process import PassOutcome, run_pass
@@ -102,6 +105,17 @@ def count_passes(cell: CellConfig) -> int:
     return count + ("accuracy" in chosen)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoredPaths:
+    """The choices of dispatch=auto, while a cell has no record yet."""
+
+    owner: str  # code, machine and device
+    paths: Paths
+
+    def paths_of(self, owner: str) -> Paths:
+        return self.paths if owner == self.owner else {}
+
+
 @dataclass(slots=True, kw_only=True)
 class _CellRun:
     """The passes of one cell and what they answered."""
@@ -111,6 +125,7 @@ class _CellRun:
     progress: SuiteProgress
     folder: Path
     weights: str | None = None
+    paths: Paths = field(default_factory=dict)  # what dispatch=auto chose
     statuses: list[tuple[Status, str]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     tracebacks: list[str] = field(default_factory=list)
@@ -123,7 +138,11 @@ class _CellRun:
         start = time.monotonic()
         environment = _environment(cell, torch.device(self.device))
         self.progress.start_cell(f"{cell.variant_name} {cell.model.name} {cell.data.name}", count_passes(cell))
-        check: passes.CheckAnswer | None = self._run("check", passes.check_pass)
+        self.paths = self._earlier_paths(environment)
+        check: passes.CheckAnswer | None = self._run("check", passes.check_pass, paths=self.paths)
+        if check is not None and check.paths:
+            self.paths = check.paths
+            self._store_paths(environment)
         accuracy = timing = memory = hypernet = None
         if check is None:
             reason = self.missing["check"]
@@ -160,8 +179,35 @@ class _CellRun:
             hypernet=hypernet,
             gemms=check.gemms if check else None,
             missing=self.missing,
-            notices=(*_notices(check, cell.method.grad_quantizer), *busy_notices(timing), *timing_notices(timing)),
+            notices=(*_notices(check, cell, self.device), *busy_notices(timing), *timing_notices(timing)),
         )
+
+    def _earlier_paths(self, environment: dict[str, Any]) -> Paths:
+        """What an attempt at this cell that did not come to its end had chosen, on this machine with this code."""
+        file = self.paths_file()
+        if self.cell.dispatch != "auto" or self.cell.fresh or not file.is_file():
+            return {}
+        try:
+            return msgspec.json.decode(file.read_bytes(), type=_StoredPaths).paths_of(self._paths_owner(environment))
+        except (OSError, msgspec.MsgspecError):
+            return {}  # damaged: chosen again
+
+    def _store_paths(self, environment: dict[str, Any]) -> None:
+        file = self.paths_file()
+        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+        stored = _StoredPaths(owner=self._paths_owner(environment), paths=self.paths)
+        try:
+            temporary.write_bytes(msgspec.json.encode(stored))
+            temporary.replace(file)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # the choice is then made again, and stands in the record all the same
+
+    def paths_file(self) -> Path:
+        """Where the choices of dispatch=auto wait for the record."""
+        return self.folder.with_name(f".{self.folder.name}.paths.json")
+
+    def _paths_owner(self, environment: dict[str, Any]) -> str:
+        return f"{code_version()} {fingerprint(environment)} {self.device}"
 
     def files(self) -> Path:
         """Where passes leave files that belong beside the record; hidden until the record is written."""
@@ -192,6 +238,10 @@ class _CellRun:
         if outcome.status != "ok":
             self._note(part, outcome)
         return outcome.value
+
+    def _start(self, part: str, function: Callable[..., Any], **arguments: Any) -> Any:
+        """A pass over the model as it starts: with the FP32 weights and the paths chosen for it."""
+        return self._run(part, function, weights=self.weights, paths=self.paths, **arguments)
 
     def _note(self, part: str, outcome: PassOutcome) -> None:
         reason = (
@@ -233,8 +283,8 @@ class _CellRun:
         repeats: list[TimingRepeat] = []
         for repeat in range(protocol.timing_processes):
             watcher = NvmlSampler(torch.device(self.device))
-            answer = self._run(
-                "timing", passes.timing_pass, watcher=watcher, weights=self.weights, repeat=repeat,
+            answer = self._start(
+                "timing", passes.timing_pass, watcher=watcher, repeat=repeat,
                 energy_window_s=protocol.energy_window_s if watcher.counts_energy() else 0.0,
             )  # fmt: skip
             if answer is None:
@@ -246,15 +296,13 @@ class _CellRun:
         if not self._wanted("memory"):
             return None
         snapshot = str(self.files() / SNAPSHOT_FILE) if self.device.startswith("cuda") else None
-        own = self._run("memory", passes.memory_pass, weights=self.weights, name="of the cell", snapshot=snapshot)
+        own = self._start("memory", passes.memory_pass, name="of the cell", snapshot=snapshot)
         fp32_cell = as_fp32(self.cell)
-        fp32 = self._run("memory", passes.memory_pass, cell=fp32_cell, weights=self.weights, name="of FP32")
+        fp32 = self._start("memory", passes.memory_pass, cell=fp32_cell, name="of FP32")
         without = None
         if self.cell.method.grad_quantizer == "hypernet":
             plain = without_hypernet(self.cell)
-            without = self._run(
-                "memory", passes.memory_pass, cell=plain, weights=self.weights, name="without hypernetwork"
-            )
+            without = self._start("memory", passes.memory_pass, cell=plain, name="without hypernetwork")
         if own is None or fp32 is None:
             return None
         return memory_result(own, fp32, without)
@@ -262,7 +310,7 @@ class _CellRun:
     def _accuracy(self, check: passes.CheckAnswer) -> tuple[AccuracyResult | None, dict[str, float | Absent]]:
         if not self._wanted("accuracy"):
             return None, {}
-        answer: passes.AccuracyAnswer | None = self._run("accuracy", passes.accuracy_pass, weights=self.weights)
+        answer: passes.AccuracyAnswer | None = self._start("accuracy", passes.accuracy_pass)
         if answer is None:
             return None, {}
         self.losses = answer.fit.losses
@@ -341,17 +389,24 @@ def _environment(cell: CellConfig, device: torch.device) -> dict[str, Any]:
     """The environment as the passes will see it: their number of threads, not this process's."""
     if cell.protocol.threads is not None:
         torch.set_num_threads(cell.protocol.threads)
-    return read_environment(device)
+    return read_environment(device) | {"elementwise": native.status() if device.type == "cpu" else "torch's operators"}
 
 
 def _percent(share: float | Absent) -> float | Absent:
     return share if isinstance(share, Absent) else 100 * share
 
 
-def _notices(check: passes.CheckAnswer | None, grad_quantizer: str) -> tuple[str, ...]:
+def _notices(check: passes.CheckAnswer | None, cell: CellConfig, device: str) -> tuple[str, ...]:
     if check is None:
         return ()
     notices = []
+    grad_quantizer, plain = cell.method.grad_quantizer, native.library()
+    if check.gemms.label in ("integer", "emulated") and device == "cpu" and isinstance(plain, Absent):
+        notices.append(
+            f"The element-wise work around the products ran in plain torch, which is slower: {plain.reason}."
+        )
+    if cell.compact and cell.weight_bits != FLOAT_BITS:
+        notices.append("compact: batch-norm's input was kept in bfloat16 for backward, which changes its gradient.")
     if check.gemms.label == "emulated":
         notices.append("INT4 values run in int8 containers (emulated): their speed is that of int8 products.")
     if check.gemms.label == "simulated":
@@ -389,3 +444,4 @@ def _save(folder: Path, cell: CellConfig, record: RunRecord, run: _CellRun) -> N
     write_curves(folder, record, run.losses, run.hypernet_points)
     # The record comes last: a folder with a record is whole.
     write_record(folder, record, config_yaml=OmegaConf.to_yaml(OmegaConf.create(as_plain(cell))))
+    run.paths_file().unlink(missing_ok=True)  # they stand in the record now

@@ -227,7 +227,8 @@ class CellConfig:
     error_bits: int = FLOAT_BITS  # of the error signals
     grad_bits: int = FLOAT_BITS  # of the weight gradient
     edge_layers: str = "same"  # first convolution and last linear layer: full, int8, same
-    dispatch: str = "integer"  # integer, or simulate (floating-point products of the same quantized values)
+    dispatch: str = "integer"  # integer, auto (the fastest exact path of each product), or simulate (floating point)
+    compact: bool = False  # keep batch-norm's input in bfloat16 for backward: less memory, slightly other numerics
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -246,7 +247,8 @@ class CellConfig:
             check_bits(name, getattr(self, name))
         require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 2^32 - 1")
         require(self.edge_layers in ("full", "int8", "same"), "edge_layers", self.edge_layers, "full, int8 or same")
-        require(self.dispatch in ("integer", "simulate"), "dispatch", self.dispatch, "integer or simulate")
+        dispatches = ("integer", "auto", "simulate")
+        require(self.dispatch in dispatches, "dispatch", self.dispatch, "integer, auto or simulate")
         for name in ("suite_name", "variant_name"):
             value = getattr(self, name)
             plain = bool(value) and all(c.isalnum() or c in "_-." for c in value) and not value.startswith(".")

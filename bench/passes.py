@@ -26,6 +26,7 @@ from bench.errors import DataError, DivergedError, RecordError
 from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.kernels.selfcheck import check_device
 from bench.layers.convert import quantized_layers
+from bench.layers.dispatch import FLOAT32, FLOAT64, INT_MM, PathChoice, Paths
 from bench.methods import build_method
 from bench.profilers.base import NO_PHASES
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
@@ -58,6 +59,7 @@ class CheckAnswer:
     data: DataFacts
     gemms: GemmResult
     hypernet_parameters: int
+    paths: Paths  # what dispatch=auto chose; empty otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ class AccuracyAnswer:
     error_bits_used: dict[str, dict[str, int]]  # by layer and width, where the method chooses the width
 
 
-def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
+def check_pass(*, report: Report, cell: CellConfig, device: str, paths: Paths | None = None) -> CheckAnswer:
     """Self-check the integer GEMM, convert the model, count the products of one training step.
 
     Raises:
@@ -89,9 +91,9 @@ def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
     """
     report({"phase": "self-check"})
     where, data = _prepare(cell, device)
-    if build_method(cell).low_bit and cell.dispatch == "integer":
+    if build_method(cell).low_bit and cell.dispatch != "simulate":
         check_device(where)
-    parts = build_parts(cell, data, where)
+    parts = build_parts(cell, data, where, paths=paths)
     batches = _batches(cell, data, where)
     parts.model.train()
     floats = FloatProductCounter()
@@ -121,6 +123,7 @@ def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
             label=cast(Label, label),
         ),
         hypernet_parameters=sum(p.numel() for p in parts.delayed.hypernet.parameters()) if parts.delayed else 0,
+        paths={name: dict(layer.paths) for name, layer in quantized_layers(parts.model).items() if layer.paths},
     )
 
 
@@ -155,7 +158,14 @@ def pretrain_pass(*, report: Report, cell: CellConfig, device: str, target: str)
 
 
 def timing_pass(
-    *, report: Report, cell: CellConfig, device: str, weights: str | None, repeat: int, energy_window_s: float = 0.0
+    *,
+    report: Report,
+    cell: CellConfig,
+    device: str,
+    weights: str | None,
+    paths: Paths | None = None,
+    repeat: int,
+    energy_window_s: float = 0.0,
 ) -> TimingRepeat:
     """Blocks of the cell's steps alternate with blocks of FP32 steps, on the same batches, in one process.
 
@@ -164,6 +174,7 @@ def timing_pass(
         cell: the checked config.
         device: where to run.
         weights: the FP32 weights to start from.
+        paths: what dispatch=auto chose in the check.
         repeat: number of this process; every other one builds and starts with the FP32 side.
         energy_window_s: length of the windows for energy, 0 where the device counts none.
     """
@@ -173,7 +184,7 @@ def timing_pass(
     sides = [
         Side(
             name=name,
-            parts=build_parts(configs[name], data, where, initial_state=state),
+            parts=build_parts(configs[name], data, where, initial_state=state, paths=paths),
             stream=_endless(_batches(cell, data, where)),
             lr=cell.optimizer.lr,
             timer=PhaseTimer(where),
@@ -211,7 +222,14 @@ def timing_pass(
 
 
 def memory_pass(
-    *, report: Report, cell: CellConfig, device: str, weights: str | None, name: str, snapshot: str | None = None
+    *,
+    report: Report,
+    cell: CellConfig,
+    device: str,
+    weights: str | None,
+    paths: Paths | None = None,
+    name: str,
+    snapshot: str | None = None,
 ) -> MemoryAnswer:
     """Peaks of a few training steps, model and optimizer included; then as many steps told apart by category.
 
@@ -222,11 +240,12 @@ def memory_pass(
         cell: the cell.
         device: as torch names it.
         weights: file of the FP32 weights to start from; None: random ones.
+        paths: what dispatch=auto chose in the check.
         name: of the measurement, for the progress bar.
         snapshot: on CUDA, the file to keep the allocator's history in.
     """
     where, data = _prepare(cell, device)
-    parts = build_parts(cell, data, where, initial_state=_load(weights))
+    parts = build_parts(cell, data, where, initial_state=_load(weights), paths=paths)
     parts.model.train()
     take_largest_layer(parts)
     stream = _endless(_batches(cell, data, where))
@@ -271,14 +290,16 @@ def _hypernet_bound(cell: CellConfig, parts: Parts, images: Tensor) -> int | Abs
     return bound_hypernet_bytes(tracker, parts)
 
 
-def accuracy_pass(*, report: Report, cell: CellConfig, device: str, weights: str | None) -> AccuracyAnswer:
+def accuracy_pass(
+    *, report: Report, cell: CellConfig, device: str, weights: str | None, paths: Paths | None = None
+) -> AccuracyAnswer:
     """Fine-tune from the pretrained weights (or train from random ones) and test.
 
     Raises:
         DivergedError: with an AccuracyAnswer of what there was in ``partial``.
     """
     where, data = _prepare(cell, device)
-    parts = build_parts(cell, data, where, initial_state=_load(weights))
+    parts = build_parts(cell, data, where, initial_state=_load(weights), paths=paths)
     test = None if data.synthetic else _test_batches(cell, data, where)
     pretrained: float | Absent = Absent("training started from random weights")
     if weights is not None:
@@ -385,14 +406,16 @@ def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
     """Every convolution and linear layer in the model's order: what ran in it, or why it stayed in floating point."""
     without_dgrad = Absent("its input needs no gradient")
     # Asked after the steps: an adaptive quantizer's bits are those that it has come to.
-    swapped = {name: layer.facts() for name, layer in quantized_layers(parts.model).items()}
+    quantized = quantized_layers(parts.model)
+    swapped = {name: layer.facts() for name, layer in quantized.items()}
     kept = {layer.name: layer.reason for layer in parts.conversion.kept} if parts.conversion else {}
     with_dgrad = {call.layer for call in calls if call.gemm == "dgrad"}
     table: list[LayerFacts] = []
     for name, module in parts.model.named_modules():
         if name in swapped:
             facts = swapped[name]
-            skipped = facts.dgrad in ("integer", "emulated") and name not in with_dgrad
+            paths = quantized[name].paths
+            skipped = facts.dgrad in ("integer", "emulated") and name not in with_dgrad and "dgrad" not in paths
             first = facts.dgrad in ("float", "simulated") and not table
             table.append(
                 LayerFacts(
@@ -404,9 +427,14 @@ def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
                     weight_bits=facts.weight_bits,
                     activation_bits=facts.activation_bits,
                     error_bits=facts.error_bits,
-                    fprop=cast(Label, facts.fprop),
-                    dgrad=without_dgrad if skipped or first else cast(Label, facts.dgrad),
-                    wgrad=cast(Label, facts.wgrad),
+                    fprop=_label(facts.fprop, paths.get("fprop")),
+                    dgrad=without_dgrad if skipped or first else _label(facts.dgrad, paths.get("dgrad")),
+                    wgrad=_label(facts.wgrad, paths.get("wgrad")),
+                    fprop_path=_path(facts.fprop, paths.get("fprop"), quantized[name].dispatch),
+                    dgrad_path=""
+                    if skipped or first
+                    else _path(facts.dgrad, paths.get("dgrad"), quantized[name].dispatch),
+                    wgrad_path=_path(facts.wgrad, paths.get("wgrad"), quantized[name].dispatch),
                     error=facts.error if facts.error_bits != FLOAT_BITS else "",
                     error_quantizations=min(facts.error_quantizations, 1 if skipped or first else 2),
                 )
@@ -429,6 +457,25 @@ def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
                 )
             )
     return tuple(table)
+
+
+def _label(planned: str, choice: PathChoice | None) -> Label:
+    """What ran: a floating-point product of integers is a simulated one, however exact."""
+    in_floats = choice is not None and choice.path in (FLOAT32, FLOAT64)
+    return cast(Label, "simulated" if in_floats else planned)
+
+
+def _path(label: str, choice: PathChoice | None, dispatch: str) -> str:
+    """Which path a product took, and why."""
+    if choice is not None:
+        return f"{choice.path}: {choice.reason}"
+    integer = f"{INT_MM}: {'the only path of a linear layer' if dispatch == 'auto' else 'dispatch=integer'}"
+    return {
+        "integer": integer,
+        "emulated": integer,
+        "simulated": "floating point: dispatch=simulate",
+        "float": "floating point: an operand is not quantized",
+    }[label]
 
 
 def _data_facts(data: AnyData) -> DataFacts:

@@ -29,7 +29,7 @@ class PathChoice:
     reason: str
 
 
-ALWAYS = PathChoice(path=INT_MM, reason="dispatch=integer")
+Paths = dict[str, dict[str, PathChoice]]  # by layer and product
 
 
 def run_fastest(chosen: dict[str, PathChoice], gemm: str, paths: Mapping[str, Callable[[], Result]]) -> Result:

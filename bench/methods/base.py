@@ -124,6 +124,7 @@ def describe(cell: CellConfig) -> MethodFacts:
         optimizer=_optimizer_name(cell),
         edge_layers=cell.edge_layers if low_bit else "full",
         dispatch=cell.dispatch if low_bit else "none",
+        compact=cell.compact and low_bit,
         norm=cell.method.norm,
         cycle_min_bits=_or_absent(cell.method.cycle_min_bits),
         cycles=_or_absent(cell.method.cycles),

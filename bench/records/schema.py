@@ -61,6 +61,7 @@ class MethodFacts:
     optimizer: str
     edge_layers: str
     dispatch: str
+    compact: bool = False  # batch-norm's input is kept in bfloat16 for backward
     error_granularity: str = "tensor"  # tensor, sample, channel: how far one scale reaches
     grad_rounding: str = "nearest"  # nearest, stochastic, none
     hypernet_depth: int | Absent = NOT_RECORDED  # linear layers of the fully connected ones
@@ -87,6 +88,9 @@ class LayerFacts:
     wgrad: Label
     error: str = ""  # the error signal's quantizers in words, "" when not quantized
     error_quantizations: int | Absent = NOT_RECORDED  # that ran each step
+    fprop_path: str = ""  # which path the product took and why; "" where it was not recorded
+    dgrad_path: str = ""
+    wgrad_path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

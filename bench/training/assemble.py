@@ -23,6 +23,7 @@ from bench.errors import ConfigError
 from bench.hypernets import FULLY_CONNECTED, build_hypernet
 from bench.layers.base import IntegerLayer
 from bench.layers.convert import Conversion, QuantSpec, quantize_model, quantized_layers
+from bench.layers.dispatch import Paths
 from bench.layers.norms import replace_norms
 from bench.methods import METHODS, build_method
 from bench.models import build_model
@@ -59,6 +60,7 @@ def build_parts(
     device: torch.device,
     *,
     initial_state: dict[str, Tensor] | None = None,
+    paths: Paths | None = None,
 ) -> Parts:
     """Build a cell's parts on a device.
 
@@ -67,6 +69,7 @@ def build_parts(
         data: gives the model its input shape and classes.
         device: where to train.
         initial_state: floating-point state dict to start from; None keeps the seeded random weights.
+        paths: what dispatch=auto chose before; what is not in it is chosen in the first step.
 
     Raises:
         ConfigError: a model, method, hypernetwork or strategy that does not exist or fit.
@@ -89,6 +92,8 @@ def build_parts(
         generator = torch_generator(cell.seed, "stochastic_rounding", device=device)
         conversion = quantize_model(model, _spec(cell), sample_input=sample, generator=generator, precision=precision)
     layers = quantized_layers(model) if conversion is not None else {}
+    for name, layer in layers.items():
+        layer.paths.update((paths or {}).get(name, {}))
     weights = [cast(nn.Parameter, layer.weight) for layer in layers.values()]
     delayed = None
     immediate = list(model.parameters())
@@ -140,7 +145,7 @@ def as_fp32(cell: CellConfig) -> CellConfig:
     """The FP32 cell of the same model, data, optimizer and protocol: the reference of every ratio."""
     return dataclasses.replace(
         without_hypernet(cell), variant_name="fp32", method=MethodConfig(name="fp32"), weight_bits=32,
-        activation_bits=32, error_bits=32, grad_bits=32, edge_layers="same",
+        activation_bits=32, error_bits=32, grad_bits=32, edge_layers="same", dispatch="integer", compact=False,
     )  # fmt: skip
 
 
@@ -190,6 +195,7 @@ def _spec(cell: CellConfig) -> QuantSpec:
         error_granularity=cell.method.error_granularity,
         edge_layers=cell.edge_layers,
         dispatch=cell.dispatch,
+        compact=cell.compact,
     )
 
 
