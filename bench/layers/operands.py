@@ -118,8 +118,8 @@ def quantize_error(
     Returns:
         (for dgrad, for wgrad), None for what is not needed; each one grid, or several that add up to the signal.
     """
-    if isinstance(quantizer, TwiceErrorQuantizer) or fold is not None:
-        for_wgrad = quantizer.quantize_for_wgrad if isinstance(quantizer, TwiceErrorQuantizer) else quantizer.quantize
+    if hasattr(quantizer, "quantize_for_wgrad") or fold is not None:
+        for_wgrad = quantizer.quantize_for_wgrad if hasattr(quantizer, "quantize_for_wgrad") else quantizer.quantize
         return (
             _grids(quantizer.quantize(error if fold is None else error * fold)) if needs_dgrad else None,
             _grids(for_wgrad(error)) if needs_wgrad else None,
