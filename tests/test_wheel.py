@@ -35,6 +35,16 @@ def test_the_wheel_carries_configs_and_templates_and_no_tests(wheel: Path) -> No
     assert "suites/suite/demo.yaml" in names
     assert "reports/templates/report.html.j2" in names
     assert "reports/paper_tables.json" in names
+    assert "bench/native/pieces.c" in names
+
+
+@pytest.mark.slow
+def test_the_wheels_compiled_pieces_are_found_and_built_where_it_was_unpacked(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    asks = "import bench.native as n; print(n.SOURCE); print(n.SOURCE.is_file()); print(n.status())"
+    source, found, status = run(sys.executable, "-c", asks, cwd=tmp_path).splitlines()
+    assert (source, found) == (str(tmp_path / "bench" / "native" / "pieces.c"), "True")
+    assert status.startswith("compiled by") or "no C compiler found" in status
 
 
 @pytest.mark.slow

@@ -37,6 +37,10 @@ PEAK_MEANING = {
     "cpu": "growth of a fresh process's resident memory over two training steps, network and optimizer included",
     "cuda": "peak of the CUDA allocator over two training steps of a fresh process",
 }
+LEAN_MEANING = (
+    "FP32 convolutions with this engine's batch-norm, ReLU and pooling: how much of INT8's and INT4's ratio is those "
+    "kernels, not integer products"
+)
 INTERVAL_SEED = 0
 CONSOLE_COLUMNS = 170  # where no terminal says how wide it is
 
@@ -66,6 +70,15 @@ class SideTimes:
     phases_ms: dict[str, Summary]  # forward, backward, optimizer, and what lies between
     first_step_s: float  # compiling, planning and choosing paths included
     from_compile_cache: bool | Absent  # whether torch.compile found an earlier run's code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeanResult:
+    """How much of a width's ratio comes from the kernels around its products."""
+
+    meaning: str
+    step_vs_fp32: float
+    interval: Interval  # 95 %
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +115,7 @@ class ModelResult:
     peak_bytes: dict[str, int | Absent]
     peak_meaning: str
     ceilings: Ceilings
+    fp32_lean: LeanResult
     int8: WidthResult
     int4: WidthResult
     notices: tuple[str, ...]
@@ -272,6 +286,7 @@ def measure_model(
         peak_bytes=peaks,
         peak_meaning=PEAK_MEANING[work.device.split(":")[0]],
         ceilings=layers.ceilings,
+        fp32_lean=compare_lean(times),
         int8=widths["int8"],
         int4=widths["int4"],
         notices=(*busy_sentences(reference.step_ms, [reference.step_ms.median]), *_diverged(times)),
@@ -325,6 +340,17 @@ def compare_width(
         detail=detail,
         **ratios,
     )
+
+
+def compare_lean(times: StepTimes) -> LeanResult:
+    """FP32 with the engine's batch-norm, ReLU and pooling against plain FP32.
+
+    Args:
+        times: samples of all sides, taken in turn.
+    """
+    found = _step_ratio("fp32_lean", "fp32", times)
+    assert isinstance(found, Interval), "both sides run eagerly, so they always run"
+    return LeanResult(meaning=LEAN_MEANING, step_vs_fp32=found.value, interval=found)
 
 
 def as_plain_result(result: ModelResult) -> dict[str, Any]:

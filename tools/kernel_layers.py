@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.kernels.spans import PIECES, Span, record_spans
 from bench.layers.base import GEMMS, LayerFacts
-from bench.layers.convert import Conversion
+from bench.layers.convert import KeptLayer, quantized_layers
+from bench.layers.dispatch import INT_MM, ran_as_integer
 from bench.profilers.base import NO_PHASES
 from bench.profilers.ceilings import Ceilings, measure_ceilings
 from bench.profilers.phase_timer import Clock, CudaClock, HostClock, PhaseTimer
@@ -32,7 +33,6 @@ from tools.kernel_passes import LEARNING_RATE, NUM_BATCHES, Report, Work, build_
 
 SHARED = "both backward"  # work that a layer does once for dgrad and wgrad, such as quantizing its error signal
 OTHER = "other"
-INTEGER_PATH = "int_mm"  # how the log names torch._int_mm; any other path computes in FP32
 ALONE_BUDGET_S = 0.06  # for each product that is timed alone
 ALONE_RUNS = (3, 9)
 _NO_SPAN = Absent("no span was recorded")
@@ -59,6 +59,7 @@ class LayerRow:
     shape: tuple[int, int, int] | Absent  # M, K, N of the largest call
     padded: tuple[int, int, int] | Absent  # as it ran
     path: str  # the kernel that ran, or what ran in its place
+    why: str  # the path that was chosen and why, or why the layer stayed in floating point
     gemm_ms: float | Absent  # the products alone, a step
     all_ms: float | Absent  # with quantizing, laying out and dequantizing for this layer and GEMM
     useful_gops: float | Absent  # 10**9 operations a second, by the layer's shapes, over gemm_ms
@@ -129,8 +130,9 @@ def layers_pass(
                 with record_spans(where) as spans, timers[kind].step():
                     train_step(parts, *batch, LEARNING_RATE, NO_PHASES)
                 traced.append(spans)
+        facts = [layer.facts() for layer in quantized_layers(parts.model).values()]  # paths were chosen by now
         widths[name] = join(
-            layers, parts.conversion, calls, traced, ceilings,
+            layers, facts, parts.conversion.kept, calls, traced, ceilings,
             traced_ms=timers["traced"].read().step_ms, untraced_ms=timers["untraced"].read().step_ms,
         )  # fmt: skip
     return LayersAnswer(ceilings=ceilings, widths=widths)
@@ -181,7 +183,8 @@ def measure_float_layers(model: nn.Module, images: Tensor) -> list[LayerWork]:
 
 def join(
     layers: Sequence[LayerWork],
-    conversion: Conversion,
+    swapped: Sequence[LayerFacts],
+    untouched: Sequence[KeptLayer],
     calls: Sequence[GemmCall],
     traced: Sequence[Sequence[Span]],
     ceilings: Ceilings,
@@ -193,8 +196,9 @@ def join(
 
     Args:
         layers: what each layer has to compute.
-        conversion: which layers were swapped, and why others were not.
-        calls: integer products of one step.
+        swapped: what the integer layers say of themselves, after their paths were chosen.
+        untouched: layers in floating point, with the reason.
+        calls: products of integers of one step.
         traced: spans of each traced step; a figure is the median over steps of its sum within a step.
         ceilings: of the device.
         traced_ms: whole steps with spans.
@@ -206,8 +210,8 @@ def join(
     gemm_ms = _median_sums(traced, lambda span: (span.layer, span.gemm) if span.piece == "gemm" else None)
     all_ms = _median_sums(traced, lambda span: (span.layer, span.gemm))
     pieces_ms = _median_sums(traced, lambda span: (span.piece,))
-    facts = {layer.name: layer for layer in conversion.swapped}
-    kept = {layer.name: layer.reason for layer in conversion.kept}
+    facts = {layer.name: layer for layer in swapped}
+    kept = {layer.name: layer.reason for layer in untouched}
     rows = []
     for layer in layers:
         for gemm in (*GEMMS, SHARED):
@@ -216,10 +220,12 @@ def join(
                 continue
             if gemm == "dgrad" and not layer.needs_dgrad and not by_gemm[key]:
                 continue
-            path = "" if gemm == SHARED else _path(by_gemm[key], facts.get(layer.name), kept.get(layer.name), gemm)
-            rows.append(
-                _row(layer, gemm, by_gemm[key], path, gemm_ms.get(key, _NO_SPAN), all_ms.get(key, _NO_SPAN), ceilings)
-            )
+            path = why = ""
+            if gemm != SHARED:
+                path = _path(by_gemm[key], facts.get(layer.name), gemm)
+                why = kept.get(layer.name) or getattr(facts.get(layer.name), f"{gemm}_path", "")
+            times = gemm_ms.get(key, _NO_SPAN), all_ms.get(key, _NO_SPAN)
+            rows.append(_row(layer, gemm, by_gemm[key], path, why, *times, ceilings))
     step_ms, plain_ms = statistics.median(traced_ms), statistics.median(untraced_ms)
     attributed = sum(pieces_ms.values())
     return WidthDetail(
@@ -239,12 +245,13 @@ def _row(
     gemm: str,
     calls: Sequence[GemmCall],
     path: str,
+    why: str,
     gemm_ms: float | Absent,
     all_ms: float | Absent,
     ceilings: Ceilings,
 ) -> LayerRow:
-    largest = max(calls, key=lambda call: call.m * call.k * call.n, default=None)
-    integer = path.startswith(INTEGER_PATH)
+    largest = max(calls, key=lambda call: call.macs, default=None)
+    integer = ran_as_integer(path)
     ceiling = ceilings.int8_gops if integer else ceilings.fp32_gflops
     gops: float | Absent = _NO_SPAN
     rate: float | Absent = _NO_SPAN
@@ -252,7 +259,7 @@ def _row(
         gemm_ms = gops = rate = Absent("no product")
     elif not isinstance(gemm_ms, Absent):
         gops = 2 * layer.macs / gemm_ms / 1e6
-        rate = sum(_moved_bytes(call) for call in calls) / gemm_ms / 1e6 if calls else Absent("no logged product")
+        rate = _copy_rate(calls, gemm_ms)
     nothing = Absent("no integer product ran")
     return LayerRow(
         layer=layer.name,
@@ -261,6 +268,7 @@ def _row(
         shape=nothing if largest is None else (largest.m, largest.k, largest.n),
         padded=nothing if largest is None else largest.padded,
         path=path,
+        why=why,
         gemm_ms=gemm_ms,
         all_ms=all_ms,
         useful_gops=gops,
@@ -272,21 +280,19 @@ def _row(
     )
 
 
-def _path(calls: Sequence[GemmCall], facts: LayerFacts | None, reason: str | None, gemm: str) -> str:
-    """What the log says, else what the converter says."""
+def _path(calls: Sequence[GemmCall], facts: LayerFacts | None, gemm: str) -> str:
+    """What the log says, else what the layer says."""
     if calls:
         return " and ".join(dict.fromkeys(call.path for call in calls))
-    if facts is None:
-        return f"float ({reason})" if reason else "float"
-    label: str = getattr(facts, gemm)
-    return label
+    return "float" if facts is None else getattr(facts, gemm)
 
 
-def _moved_bytes(call: GemmCall) -> int:
-    """Both operands and the result, once each: int8 and int32, or float32 throughout."""
-    m, k, n = call.padded
-    size = 1 if call.path.startswith(INTEGER_PATH) else 4
-    return size * (m * k + k * n) + 4 * m * n
+def _copy_rate(calls: Sequence[GemmCall], gemm_ms: float) -> float | Absent:
+    """Both int8 operands and the int32 result, once each, in 10⁹ bytes a second."""
+    if not calls or not all(call.path.startswith(INT_MM) for call in calls):
+        return Absent("no product of two matrices, whose sizes would say what is moved")
+    moved = sum(m * k + k * n + 4 * m * n for m, k, n in (call.padded for call in calls))
+    return moved / gemm_ms / 1e6
 
 
 def _share_pct(value: float | Absent, ceiling: float | Absent) -> float | Absent:

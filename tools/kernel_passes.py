@@ -1,8 +1,9 @@
 """What ``metagrad-bench kernels`` runs in fresh processes: interleaved training steps, bytes kept for backward, peaks.
 
-A side is one way to train the same network: FP32 or bf16 autocast, eager or compiled, or INT8 or INT4 with and without
-``compact``. All sides start from the same weights, see the same synthetic images and take ``bench.training.step``'s
-step: gradients set to None, forward, cross-entropy, backward, SGD with momentum. See docs/kernels.md.
+A side is one way to train the same network: FP32 or bf16 autocast, eager or compiled, FP32 with the engine's
+batch-norm, ReLU and pooling, or INT8 or INT4 with and without ``compact``. All sides start from the same weights, see
+the same synthetic images and take ``bench.training.step``'s step: gradients set to None, forward, cross-entropy,
+backward, SGD with momentum. See docs/kernels.md.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.data.synthetic import IN_CHANNELS, MEAN, NUM_CLASSES, STD
 from bench.errors import ConfigError, UserError
-from bench.layers.convert import Conversion, QuantSpec, quantize_model
+from bench.layers.base import GEMMS
+from bench.layers.convert import QuantSpec, quantize_model, quantized_layers
+from bench.layers.lean import make_lean
 from bench.models import CUSTOM, build_model
 from bench.optim import build_optimizer
 from bench.profilers.base import NO_PHASES
@@ -50,6 +53,7 @@ class Side:
     autocast_bf16: bool = False
     compiled: bool = False
     compact: bool = False
+    lean: bool = False  # the engine's batch-norm, ReLU and pooling around FP32 convolutions
 
 
 SIDES: dict[str, Side] = {
@@ -57,6 +61,7 @@ SIDES: dict[str, Side] = {
     "bf16": Side(autocast_bf16=True),
     "fp32_compiled": Side(compiled=True),
     "bf16_compiled": Side(autocast_bf16=True, compiled=True),
+    "fp32_lean": Side(lean=True),
     "int8": Side(bits=8),
     "int4": Side(bits=4),
     "int8_compact": Side(bits=8, compact=True),
@@ -209,7 +214,7 @@ def steps_pass(
         from_compile_cache=from_cache,
         absent=absent,
         not_finite=tuple(name for name, loss in losses.items() if not bool(loss.isfinite())),
-        labels={name: _label(parts.conversion) for name, parts in sides.items() if parts.conversion is not None},
+        labels={name: _label(parts.model) for name, parts in sides.items() if parts.conversion is not None},
         threads=torch.get_num_threads(),
     )
 
@@ -286,6 +291,8 @@ def build_side(name: str, work: Work, images: Tensor) -> Parts:
             dispatch=work.dispatch, compact=side.compact,
         )  # fmt: skip
         conversion = quantize_model(model, spec, sample_input=images)
+    elif side.lean:
+        make_lean(model)
     model.train()
     optimizer = build_optimizer(
         "sgd", list(model.parameters()), lr=LEARNING_RATE, weight_decay=0.0, momentum=MOMENTUM
@@ -324,9 +331,10 @@ def _check_network(work: Work, images: Tensor, labels: Tensor, device: torch.dev
     gc.collect()
 
 
-def _label(conversion: Conversion) -> str:
-    """What the products are, all kinds that occur."""
-    labels = (getattr(facts, gemm) for facts in conversion.swapped for gemm in ("fprop", "dgrad", "wgrad"))
+def _label(model: nn.Module) -> str:
+    """What the products are, all kinds that occur; asked after the steps, which choose paths."""
+    facts = [layer.facts() for layer in quantized_layers(model).values()]
+    labels = (getattr(of_layer, gemm) for of_layer in facts for gemm in GEMMS)
     return " and ".join(dict.fromkeys(labels))
 
 

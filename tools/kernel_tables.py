@@ -20,6 +20,7 @@ NAMES = {
     "bf16": "bf16 autocast",
     "fp32_compiled": "FP32, compiled",
     "bf16_compiled": "bf16 autocast, compiled",
+    "fp32_lean": "FP32, our norm, ReLU, pooling",
     "int8": "INT8",
     "int4": "INT4",
     "int8_compact": "INT8, compact",
@@ -54,6 +55,13 @@ def render(result: ModelResult, console: Console) -> None:
     for width in _WORDS:
         console.print(_layers(width, getattr(result, width)))
     console.print(_pieces(result))
+    lean = result.fp32_lean
+    console.print(
+        Text(
+            f"{NAMES['fp32_lean']}: {format_ratio(lean.step_vs_fp32)} FP32's time "
+            f"({format_ratio(lean.interval.low)} to {format_ratio(lean.interval.high)}). {lean.meaning}."
+        )
+    )
     for notice in result.notices:
         console.print(Text(notice, style="yellow"))
     for width in _WORDS:
@@ -140,6 +148,9 @@ def _layers(width: str, found: WidthResult) -> Table:
         f"{_WORDS[width]} by layer", "GEMM", "M×K×N", "padded", "path", "product", "with its copies", "useful GOP/s",
         "of ceiling", "of copy", "FP32 alone", "bf16 alone",
     )  # fmt: skip
+    several = len({row.why for row in found.detail.layers if row.why}) > 1
+    if several:  # else all products took one path for one reason
+        table.add_column("why")
     last = ""
     for row in found.detail.layers:
         table.add_row(
@@ -155,6 +166,7 @@ def _layers(width: str, found: WidthResult) -> Table:
             _percent(row.copy_share_pct),
             _ms(row.fp32_ms),
             _ms(row.bf16_ms),
+            *([Text(row.why.removeprefix(f"{row.path}: "))] if several else []),
         )
         last = row.layer
     return table

@@ -21,10 +21,11 @@ from bench import native
 from bench.kernels import workspace
 from bench.kernels.conv_plan import Block, ConvPlan, Phase, blocks_of, phases_of
 from bench.kernels.im2col import Axis
-from bench.kernels.int_mm import CUDA_RULES, INT32_MAX, int_mm, max_reduction, round_up
+from bench.kernels.int_mm import CUDA_RULES, INT32_MAX, int_mm, log_product, max_reduction, round_up
 from bench.kernels.spans import span
 from bench.native import Geometry, Landing, pointer
 
+DIRECT = "direct"  # the path of sums without a matrix product
 # Columns of a product up to which neighbouring outputs share a patch, and the most of them.
 _PACKED_COLUMNS = 64
 # Patches and sums of one piece of work; larger ones fall out of the caches before they are read again.
@@ -254,6 +255,7 @@ def depthwise_wgrad(
     with span("gemm", layer=layer, gemm="wgrad"):
         geometry = _geometry(plan.n, plan.h, plan.w, plan.c, 0, plan.c, row, column, 1)
         lib.depthwise_wgrad(pointer(a_NHWC), pointer(err_NPQO), pointer(sums), geometry, pad_value)
+    log_product("wgrad", layer, DIRECT, plan.r * plan.s, plan.rows, plan.c)
     totals, out = sums.permute(2, 0, 1).contiguous(), torch.empty(plan.c, plan.r, plan.s, 1)
     with span("dequantize", layer=layer, gemm="wgrad"):
         lib.land_wgrad(
@@ -282,6 +284,7 @@ def _direct(
         with span("gemm", layer=layer, gemm=gemm):
             geometry = _geometry(count, *size, c, 0, c, row, column, 1)
             lib.depthwise(pointer(part), pointer(w_RSC), pointer(acc), geometry, pad)
+        log_product(gemm, layer, DIRECT, count * row.length * column.length, row.count * column.count, c)
         with span("dequantize", layer=layer, gemm=gemm):
             landing = _landing(count, row.length, column.length, 1, c, c, 1, 1, out_strides, factor, 0)
             offset = start * out_strides[0] + out_offset

@@ -33,7 +33,7 @@ CUDA_RULES = GemmRules(min_rows=17, multiple=8)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmCall:
-    """One product that went through ``torch._int_mm``.
+    """One product of a layer's integers: through ``torch._int_mm``, or by another path that dispatch=auto chose.
 
     ``m, k, n`` are the sizes asked for, with the rows or columns of ones that sum an operand; ``padded`` those that ran
     (m, k, n); ``path`` names the kernel and, where the accumulator bound wants it, the parts that K was split into;
@@ -55,7 +55,7 @@ _log: list[GemmCall] | None = None
 
 @contextmanager
 def record_gemms() -> Iterator[list[GemmCall]]:
-    """Collect every integer GEMM that runs inside the block; costs one comparison per GEMM when off.
+    """Collect every product of integers that runs inside the block; costs one comparison per product when off.
 
     Blocks nest: an inner block's calls are appended to the outer list when it ends.
     """
@@ -68,6 +68,32 @@ def record_gemms() -> Iterator[list[GemmCall]]:
         _log = outer
         if outer is not None:
             outer.extend(calls)
+
+
+def log_product(gemm: str, layer: str, path: str, m: int, k: int, n: int) -> None:
+    """Enter a product that took another path than ``torch._int_mm``; none of its multiplications is by padding.
+
+    Args:
+        gemm: "fprop", "dgrad" or "wgrad".
+        layer: the layer's name.
+        path: what ran.
+        m: rows of the result.
+        k: terms of each sum.
+        n: columns of the result.
+    """
+    if _log is not None:
+        _log.append(GemmCall(gemm=gemm, layer=layer, m=m, k=k, n=n, padded=(m, k, n), path=path, macs=m * k * n))
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Keep the block's products out of the log: trials, whose results nobody uses."""
+    global _log
+    outer, _log = _log, None
+    try:
+        yield
+    finally:
+        _log = outer
 
 
 def round_up(size: int, multiple: int) -> int:

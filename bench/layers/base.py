@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench.errors import ShapeError
 from bench.kernels.int4 import gemm_label
 from bench.kernels.selfcheck import check_device
-from bench.layers.dispatch import PathChoice
+from bench.layers.dispatch import INT_MM, PathChoice, choices_of, ran_as_integer
 from bench.layers.operands import quantizations_of
 from bench.quantizers import (
     CyclicPrecision,
@@ -31,7 +31,8 @@ class LayerFacts:
     """One row of the record's layer table: quantizers as sentences, bits, and what each GEMM is.
 
     ``fprop``, ``dgrad`` and ``wgrad`` are "integer", "emulated" (INT4 codes in int8 containers), "simulated" (quantized
-    values in floating point; of fprop also with float activations) or "float" (an operand is not quantized).
+    values in floating point, also where dispatch=auto found that faster; of fprop also with float activations) or
+    "float" (an operand is not quantized).
     """
 
     name: str
@@ -46,6 +47,9 @@ class LayerFacts:
     dgrad: str
     wgrad: str
     error_quantizations: int  # of one error signal where both backward products run
+    fprop_path: str = ""  # which path ran and why, in words; "" of a product that has not run
+    dgrad_path: str = ""
+    wgrad_path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,7 @@ class IntegerLayer(nn.Module):
     weight: Tensor
     bias: Tensor | None
     kind = "layer"
+    has_several_paths = False  # whether dispatch=auto has a choice
 
     def __init__(self, name: str, quantizers: LayerQuantizers) -> None:
         """Attach the quantizers.
@@ -108,7 +113,7 @@ class IntegerLayer(nn.Module):
         # what the product reads may be wider than the format's name (FP4's codes reach 64)
         code_bits = getattr(self.error_quantizer, "code_bits", error)
         operands = {"fprop": (activation, weight), "dgrad": (code_bits, weight), "wgrad": (code_bits, activation)}
-        labels = {gemm: self._label(*bits) for gemm, bits in operands.items()}
+        labels = {gemm: self._label(gemm, *bits) for gemm, bits in operands.items()}
         if self.dispatch == "simulate" and weight != FLOAT_BITS:
             labels["fprop"] = "simulated"  # also where the activations are float: weight-only quantization
         return LayerFacts(
@@ -122,12 +127,27 @@ class IntegerLayer(nn.Module):
             error_bits=error,
             error_quantizations=quantizations_of(self.weight_quantizer, self.error_quantizer),
             **labels,
+            **{f"{gemm}_path": self._path(gemm, label) for gemm, label in labels.items()},
         )
 
-    def _label(self, a_bits: int, b_bits: int) -> str:
+    def _label(self, gemm: str, a_bits: int, b_bits: int) -> str:
         if max(a_bits, b_bits) == FLOAT_BITS:
             return "float"
-        return "simulated" if self.dispatch == "simulate" else gemm_label(a_bits, b_bits)
+        floats = any(not ran_as_integer(choice.path) for choice in choices_of(self.paths, gemm))
+        return "simulated" if self.dispatch == "simulate" or floats else gemm_label(a_bits, b_bits)
+
+    def _path(self, gemm: str, label: str) -> str:
+        """Which path a product takes and why; each one's where error signals on several grids have one each."""
+        if label == "float":
+            return "floating point: an operand is not quantized"
+        if self.dispatch == "simulate":
+            return "floating point: dispatch=simulate"
+        if self.dispatch == "integer":
+            return f"{INT_MM}: dispatch=integer"
+        if not self.has_several_paths:
+            return f"{INT_MM}: the only path of a {self.kind} layer"
+        chosen = (f"{choice.path}: {choice.reason}" for choice in choices_of(self.paths, gemm))
+        return " and ".join(dict.fromkeys(chosen))
 
     def _checked_input(self, x: Tensor) -> Tensor:
         """Float32 input on a device whose integer product is right."""

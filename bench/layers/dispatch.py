@@ -14,7 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-INT_MM, DIRECT, FLOAT32, FLOAT64 = "int_mm", "direct", "float32", "float64"
+from bench.kernels.conv_native import DIRECT
+from bench.kernels.int_mm import unlogged
+
+INT_MM, FLOAT32, FLOAT64 = "int_mm", "float32", "float64"
+INTEGER_PATHS = (INT_MM, DIRECT)
 EXACT_FLOAT32, EXACT_FLOAT64 = 2**24, 2**53
 _TIMED_RUNS = 2
 
@@ -42,16 +46,14 @@ def run_fastest(chosen: dict[str, PathChoice], gemm: str, paths: Mapping[str, Ca
     """
     if gemm in chosen:  # a grid that has grown since may have put the chosen path out of reach
         return paths.get(chosen[gemm].path, paths[INT_MM])()
-    expected, times_ms, unequal = None, {}, []
-    for name, path in paths.items():
-        result = path()
-        if expected is None:
-            expected = result
-        elif not _equal(result, expected):
-            unequal.append(name)
-            continue
-        times_ms[name] = min(_run_ms(path) for _ in range(_TIMED_RUNS))
-    assert expected is not None, "a product has at least one path"
+    first, *_ = paths
+    expected, times_ms, unequal = paths[first](), {}, []
+    with unlogged():
+        for name, path in paths.items():
+            if name != first and not _equal(path(), expected):
+                unequal.append(name)
+                continue
+            times_ms[name] = min(_run_ms(path) for _ in range(_TIMED_RUNS))
     best = min(times_ms, key=times_ms.__getitem__)
     told = ", ".join(f"{name} {spent:.3g} ms" for name, spent in times_ms.items())
     reason = f"fastest of {told}" if len(times_ms) > 1 else "the only exact path"
@@ -59,6 +61,16 @@ def run_fastest(chosen: dict[str, PathChoice], gemm: str, paths: Mapping[str, Ca
         reason += f"; not bit-equal: {', '.join(unequal)}"
     chosen[gemm] = PathChoice(path=best, reason=reason)
     return expected
+
+
+def choices_of(chosen: Mapping[str, PathChoice], gemm: str) -> tuple[PathChoice, ...]:
+    """The choices of a product, one for each of its grids."""
+    return tuple(choice for name, choice in chosen.items() if name.split(",")[0] == gemm)
+
+
+def ran_as_integer(path: str) -> bool:
+    """Whether a logged or chosen path multiplied integers; the others multiplied their values in floating point."""
+    return path.startswith(INTEGER_PATHS)
 
 
 def part_name(gemm: str, part: int) -> str:

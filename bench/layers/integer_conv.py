@@ -7,6 +7,7 @@ output. Codes are kept channels-last, (N, H, W, C) and (O, R, S, C).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from bench import native
 from bench.kernels import affine, conv, conv_native
 from bench.kernels.conv_native import Grids, fits
 from bench.kernels.conv_plan import ConvPlan, plan_conv, split_images
-from bench.kernels.int_mm import INT32_MAX
+from bench.kernels.int_mm import INT32_MAX, log_product
 from bench.kernels.spans import span
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
 from bench.layers.dispatch import DIRECT, INT_MM, Result, exact_floats, part_name, run_fastest
@@ -47,6 +48,7 @@ class IntegerConv2d(IntegerLayer):
     """Replaces ``nn.Conv2d``: same parameters, integer fprop, dgrad and wgrad as its quantizers allow."""
 
     kind = "conv2d"
+    has_several_paths = True
 
     def __init__(self, source: nn.Conv2d, name: str, quantizers: LayerQuantizers) -> None:
         """Take over a float layer's parameters (the very tensors, so that an optimizer keeps them).
@@ -303,15 +305,21 @@ def _fastest_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d,
             layer=layer.name,
         )  # fmt: skip
 
-    def floating(dtype: torch.dtype) -> Tensor:
-        y = float_fprop(_integers(a).to(dtype), _integers(w).to(dtype), plan).to(torch.float32).mul_(scale)
-        return y if bias is None else y.add_(bias)
+    def floating(path: str) -> Tensor:
+        with span("im2col", layer=layer.name, gemm="fprop"):
+            values, weight = _as_floats(a, path), _as_floats(w, path)
+        with span("gemm", layer=layer.name, gemm="fprop"):
+            y = float_fprop(values, weight, plan)
+        log_product("fprop", layer.name, path, plan.rows, plan.reduction, plan.o)
+        with span("dequantize", layer=layer.name, gemm="fprop"):
+            y = y.to(torch.float32).mul_(scale)
+            return y if bias is None else y.add_(bias)
 
     paths: dict[str, Callable[[], Result]] = {INT_MM: lambda: integer_fprop(a, w, plan, layer.name, bias=bias)}
     if _can_sum_directly(plan, device, bound):
         paths[DIRECT] = direct
     for name in exact_floats(device, bound):
-        paths[name] = lambda name=name: floating(getattr(torch, name))  # type: ignore[misc]
+        paths[name] = functools.partial(floating, name)
     return cast(Tensor, run_fastest(layer.paths, "fprop", paths))
 
 
@@ -330,19 +338,23 @@ def _fastest_dgrad(
             layer=layer.name,
         )  # fmt: skip
 
-    def floating(dtype: torch.dtype) -> Tensor:
-        values = _integers(error).to(dtype)
-        shape_only = torch.empty(1, dtype=dtype, device=device).expand(plan.n, plan.h, plan.w, plan.c)
-        dx, _ = float_backward(values, values, shape_only, _integers(w).to(dtype), plan, (True, False))
+    def floating(path: str) -> Tensor:
+        with span("im2col", layer=layer.name, gemm="dgrad"):
+            values, weight = _as_floats(error, path), _as_floats(w, path)
+        with span("gemm", layer=layer.name, gemm="dgrad"):
+            shape_only = values.new_empty(1).expand(plan.n, plan.h, plan.w, plan.c)
+            dx, _ = float_backward(values, values, shape_only, weight, plan, (True, False))
         assert dx is not None, "dgrad was asked for"
-        dx = dx.to(torch.float32).mul_(scale)
-        return dx if inside is None else dx.mul_(unpack_bits(inside, dx.shape))
+        log_product("dgrad", layer.name, path, plan.rows, plan.reduction, plan.o)
+        with span("dequantize", layer=layer.name, gemm="dgrad"):
+            dx = dx.to(torch.float32).mul_(scale)
+            return dx if inside is None else dx.mul_(unpack_bits(inside, dx.shape))
 
     paths: dict[str, Callable[[], Result]] = {INT_MM: lambda: integer_dgrad(error, w, plan, layer.name, inside=inside)}
     if _can_sum_directly(plan, device, bound):
         paths[DIRECT] = direct
     for name in exact_floats(device, bound):
-        paths[name] = lambda name=name: floating(getattr(torch, name))  # type: ignore[misc]
+        paths[name] = functools.partial(floating, name)
     return cast(Tensor, run_fastest(layer.paths, part_name("dgrad", part), paths))
 
 
@@ -362,19 +374,23 @@ def _fastest_wgrad(
         )  # fmt: skip
         return dw, error_sum(sums, error, plan.rows)
 
-    def floating(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        values = _integers(error).to(dtype)
-        weight = torch.empty(1, dtype=dtype, device=device).expand(plan.o, plan.r, plan.s, plan.c // plan.groups)
-        _, dw = float_backward(values, values, _integers(a).to(dtype), weight, plan, (False, True))
+    def floating(path: str) -> tuple[Tensor, Tensor]:
+        with span("im2col", layer=layer.name, gemm="wgrad"):
+            values, inputs = _as_floats(error, path), _as_floats(a, path)
+        with span("gemm", layer=layer.name, gemm="wgrad"):
+            weight = values.new_empty(1).expand(plan.o, plan.r, plan.s, plan.c // plan.groups)
+            _, dw = float_backward(values, values, inputs, weight, plan, (False, True))
         assert dw is not None, "wgrad was asked for"
-        scale = a.scale * (by_channel.view(-1, 1, 1, 1) if by_channel.dim() else by_channel)
-        return dw.to(torch.float32).mul_(scale), error_sum(_channel_sums(error.codes), error, plan.rows)
+        log_product("wgrad", layer.name, path, plan.reduction, plan.rows, plan.o)
+        with span("dequantize", layer=layer.name, gemm="wgrad"):
+            scale = a.scale * (by_channel.view(-1, 1, 1, 1) if by_channel.dim() else by_channel)
+            return dw.to(torch.float32).mul_(scale), error_sum(_channel_sums(error.codes), error, plan.rows)
 
     paths: dict[str, Callable[[], Result]] = {INT_MM: lambda: integer_wgrad(a, error, plan, layer.name)}
     if conv_native.is_depthwise(plan) and native.usable(device):
         paths[DIRECT] = direct
     for name in exact_floats(device, bound):
-        paths[name] = lambda name=name: floating(getattr(torch, name))  # type: ignore[misc]
+        paths[name] = functools.partial(floating, name)
     return cast(tuple[Tensor, Tensor], run_fastest(layer.paths, part_name("wgrad", part), paths))
 
 
@@ -385,6 +401,11 @@ def _can_sum_directly(plan: ConvPlan, device: torch.device, bound: int) -> bool:
 def _integers(operand: QTensor) -> Tensor:
     """mult·code + offset, int16."""
     return operand.codes.to(torch.int16).mul_(operand.mult).add_(operand.offset)
+
+
+def _as_floats(operand: QTensor, path: str) -> Tensor:
+    """The same as the floating-point values of a path, "float32" or "float64"."""
+    return _integers(operand).to(getattr(torch, path))
 
 
 def _depthwise_weight(integers: Tensor) -> Tensor:

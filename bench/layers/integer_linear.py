@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from bench.errors import ShapeError
 from bench.kernels import affine, linear
+from bench.kernels.spans import span
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
 from bench.layers.operands import (
     add_up,
@@ -77,8 +78,9 @@ class _LinearFunction(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: IntegerLinear) -> Tensor:
-        a, inside = quantize_operand(layer.activation_quantizer, x.contiguous())
-        w, _ = quantize_operand(layer.weight_quantizer, weight.contiguous())
+        with span("quantize", layer=layer.name, gemm="fprop"):
+            a, inside = quantize_operand(layer.activation_quantizer, x.contiguous())
+            w, _ = quantize_operand(layer.weight_quantizer, weight.contiguous())
         if layer.dispatch != "simulate":
             y = integer_fprop(*both_quantized(a, w), layer.name)
         else:
@@ -102,13 +104,14 @@ class _LinearFunction(Function):
         w, fold = split_filter_scale(w) if layer.error_quantizer is not None else (w, None)
         for_dx = for_dw = None
         if layer.error_quantizer is not None:
-            for_dx, for_dw = quantize_error(
-                layer.error_quantizer,
-                error_mn,
-                fold=fold,
-                needs_dgrad=needs_dx,
-                needs_wgrad=needs_dw or needs_db,
-            )
+            with span("quantize", layer=layer.name, gemm="dgrad" if needs_dx else "wgrad"):
+                for_dx, for_dw = quantize_error(
+                    layer.error_quantizer,
+                    error_mn,
+                    fold=fold,
+                    needs_dgrad=needs_dx,
+                    needs_wgrad=needs_dw or needs_db,
+                )
         if layer.error_quantizer is not None and layer.dispatch != "simulate":
             a, w = both_quantized(a, w)
             if for_dx is not None and needs_dx:
@@ -126,7 +129,8 @@ class _LinearFunction(Function):
         if dx is not None and inside is not None:
             dx.mul_(unpack_bits(inside, dx.shape))
         if dw is not None and layer.weight_quantizer is not None and not layer.leaves_quantized_gradient:
-            dw = layer.weight_quantizer.backward(dw, weight)
+            with span("quantize", layer=layer.name, gemm="wgrad"):
+                dw = layer.weight_quantizer.backward(dw, weight)
         return dx, dw, db, None
 
 
@@ -139,27 +143,31 @@ def integer_fprop(a: QTensor, w: QTensor, layer: str) -> Tensor:
     """Dequantized output (M, N) float32 of codes (M, K) and (N, K)."""
     assert a.mult == 1, "an activation's grid has steps of one"
     k = a.codes.shape[1]
-    acc = linear.fprop(a.codes, w.codes, a_max=a.code_max, w_max=w.code_max, layer=layer)
-    rows = columns = None
-    if w.offset:
-        rows = linear.sum_rows(a.codes).add_(k * a.offset).mul_(w.offset)
-    if a.offset:
-        columns = w.codes.sum(1, dtype=torch.int64).mul_(a.offset * w.mult)
-    total = affine.combine(acc, factor=w.mult, rows=rows, columns=columns, bound=k * a.value_max * w.value_max)
-    return affine.dequantize(total, a.scale * (w.scale.view(-1) if w.scale.dim() else w.scale))
+    with span("gemm", layer=layer, gemm="fprop"):
+        acc = linear.fprop(a.codes, w.codes, a_max=a.code_max, w_max=w.code_max, layer=layer)
+    with span("dequantize", layer=layer, gemm="fprop"):
+        rows = columns = None
+        if w.offset:
+            rows = linear.sum_rows(a.codes).add_(k * a.offset).mul_(w.offset)
+        if a.offset:
+            columns = w.codes.sum(1, dtype=torch.int64).mul_(a.offset * w.mult)
+        total = affine.combine(acc, factor=w.mult, rows=rows, columns=columns, bound=k * a.value_max * w.value_max)
+        return affine.dequantize(total, a.scale * (w.scale.view(-1) if w.scale.dim() else w.scale))
 
 
 def integer_dgrad(error: QTensor, w: QTensor, layer: str) -> Tensor:
     """Dequantized error signal of the input (M, K) float32, from codes (M, N) and (N, K)."""
-    acc = linear.dgrad(error.codes, w.codes, err_max=error.code_max, w_max=w.code_max, layer=layer)
-    terms = error.codes.shape[1]
-    rows = linear.sum_rows(error.codes).mul_(error.mult * w.offset) if w.offset else None
-    columns = None
-    if error.offset:
-        columns = w.codes.sum(0, dtype=torch.int64).mul_(w.mult).add_(terms * w.offset).mul_(error.offset)
-    bound = terms * error.value_max * w.value_max
-    total = affine.combine(acc, factor=error.mult * w.mult, rows=rows, columns=columns, bound=bound)
-    return affine.dequantize(total, error.scale * w.scale)
+    with span("gemm", layer=layer, gemm="dgrad"):
+        acc = linear.dgrad(error.codes, w.codes, err_max=error.code_max, w_max=w.code_max, layer=layer)
+    with span("dequantize", layer=layer, gemm="dgrad"):
+        terms = error.codes.shape[1]
+        rows = linear.sum_rows(error.codes).mul_(error.mult * w.offset) if w.offset else None
+        columns = None
+        if error.offset:
+            columns = w.codes.sum(0, dtype=torch.int64).mul_(w.mult).add_(terms * w.offset).mul_(error.offset)
+        bound = terms * error.value_max * w.value_max
+        total = affine.combine(acc, factor=error.mult * w.mult, rows=rows, columns=columns, bound=bound)
+        return affine.dequantize(total, error.scale * w.scale)
 
 
 def integer_wgrad(a: QTensor, error: QTensor, error_sums: Tensor, layer: str) -> Tensor:
@@ -168,12 +176,14 @@ def integer_wgrad(a: QTensor, error: QTensor, error_sums: Tensor, layer: str) ->
     The error has one scale, or one (N,) per output feature.
     """
     assert a.mult == 1, "an activation's grid has steps of one"
-    acc = linear.wgrad(a.codes, error.codes, a_max=a.code_max, err_max=error.code_max, layer=layer)
-    terms = a.codes.shape[0]
-    rows = (error_sums * (a.offset * error.mult)).unsqueeze(1) if a.offset else None
-    columns = None
-    if error.offset:
-        columns = a.codes.sum(0, dtype=torch.int64).add_(terms * a.offset).mul_(error.offset)
-    bound = terms * a.value_max * error.value_max
-    total = affine.combine(acc, factor=error.mult, rows=rows, columns=columns, bound=bound)
-    return affine.dequantize(total, a.scale * (error.scale.unsqueeze(1) if error.scale.dim() else error.scale))
+    with span("gemm", layer=layer, gemm="wgrad"):
+        acc = linear.wgrad(a.codes, error.codes, a_max=a.code_max, err_max=error.code_max, layer=layer)
+    with span("dequantize", layer=layer, gemm="wgrad"):
+        terms = a.codes.shape[0]
+        rows = (error_sums * (a.offset * error.mult)).unsqueeze(1) if a.offset else None
+        columns = None
+        if error.offset:
+            columns = a.codes.sum(0, dtype=torch.int64).add_(terms * a.offset).mul_(error.offset)
+        bound = terms * a.value_max * error.value_max
+        total = affine.combine(acc, factor=error.mult, rows=rows, columns=columns, bound=bound)
+        return affine.dequantize(total, a.scale * (error.scale.unsqueeze(1) if error.scale.dim() else error.scale))

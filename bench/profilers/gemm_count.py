@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.kernels.int_mm import GemmCall
 from bench.layers.base import IntegerLayer
+from bench.layers.dispatch import ran_as_integer
 
 KINDS = ("fprop", "dgrad", "wgrad")
 _aten = torch.ops.aten
@@ -92,8 +93,13 @@ def record_layer_macs(model: nn.Module) -> Iterator[dict[str, int]]:
 
 
 def integer_layers(calls: list[GemmCall]) -> dict[str, set[str]]:
-    """Layers by kind whose product went through ``torch._int_mm``; one product may be several calls."""
-    return {kind: {call.layer for call in calls if call.gemm == kind} for kind in KINDS}
+    """Layers by kind whose product multiplied integers; one product may be several calls, all of them integer."""
+    ran: dict[str, set[str]] = {}
+    for kind in KINDS:
+        of_kind = [call for call in calls if call.gemm == kind]
+        floats = {call.layer for call in of_kind if not ran_as_integer(call.path)}
+        ran[kind] = {call.layer for call in of_kind} - floats
+    return ran
 
 
 def _hypernet_macs(func: Any, args: tuple[Any, ...]) -> int:

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
+
+import pytest
 import torch
 from torch import nn
 
+from bench import native
 from bench.hypernets import build_hypernet
-from bench.kernels.int_mm import record_gemms
+from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.layers import QuantSpec, quantize_model
+from bench.layers.dispatch import PathChoice
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
+from bench.units import Absent
 
 
 def small_net() -> nn.Sequential:
@@ -46,6 +52,51 @@ def test_integer_products_are_counted_by_layer_however_many_calls_they_take() ->
         run(model, floats)
     assert integer_layers(calls) == {"fprop": {"0", "2", "4"}, "dgrad": {"2", "4"}, "wgrad": {"0", "2", "4"}}
     assert floats.calls == {"fprop": 0, "dgrad": 0, "wgrad": 0}
+
+
+def test_a_product_with_a_floating_point_part_is_not_an_integer_one() -> None:
+    call = GemmCall(gemm="dgrad", layer="a", m=20, k=8, n=8, padded=(20, 8, 8), path="int_mm, K in 2 parts", macs=1280)
+    calls = [
+        call,
+        dataclasses.replace(call, layer="b", path="direct"),
+        dataclasses.replace(call, layer="c"),
+        dataclasses.replace(call, layer="c", path="float32"),
+        dataclasses.replace(call, layer="d", path="float64", gemm="wgrad"),
+    ]
+    assert integer_layers(calls) == {"fprop": set(), "dgrad": {"a", "b"}, "wgrad": set()}
+
+
+@pytest.mark.parametrize("path", ["int_mm", "direct", "float32"])
+def test_whatever_path_auto_takes_every_product_is_counted_once_as_what_it_was(path: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, groups=8, padding=1))
+    quantize_model(model, QuantSpec(weight_bits=4, activation_bits=4, error="uniform", error_bits=4, dispatch="auto"))
+    x = torch.rand(2, 3, 6, 6)
+    with record_layer_macs(model) as macs, record_gemms() as calls:
+        model(x).square().sum().backward()
+    layer = model[1]
+    tried = {(call.layer, call.gemm, call.path) for call in calls}
+    assert {entry[2] for entry in tried} == {"int_mm"}, "trials are not products of the step"
+    assert set(layer.paths) == {"fprop", "dgrad", "wgrad"}
+    if path == "direct" and isinstance(native.library(), Absent):
+        pytest.skip("direct sums need a C compiler")
+    assert all(path in choice.reason for choice in layer.paths.values()), "it was tried and agreed"
+    for gemm in layer.paths:
+        layer.paths[gemm] = PathChoice(path=path, reason="asked for")
+    floats = FloatProductCounter()
+    with record_gemms() as calls, floats:
+        with floats.phases("forward"):
+            loss = model(x).square().sum()
+        with floats.phases("backward"):
+            loss.backward()
+    own = [call for call in calls if call.layer == "1"]
+    assert {call.gemm: call.path for call in own} == dict.fromkeys(layer.paths, path)
+    assert all(sum(call.macs for call in own if call.gemm == gemm) == macs["1"] for gemm in layer.paths)
+    integer = path != "float32"
+    assert [("1" in names) for names in integer_layers(calls).values()] == [integer] * 3
+    facts = layer.facts()
+    assert facts.fprop == facts.dgrad == facts.wgrad == ("emulated" if integer else "simulated")
+    assert facts.fprop_path == f"{path}: asked for"
 
 
 def test_the_hypernetworks_products_are_counted_apart() -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from bench.errors import UserError
 from bench.kernels.int_mm import GemmCall
 from bench.kernels.spans import PIECES, Span
-from bench.layers.convert import QuantSpec, quantize_model
+from bench.layers.convert import KeptLayer, QuantSpec, quantize_model
 from bench.profilers.ceilings import Ceilings
 from bench.profilers.memory import AllocationTracker
 from bench.units import Absent
@@ -25,6 +25,7 @@ from tools.kernel_bench import (
     ModelResult,
     as_plain_result,
     busy_before,
+    compare_lean,
     compare_width,
     main,
     side_times,
@@ -103,15 +104,15 @@ def times_of(**step_ms: tuple[float, ...]) -> StepTimes:
 def result() -> ModelResult:
     times = times_of(
         fp32=(10.0, 12.0, 11.0), bf16=(5.0, 6.0, 5.5), fp32_compiled=(9.0, 8.0, 8.0), int8=(4.0, 5.0, 6.0),
-        int4=(5.0, 5.0, 5.0), int8_compact=(6.0, 6.0, 7.0), int4_compact=(6.0, 6.0, 6.0),
+        int4=(5.0, 5.0, 5.0), int8_compact=(6.0, 6.0, 7.0), int4_compact=(6.0, 6.0, 6.0), fp32_lean=(9.0, 8.0, 9.9),
     )  # fmt: skip
     sizes = {"fp32": 800, "bf16": 500, "int8": 600, "int4": 600, "int8_compact": 400, "int4_compact": 300}
     saved = {side: SavedBytes(total_bytes=size, by_dtype={"int8": size}) for side, size in sizes.items()}
     peaks = {**sizes, "int4": Absent("no peak here")}
     rows = join(
         [LayerWork(name="features[0]", macs=10**6, needs_dgrad=False, fp32_ms={"fprop": 2.0}, bf16_ms={"fprop": 1.0})],
-        quantize_model(nn.Sequential(nn.Conv2d(3, 4, 3)), QuantSpec()),
-        [GemmCall(gemm="fprop", layer="features[0]", m=64, k=28, n=5, padded=(64, 32, 8), path="int_mm")],
+        quantize_model(nn.Sequential(nn.Conv2d(3, 4, 3)), QuantSpec()).swapped, (),
+        [GemmCall(gemm="fprop", layer="features[0]", m=64, k=28, n=5, padded=(64, 32, 8), path="int_mm", macs=9)],
         [[Span(piece="gemm", layer="features[0]", gemm="fprop", span_ms=0.5)]],
         CEILINGS, traced_ms=(4.0,), untraced_ms=(3.2,),
     )  # fmt: skip
@@ -119,8 +120,8 @@ def result() -> ModelResult:
     return ModelResult(
         model="vgg16", batch=2, image_size=8, images="synthetic", dispatch="integer", device="cpu", threads=2,
         steps={side: side_times(side, times) for side in SIDES}, saved=saved, peak_bytes=peaks,  # type: ignore[arg-type]
-        peak_meaning="growth", ceilings=CEILINGS, int8=widths["int8"], int4=widths["int4"],
-        notices=("The machine was busy.",),
+        peak_meaning="growth", ceilings=CEILINGS, fp32_lean=compare_lean(times), int8=widths["int8"],
+        int4=widths["int4"], notices=("The machine was busy.",),
     )  # fmt: skip
 
 
@@ -158,9 +159,13 @@ def test_a_quick_run_measures_everything_and_its_ratios_are_those_of_the_stored_
                    for row in found["layers"] if row["gemm"] != SHARED)  # fmt: skip
         assert set(found["pieces_ms"]) == {*PIECES, OTHER}
     assert figures["int4"]["label"] == "emulated"
+    lean = figures["fp32_lean"]
+    assert lean["step_vs_fp32"] == pytest.approx(medians["fp32_lean"] / medians["fp32"])
+    assert lean["interval"]["low"] <= lean["step_vs_fp32"] <= lean["interval"]["high"]
     out = capsys.readouterr().out
     assert "INT4 (emulated): the step takes" in out
     assert "n/a (--no-compile was given)" in out
+    assert "how much of INT8's and INT4's ratio is those kernels, not integer products" in " ".join(out.split())
 
 
 def test_a_users_network_is_measured_from_a_folder_with_a_tools_package_of_its_own(own_net: Path) -> None:
@@ -173,6 +178,21 @@ def test_a_users_network_is_measured_from_a_folder_with_a_tools_package_of_its_o
     assert figures["int8"]["label"] == "simulated"
     assert {row["path"] for row in figures["int8"]["layers"] if row["gemm"] != SHARED} == {"simulated"}
     assert all("reason" in row["shape"] for row in figures["int8"]["layers"]), "no integer product ran"
+
+
+def test_with_auto_every_product_has_a_row_with_its_path_and_why_it_was_chosen(own_net: Path) -> None:
+    target = own_net / "kernels.json"
+    options = ["--model", "kernelnet:make", "--dispatch", "auto", "--threads", "1", "--no-compile"]
+    assert main([*TINY, *options, "--json", str(target)]) == 0
+    rows = [row for row in json.loads(target.read_text(encoding="utf-8"))["int8"]["layers"] if row["gemm"] != SHARED]
+    assert len(rows) == 3 * 3 - 1
+    for row in rows:
+        assert row["path"] in ("int_mm", "direct", "float32")
+        assert row["calls"] > 0
+        assert row["gemm_ms"] > 0
+        assert row["why"].startswith(f"{row['path']}: ")
+    assert any("fastest of int_mm" in row["why"] for row in rows)
+    assert {row["why"] for row in rows if row["layer"] == "6"} == {"int_mm: the only path of a linear layer"}
 
 
 @pytest.mark.slow
@@ -278,14 +298,15 @@ def test_no_side_keeps_memory_for_backward_that_the_count_does_not_see(side: str
 
 
 def test_a_row_joins_the_log_the_spans_and_the_ceilings() -> None:
-    conversion = quantize_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)), QuantSpec())
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    swapped = quantize_model(model, QuantSpec(error="uniform", error_bits=8)).swapped
     layers = [
         LayerWork(name="0", macs=10**6, needs_dgrad=False, fp32_ms={"fprop": 2.0}, bf16_ms={"fprop": 1.0}),
         LayerWork(name="elsewhere", macs=5, needs_dgrad=True, fp32_ms={}, bf16_ms={}),
     ]  # fmt: skip
-    call = GemmCall(gemm="fprop", layer="0", m=100, k=20, n=10, padded=(100, 24, 16), path="int_mm")
-    small = dataclasses.replace(call, m=50, padded=(50, 24, 16))
-    floating = GemmCall(gemm="wgrad", layer="0", m=10, k=10, n=10, padded=(10, 10, 10), path="fp32")
+    call = GemmCall(gemm="fprop", layer="0", m=100, k=20, n=10, padded=(100, 24, 16), path="int_mm", macs=9)
+    small = dataclasses.replace(call, m=50, padded=(50, 24, 16), macs=5)
+    floating = GemmCall(gemm="wgrad", layer="0", m=10, k=10, n=10, padded=(10, 10, 10), path="float32", macs=1000)
 
     def step(gemm_ms: float) -> list[Span]:
         return [
@@ -298,7 +319,8 @@ def test_a_row_joins_the_log_the_spans_and_the_ceilings() -> None:
         ]
 
     detail = join(
-        layers, conversion, [small, call, floating], [step(0.5), step(0.75), step(40.0)], CEILINGS,
+        layers, swapped, [KeptLayer(name="elsewhere", kind="conv2d", reason="edge layer")],
+        [small, call, floating], [step(0.5), step(0.75), step(40.0)], CEILINGS,
         traced_ms=(10.0, 11.0, 12.0), untraced_ms=(10.0, 10.0, 10.0),
     )  # fmt: skip
     rows = {(row.layer, row.gemm): row for row in detail.layers}
@@ -309,19 +331,20 @@ def test_a_row_joins_the_log_the_spans_and_the_ceilings() -> None:
     fprop = rows["0", "fprop"]
     assert (fprop.calls, fprop.shape, fprop.padded, fprop.path) == (2, (100, 20, 10), (100, 24, 16), "int_mm")
     assert (fprop.gemm_ms, fprop.all_ms, fprop.fp32_ms, fprop.bf16_ms) == (0.75, 1.0, 2.0, 1.0)
+    assert fprop.why == "int_mm: dispatch=integer"
     assert fprop.useful_gops == pytest.approx(2 * 10**6 / 0.75e-3 / 1e9)
     assert fprop.ceiling == "int8_gops"
     assert fprop.ceiling_share_pct == pytest.approx(100 * fprop.useful_gops / 1000)
     moved = (100 * 24 + 24 * 16 + 4 * 100 * 16) + (50 * 24 + 24 * 16 + 4 * 50 * 16)
     assert fprop.copy_share_pct == pytest.approx(100 * moved / 0.75e-3 / 1e9 / 10)
     wgrad = rows["0", "wgrad"]
-    assert (wgrad.path, wgrad.ceiling) == ("fp32", "fp32_gflops")
+    assert (wgrad.path, wgrad.ceiling) == ("float32", "fp32_gflops")
     assert wgrad.ceiling_share_pct == pytest.approx(100 * (2 * 10**6 / 0.5e-3 / 1e9) / 100)
-    assert wgrad.copy_share_pct == pytest.approx(100 * (3 * 100 * 4) / 0.5e-3 / 1e9 / 10)
+    assert isinstance(wgrad.copy_share_pct, Absent)
     assert rows["0", SHARED].all_ms == 0.125
     assert isinstance(rows["0", SHARED].gemm_ms, Absent)
     assert isinstance(rows["elsewhere", "dgrad"].shape, Absent)
-    assert rows["elsewhere", "dgrad"].path == "float"
+    assert (rows["elsewhere", "dgrad"].path, rows["elsewhere", "dgrad"].why) == ("float", "edge layer")
     pieces = {piece: value for piece, value in detail.pieces_ms.items() if not isinstance(value, Absent)}
     assert pieces == {"quantize": 0.375, "gemm": 1.25, "norm": 1.0, OTHER: 11.0 - 2.625}
     assert detail.tracing_overhead_pct == pytest.approx(10.0)
