@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from bench.config import CellConfig, as_plain
-from bench.records.schema import RunRecord
+from bench.records.schema import LayerFacts, RunRecord
 from bench.units import Absent, format_absent, format_duration
 from reports.load import Loaded, UnreadFile, is_synthetic, leaves, shown_value
 from reports.paper import PaperTable, paper_claims, paper_tables
@@ -381,6 +381,7 @@ def _detail(record: RunRecord, label: str, anchor: str) -> Detail:
             "fprop": layer.fprop,
             "dgrad": _value_text(layer.dgrad),
             "wgrad": layer.wgrad,
+            "paths": paths_text(layer),
             "reason": layer.reason if not layer.quantized else "",
         }
         for layer in (record.model.layers if record.model is not None else ())
@@ -393,6 +394,19 @@ def _detail(record: RunRecord, label: str, anchor: str) -> Detail:
     return Detail(
         anchor=anchor, title=title, record=record, fields=tuple(fields), layers=layers, samples=tuple(samples)
     )
+
+
+def paths_text(layer: LayerFacts) -> str:
+    """Which path each of a layer's products took and why, once where they agree; "" where none was recorded.
+
+    Args:
+        layer: of a record.
+    """
+    told = {"fprop": layer.fprop_path, "dgrad": layer.dgrad_path, "wgrad": layer.wgrad_path}
+    told = {gemm: path for gemm, path in told.items() if path}
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return "; ".join(f"{gemm} {path}" for gemm, path in told.items())
 
 
 def _value_text(value: Any) -> str:

@@ -253,8 +253,10 @@ def gemm_table(section: Section) -> Table:
         rows.append((row, (label_cell(row), ran_as_cell(row), *calls, share_of_layers, hypernet)))
     caption = (
         "Counted in the second training step, the first in which a hypernetwork runs; integer products went through "
-        "torch._int_mm."
+        "torch._int_mm"
     )
+    by_choice = any(row.method.dispatch == "auto" for row in section.rows if row.method is not None)
+    caption += ", or are direct integer sums where dispatch=auto found those faster." if by_choice else "."
     return _table("gemms", "Integer products", caption, columns, rows)
 
 

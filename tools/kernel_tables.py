@@ -53,7 +53,10 @@ def render(result: ModelResult, console: Console) -> None:
     console.print(_steps(result))
     console.print(_memory(result))
     for width in _WORDS:
-        console.print(_layers(width, getattr(result, width)))
+        found: WidthResult = getattr(result, width)
+        console.print(_layers(width, found))
+        if len({row.why for row in found.detail.layers if row.why}) > 1:  # else one reason holds for all
+            console.print(_reasons(width, found))
     console.print(_pieces(result))
     lean = result.fp32_lean
     console.print(
@@ -148,9 +151,6 @@ def _layers(width: str, found: WidthResult) -> Table:
         f"{_WORDS[width]} by layer", "GEMM", "M×K×N", "padded", "path", "product", "with its copies", "useful GOP/s",
         "of ceiling", "of copy", "FP32 alone", "bf16 alone",
     )  # fmt: skip
-    several = len({row.why for row in found.detail.layers if row.why}) > 1
-    if several:  # else all products took one path for one reason
-        table.add_column("why")
     last = ""
     for row in found.detail.layers:
         table.add_row(
@@ -166,9 +166,19 @@ def _layers(width: str, found: WidthResult) -> Table:
             _percent(row.copy_share_pct),
             _ms(row.fp32_ms),
             _ms(row.bf16_ms),
-            *([Text(row.why.removeprefix(f"{row.path}: "))] if several else []),
         )
         last = row.layer
+    return table
+
+
+def _reasons(width: str, found: WidthResult) -> Table:
+    table = _table(f"{_WORDS[width]}: why this path", "GEMM", "path", "why")
+    last = ""
+    for row in found.detail.layers:
+        if row.why:
+            name = Text(row.layer if row.layer != last else "")
+            table.add_row(name, row.gemm, Text(row.path), Text(row.why.removeprefix(f"{row.path}: ")))
+            last = row.layer
     return table
 
 
@@ -191,7 +201,7 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(pad_edge=False, caption_justify="left")
     table.add_column(title)
     for column in columns:
-        table.add_column(column, justify="left" if column in ("GEMM", "path", "of it") else "right")
+        table.add_column(column, justify="left" if column in ("GEMM", "path", "of it", "why") else "right")
     return table
 
 

@@ -19,6 +19,7 @@ from reports.page import (
     MAX_DETAILS,
     Page,
     build_page,
+    paths_text,
     render_html,
     render_markdown,
     reproduce_command,
@@ -89,6 +90,21 @@ def test_the_main_table_shows_the_records_numbers_with_their_units(demo_records:
     median = record.timing.step_ms.median
     assert f'data-value="{median}" data-source="timing.step_ms.median">{median:.1f} ms' in html
     assert f'data-value="{58 * 1024**2}" data-source="memory.peak_allocated_bytes">58.0 MiB' in html
+
+
+def test_a_layers_row_says_which_path_each_product_took_and_why(demo_records: Make) -> None:
+    (record,) = demo_records(["uint8_int8"])
+    assert record.model is not None
+    layer, *_ = record.model.layers
+    fast = "direct: fastest of int_mm 2 ms, direct <1 ms"
+    mixed = dataclasses.replace(layer, fprop_path=fast, wgrad_path="float32: fastest")
+    alike = dataclasses.replace(layer, fprop_path="int_mm: dispatch=integer", wgrad_path="int_mm: dispatch=integer")
+    assert [paths_text(one) for one in (layer, alike)] == ["", "int_mm: dispatch=integer"]
+    assert paths_text(mixed) == f"fprop {fast}; wgrad float32: fastest"
+    changed = dataclasses.replace(record, model=dataclasses.replace(record.model, layers=(mixed, alike)))
+    html = render_html(_page([changed]))
+    assert "<td>fprop direct: fastest of int_mm 2 ms, direct &lt;1 ms; wgrad float32: fastest</td>" in html
+    assert "<td>int_mm: dispatch=integer</td>" in html
 
 
 def test_html_and_markdown_print_the_same_main_table(demo_records: Make) -> None:

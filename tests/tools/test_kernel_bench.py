@@ -451,6 +451,21 @@ def test_what_could_not_be_had_is_shown_and_saved_with_its_reason(result: ModelR
         assert part in text, part
 
 
+@pytest.mark.parametrize(("why", "printed"), [("int_mm: dispatch=integer", False), ("direct: fastest of both", True)])
+def test_reasons_are_printed_where_they_differ(result: ModelResult, why: str, printed: bool) -> None:
+    one, other = result.int8.detail.layers
+    rows = (
+        dataclasses.replace(one, path="direct", why=why),
+        dataclasses.replace(other, why="int_mm: dispatch=integer"),
+    )
+    width = dataclasses.replace(result.int8, detail=dataclasses.replace(result.int8.detail, layers=rows))
+    console = Console(record=True, width=200)
+    render(dataclasses.replace(result, int8=width), console)
+    text = console.export_text()
+    assert ("INT8: why this path" in text) == printed
+    assert ("fastest of both" in text) == printed
+
+
 def test_the_headline_holds_all_four_ratios(result: ModelResult) -> None:
     assert headline(result, "int8") == (
         "vgg16, batch 2, INT8: the step takes 0.45× FP32's time (0.62× compiled FP32's) and 0.91× bf16 autocast's "
