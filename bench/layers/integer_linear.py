@@ -104,7 +104,8 @@ class _LinearFunction(Function):
         w, fold = split_filter_scale(w) if layer.error_quantizer is not None else (w, None)
         for_dx = for_dw = None
         if layer.error_quantizer is not None:
-            with span("quantize", layer=layer.name, gemm="dgrad" if needs_dx else "wgrad"):
+            only = "" if needs_dx and needs_dw else "dgrad" if needs_dx else "wgrad"
+            with span("quantize", layer=layer.name, gemm=only):  # once for both products
                 for_dx, for_dw = quantize_error(
                     layer.error_quantizer,
                     error_mn,

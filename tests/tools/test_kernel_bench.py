@@ -157,6 +157,8 @@ def test_a_quick_run_measures_everything_and_its_ratios_are_those_of_the_stored_
         assert len(products) == 20 * 3 - 1, "the images need no gradient"
         assert all(row["calls"] > 0 and row["fp32_ms"] > 0 and row["bf16_ms"] > 0
                    for row in found["layers"] if row["gemm"] != SHARED)  # fmt: skip
+        once = {row["layer"] for row in found["layers"] if row["gemm"] == SHARED}
+        assert once == {layer for layer, gemm in products if gemm == "dgrad"}, "an error signal is quantized once"
         assert set(found["pieces_ms"]) == {*PIECES, OTHER}
     assert figures["int4"]["label"] == "emulated"
     lean = figures["fp32_lean"]
