@@ -223,7 +223,7 @@ def join(
             path = why = ""
             if gemm != SHARED:
                 path = _path(by_gemm[key], facts.get(layer.name), gemm)
-                why = kept.get(layer.name) or getattr(facts.get(layer.name), f"{gemm}_path", "")
+                why = kept.get(layer.name, "") or str(getattr(facts.get(layer.name), f"{gemm}_path", ""))
             times = gemm_ms.get(key, _NO_SPAN), all_ms.get(key, _NO_SPAN)
             rows.append(_row(layer, gemm, by_gemm[key], path, why, *times, ceilings))
     step_ms, plain_ms = statistics.median(traced_ms), statistics.median(untraced_ms)

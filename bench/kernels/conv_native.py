@@ -289,7 +289,7 @@ def _direct(
             landing = _landing(count, row.length, column.length, 1, c, c, 1, 1, out_strides, factor, 0)
             offset = start * out_strides[0] + out_offset
             lib.land(
-                pointer(acc), pointer(out) + 4 * offset, landing, None, pointer(columns), _at(places, out_offset),
+                pointer(acc), _at(out, offset), landing, None, pointer(columns), _at(places, out_offset),
                 pointer(scale), int(scale.dim() > 0), pointer(bias), pointer(bits), offset,
             )  # fmt: skip
 
@@ -415,7 +415,7 @@ class _Product:
                 offset = start * out_strides[0] + out_offset + outputs[0]
                 per_channel = self.scale.dim() > 0
                 lib.land(
-                    pointer(acc), pointer(out) + 4 * offset, landing, _at(sums, block.g0),
+                    pointer(acc), _at(out, offset), landing, _at(sums, block.g0),
                     _at(self.columns, outputs[0]),
                     _at(self.places, out_offset + outputs[0]), _at(self.scale, outputs[0] if per_channel else 0),
                     int(per_channel), _at(self.bias, outputs[0]), pointer(self.bits), offset,
