@@ -32,7 +32,7 @@ class SavedGrid:
 
 
 def quantize_operand(quantizer: ForwardQuantizer | None, values: Tensor) -> tuple[QTensor | Tensor, Tensor | None]:
-    """Quantize, or hand the floats through; with the mask of positions that pass a gradient."""
+    """Quantize, or hand the floats through; with packed flags of the positions that pass a gradient."""
     return (values, None) if quantizer is None else quantizer.quantize(values)
 
 
