@@ -53,6 +53,7 @@ def test_on_the_cpu_the_estimate_agrees_with_measurement_within_five_percent(arg
     estimate = CellShapes(cell).on_cpu(BATCH)
     data = build_data("digits", train_limit=BATCH * 3, test_limit=64, image_size=cell.data.image_size)
     clear_workspace()
+    check_device(CPU)  # once per process, and no part of a step
     parts = build_parts(cell, data, CPU)
     take_largest_layer(parts)
     drawn = TrainBatches(data, batch_size=BATCH, seed=0, device=CPU)

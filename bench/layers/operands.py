@@ -32,7 +32,7 @@ class SavedGrid:
 
 
 def quantize_operand(quantizer: ForwardQuantizer | None, values: Tensor) -> tuple[QTensor | Tensor, Tensor | None]:
-    """Quantize, or hand the floats through; with the mask of positions that pass a gradient."""
+    """Quantize, or hand the floats through; with packed flags of the positions that pass a gradient."""
     return (values, None) if quantizer is None else quantizer.quantize(values)
 
 
@@ -84,9 +84,9 @@ def channels_first(y_nhwc: Tensor) -> Tensor:
 
     Autograd forbids to change a function's output in place where it is a view, and an in-place activation may follow.
     """
-    n, h, w, c = y_nhwc.shape
     whole = torch.empty(0, dtype=y_nhwc.dtype, device=y_nhwc.device)
-    return whole.set_(y_nhwc.untyped_storage(), y_nhwc.storage_offset(), (n, c, h, w), (h * w * c, 1, w * c, c))
+    # of a tensor, not of its storage, which torch's fake tensors would never let go
+    return whole.set_(y_nhwc.permute(0, 3, 1, 2))
 
 
 def both_quantized(a: QTensor | Tensor, w: QTensor | Tensor) -> tuple[QTensor, QTensor]:

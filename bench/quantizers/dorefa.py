@@ -265,7 +265,7 @@ class DorefaActivation:
         self.bits = bits
 
     def quantize(self, x: Tensor) -> tuple[QTensor, Tensor | None]:
-        """Codes, and the mask of positions inside [0, 1]."""
+        """Codes, and packed flags of the positions inside [0, 1]."""
         return activation_codes(x, self.bits)
 
     def describe(self) -> str:

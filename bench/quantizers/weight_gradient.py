@@ -96,7 +96,8 @@ class GradQuantizer(nn.Module):
             `grad`.
         """
         values = flat(grad)
-        if self.name != "uniform" or values.data_ptr() != grad.data_ptr():
+        is_copy = values.untyped_storage()._cdata != grad.untyped_storage()._cdata  # also where there are no data
+        if self.name != "uniform" or is_copy:
             return grad.copy_(self(grad))
         largest = amax(values)
         for (piece,) in flat_pieces(values):

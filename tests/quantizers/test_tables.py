@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from bench.errors import ConfigError
 from bench.quantizers import (
@@ -27,6 +28,12 @@ def test_every_name_builds_at_every_width_and_describes_itself():
             *(build_error_quantizer(name, bits) for name, width in ONE_WIDTH.items() if width == bits),
         ]
         assert all(quantizer.bits == bits and f"{bits} bits" in quantizer.describe() for quantizer in built)
+
+
+@pytest.mark.parametrize("name", ACTIVATION_QUANTIZERS)
+def test_an_activation_without_a_mask_passes_everything_and_a_mask_has_one_bit_a_value(name):
+    _, flags = build_activation_quantizer(name, 8).quantize(torch.tensor([[-0.5, 0.0, 0.5], [0.75, 1.0, 1.5]]))
+    assert flags is None or (flags.dtype, flags.shape) == (torch.uint8, (1,))
 
 
 @pytest.mark.parametrize("name", ["dorefa", "bwn", "bwn_f"])
