@@ -158,7 +158,7 @@ def main(argv: Sequence[str]) -> int:
     from bench.progress import SuiteProgress
 
     device = resolve_device(args.device)
-    environment = to_plain(read_environment(device, pieces=pieces(device)))
+    environment = to_plain(read_environment(device, elementwise=pieces(device)))
     console = Console()
     progress = SuiteProgress(len(names), show=not args.no_progress)
     results = {}

@@ -166,7 +166,7 @@ def main(argv: Sequence[str]) -> int:
     from tools.kernel_tables import render
 
     device = resolve_device(args.device)
-    environment = to_plain(read_environment(device, pieces=pieces(device)))
+    environment = to_plain(read_environment(device, elementwise=pieces(device)))
     console = Console() if sys.stdout.isatty() else Console(width=CONSOLE_COLUMNS)
     for warning in busy_before():
         console.print(Text(warning, style="yellow"))

@@ -61,23 +61,23 @@ FINGERPRINT_FIELDS: tuple[tuple[str, str], ...] = (
     ("cpu.governor", "CPU frequency governor"),
     ("kernel_variables", "variables that choose CPU kernels"),
     ("allocator", "memory allocator"),
-    ("pieces", "element-wise pieces"),
+    ("elementwise", "element-wise pieces"),
     ("python.version", "Python version"),
     ("os.system", "operating system"),
     ("os.machine", "machine type"),
 )
 
 
-def read_environment(device: torch.device, *, pieces: str | Absent = _NOT_ASKED) -> dict[str, Any]:
+def read_environment(device: torch.device, *, elementwise: str | Absent = _NOT_ASKED) -> dict[str, Any]:
     """Read the environment block for a device.
 
     Args:
         device: the device that a cell runs on; a GPU that NVML cannot name makes this start CUDA (``probe``).
-        pieces: what runs a step's element-wise work there, as ``bench.native.pieces`` says it.
+        elementwise: what runs a step's element-wise work there, as ``bench.native.pieces`` says it.
 
     Returns:
         Plain JSON values only, ``{"reason": ...}`` for what could not be known; the top level is the parts ``package``,
-        ``python``, ``os``, ``torch``, ``cpu``, ``device``, ``allocator``, ``pieces`` and ``kernel_variables``.
+        ``python``, ``os``, ``torch``, ``cpu``, ``device``, ``allocator``, ``elementwise`` and ``kernel_variables``.
     """
     block = {
         "package": _package(),
@@ -92,7 +92,7 @@ def read_environment(device: torch.device, *, pieces: str | Absent = _NOT_ASKED)
         "cpu": _cpu(),
         "device": _device(device),
         "allocator": memory_allocator(),
-        "pieces": pieces,
+        "elementwise": elementwise,
         "kernel_variables": {name: os.environ[name] for name in _KERNEL_VARIABLES if name in os.environ},
     }
     plain: dict[str, Any] = to_plain(block)

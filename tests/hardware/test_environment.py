@@ -58,9 +58,9 @@ def test_the_block_describes_this_torch_and_this_cpu(environment: dict[str, Any]
 
 def test_compiled_and_plain_pieces_are_no_comparable_timings() -> None:
     plain, compiled = (
-        read_environment(CPU, pieces=pieces) for pieces in (Absent("no C compiler found"), "compiled by gcc")
+        read_environment(CPU, elementwise=pieces) for pieces in (Absent("no C compiler found"), "compiled by gcc")
     )
-    assert plain["pieces"] == {"reason": "no C compiler found"}
+    assert plain["elementwise"] == {"reason": "no C compiler found"}
     assert fingerprint(plain) != fingerprint(compiled)
     assert describe_differences(plain, compiled) == ("element-wise pieces: unknown against compiled by gcc",)
 
