@@ -12,7 +12,7 @@ import copy
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.kernels.spans import PIECES, Span, record_spans
 from bench.layers.base import GEMMS, LayerFacts
-from bench.layers.convert import Conversion, quantized_layers
-from bench.layers.dispatch import DIRECT, PathChoice
+from bench.layers.convert import Conversion
 from bench.profilers.base import NO_PHASES
 from bench.profilers.ceilings import Ceilings, measure_ceilings
 from bench.profilers.phase_timer import Clock, CudaClock, HostClock, PhaseTimer
@@ -133,7 +132,6 @@ def layers_pass(
         widths[name] = join(
             layers, parts.conversion, calls, traced, ceilings,
             traced_ms=timers["traced"].read().step_ms, untraced_ms=timers["untraced"].read().step_ms,
-            chosen={name: layer.paths for name, layer in quantized_layers(parts.model).items()},
         )  # fmt: skip
     return LayersAnswer(ceilings=ceilings, widths=widths)
 
@@ -190,7 +188,6 @@ def join(
     *,
     traced_ms: Sequence[float],
     untraced_ms: Sequence[float],
-    chosen: Mapping[str, Mapping[str, PathChoice]] | None = None,
 ) -> WidthDetail:
     """The table of one width.
 
@@ -202,7 +199,6 @@ def join(
         ceilings: of the device.
         traced_ms: whole steps with spans.
         untraced_ms: whole steps without.
-        chosen: the paths that dispatch=auto chose, by layer and product; other paths than ``int_mm`` log no call.
     """
     by_gemm: dict[tuple[str, str], list[GemmCall]] = defaultdict(list)
     for call in calls:
@@ -220,10 +216,7 @@ def join(
                 continue
             if gemm == "dgrad" and not layer.needs_dgrad and not by_gemm[key]:
                 continue
-            choice = ((chosen or {}).get(layer.name) or {}).get(gemm)
-            path = (
-                "" if gemm == SHARED else _path(by_gemm[key], choice, facts.get(layer.name), kept.get(layer.name), gemm)
-            )
+            path = "" if gemm == SHARED else _path(by_gemm[key], facts.get(layer.name), kept.get(layer.name), gemm)
             rows.append(
                 _row(layer, gemm, by_gemm[key], path, gemm_ms.get(key, _NO_SPAN), all_ms.get(key, _NO_SPAN), ceilings)
             )
@@ -251,7 +244,7 @@ def _row(
     ceilings: Ceilings,
 ) -> LayerRow:
     largest = max(calls, key=lambda call: call.m * call.k * call.n, default=None)
-    integer = path.startswith((INTEGER_PATH, DIRECT))
+    integer = path.startswith(INTEGER_PATH)
     ceiling = ceilings.int8_gops if integer else ceilings.fp32_gflops
     gops: float | Absent = _NO_SPAN
     rate: float | Absent = _NO_SPAN
@@ -260,7 +253,7 @@ def _row(
     elif not isinstance(gemm_ms, Absent):
         gops = 2 * layer.macs / gemm_ms / 1e6
         rate = sum(_moved_bytes(call) for call in calls) / gemm_ms / 1e6 if calls else Absent("no logged product")
-    nothing = Absent("no matrix product of integers ran")
+    nothing = Absent("no integer product ran")
     return LayerRow(
         layer=layer.name,
         gemm=gemm,
@@ -279,14 +272,10 @@ def _row(
     )
 
 
-def _path(
-    calls: Sequence[GemmCall], choice: PathChoice | None, facts: LayerFacts | None, reason: str | None, gemm: str
-) -> str:
-    """What the log says, else what dispatch=auto chose, else what the converter says."""
+def _path(calls: Sequence[GemmCall], facts: LayerFacts | None, reason: str | None, gemm: str) -> str:
+    """What the log says, else what the converter says."""
     if calls:
         return " and ".join(dict.fromkeys(call.path for call in calls))
-    if choice is not None:
-        return choice.path
     if facts is None:
         return f"float ({reason})" if reason else "float"
     label: str = getattr(facts, gemm)
