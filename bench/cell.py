@@ -389,7 +389,7 @@ def _environment(cell: CellConfig, device: torch.device) -> dict[str, Any]:
     """The environment as the passes will see it: their number of threads, not this process's."""
     if cell.protocol.threads is not None:
         torch.set_num_threads(cell.protocol.threads)
-    return read_environment(device) | {"elementwise": native.status() if device.type == "cpu" else "torch's operators"}
+    return read_environment(device, elementwise=native.pieces(device))
 
 
 def _percent(share: float | Absent) -> float | Absent:

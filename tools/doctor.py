@@ -128,6 +128,7 @@ def _device(device: torch.device, *, measure: bool) -> dict[str, Any]:
     from bench.hardware.peaks import find_gpu
     from bench.hardware.probe import open_nvml, probe, read_peaks
     from bench.kernels.selfcheck import check_device
+    from bench.native import pieces
     from bench.units import Absent
 
     capability = probe(device)
@@ -154,6 +155,7 @@ def _device(device: torch.device, *, measure: bool) -> dict[str, Any]:
         "int4_units": capability.int4_units,
         "limits": {"min_rows": capability.limits.min_rows, "multiple": capability.limits.multiple},
         "self_check": Absent(error) if error else "passed",
+        "elementwise": pieces(device),
         "integer_paths": {str(bits): {"label": path.label, "reason": path.reason} for bits, path in paths.items()},
         "ceilings": ceilings,
         "published": peaks
@@ -341,6 +343,11 @@ def _device_advice(device: dict[str, Any]) -> list[str]:
             "This CPU has neither AVX512-VNNI nor AMX: integer products are exact but slow here, so read accuracy and "
             "memory from this machine and not speed."
         )
+    if name == "cpu" and not _known(device["elementwise"]):
+        advice.append(
+            f"Element-wise work runs in plain torch ({device['elementwise']['reason']}): results are right, steps "
+            "slower. A C compiler with OpenMP (on Debian: apt-get install gcc) is found at the next start."
+        )
     ceilings = device["ceilings"]
     if not _known(ceilings) and "another pass holds" in ceilings["reason"]:
         advice.append(f"A run of metagrad-bench is under way on {name}: wait for its end, its times would suffer too.")
@@ -435,6 +442,7 @@ def _device_rows(device: dict[str, Any]) -> list[tuple[str, str]]:
         ("INT4 units", _text(device["int4_units"])),
         ("int8 product takes", _shapes(device["limits"])),
         ("self-check of int8", _text(device["self_check"])),
+        ("element-wise pieces", _text(device["elementwise"])),
     ]
     rows += _path_rows(device["integer_paths"])
     measured: list[tuple[str, str, str]] = [

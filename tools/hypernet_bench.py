@@ -154,10 +154,11 @@ def main(argv: Sequence[str]) -> int:
 
     from bench.hardware.environment import read_environment, to_plain
     from bench.hardware.probe import resolve_device
+    from bench.native import pieces
     from bench.progress import SuiteProgress
 
     device = resolve_device(args.device)
-    environment = to_plain(read_environment(device))
+    environment = to_plain(read_environment(device, elementwise=pieces(device)))
     console = Console()
     progress = SuiteProgress(len(names), show=not args.no_progress)
     results = {}

@@ -175,11 +175,12 @@ def main(argv: Sequence[str]) -> int:
 
     from bench.hardware.environment import read_environment, to_plain
     from bench.hardware.probe import resolve_device
+    from bench.native import pieces
     from bench.progress import SuiteProgress
     from tools.kernel_tables import render
 
     device = resolve_device(args.device)
-    environment = to_plain(read_environment(device))
+    environment = to_plain(read_environment(device, elementwise=pieces(device)))
     console = Console() if sys.stdout.isatty() else Console(width=CONSOLE_COLUMNS)
     for warning in busy_before():
         console.print(Text(warning, style="yellow"))

@@ -30,6 +30,7 @@ _GIT_TIMEOUT_S = 20
 _CPU0 = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 _NO_CPUFREQ = "this system shows no CPU frequency settings (virtual machines usually do not)"
 _GPU_ONLY = "the device is a CPU"
+_NOT_ASKED = Absent("nothing of this environment runs training steps")
 # Variables that change which CPU kernels run or where their threads sit; recorded by value.
 _KERNEL_VARIABLES = (
     "ONEDNN_MAX_CPU_ISA",
@@ -60,21 +61,23 @@ FINGERPRINT_FIELDS: tuple[tuple[str, str], ...] = (
     ("cpu.governor", "CPU frequency governor"),
     ("kernel_variables", "variables that choose CPU kernels"),
     ("allocator", "memory allocator"),
+    ("elementwise", "element-wise pieces"),
     ("python.version", "Python version"),
     ("os.system", "operating system"),
     ("os.machine", "machine type"),
 )
 
 
-def read_environment(device: torch.device) -> dict[str, Any]:
+def read_environment(device: torch.device, *, elementwise: str | Absent = _NOT_ASKED) -> dict[str, Any]:
     """Read the environment block for a device.
 
     Args:
         device: the device that a cell runs on; a GPU that NVML cannot name makes this start CUDA (``probe``).
+        elementwise: what runs a step's element-wise work there, as ``bench.native.pieces`` says it.
 
     Returns:
         Plain JSON values only, ``{"reason": ...}`` for what could not be known; the top level is the parts ``package``,
-        ``python``, ``os``, ``torch``, ``cpu``, ``device``, ``allocator`` and ``kernel_variables``.
+        ``python``, ``os``, ``torch``, ``cpu``, ``device``, ``allocator``, ``elementwise`` and ``kernel_variables``.
     """
     block = {
         "package": _package(),
@@ -89,6 +92,7 @@ def read_environment(device: torch.device) -> dict[str, Any]:
         "cpu": _cpu(),
         "device": _device(device),
         "allocator": memory_allocator(),
+        "elementwise": elementwise,
         "kernel_variables": {name: os.environ[name] for name in _KERNEL_VARIABLES if name in os.environ},
     }
     plain: dict[str, Any] = to_plain(block)

@@ -61,9 +61,10 @@ class QuantSpec:
     edge_layers: str = "same"
     """First convolution and last linear layer: full (left float), int8 (8 bits), same."""
     dispatch: str = "integer"
-    """integer, or simulate: the same quantizers with floating-point products, for comparison."""
+    """integer, auto (the fastest of each product's paths that give the same bits), or simulate: the same quantizers
+    with floating-point products, for comparison."""
     compact: bool = False
-    """Keep batch-norm's input in bfloat16 for backward: less memory, numerics within 2⁻⁹ of a deviation."""
+    """Keep batch-norm's input in bfloat16 for backward: less memory; docs/method.md section 7 bounds the change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ def make_lean(model: nn.Module, *, compact: bool = False) -> LeanReport:
 
     Args:
         model: any module, before or after its layers are converted; not a bare batch-norm, ReLU or pooling.
-        compact: keep batch-norm's input in bfloat16 (numerics change within 2⁻⁹ of a deviation).
+        compact: keep batch-norm's input in bfloat16 (backward changes within a bound: docs/method.md section 7).
     """
     followers = _norms_with_one_relu(model)
     absorbed = set(followers.values())

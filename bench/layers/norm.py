@@ -2,7 +2,8 @@
 
 Same parameters, buffers and float32 numerics as ``nn.BatchNorm2d`` (Ioffe and Szegedy, arXiv 1502.03167); on a CPU with
 the compiled pieces a forward reads its input twice and a backward twice. A ReLU that follows can be taken in. With
-``compact`` the input is kept in bfloat16, which changes backward by 2⁻⁹ of a deviation at most (docs/method.md).
+``compact`` the input is kept in bfloat16, each value within 2⁻⁸ of itself (docs/method.md section 7: what gradients
+make of it).
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from bench.errors import ConfigError
 
@@ -76,6 +77,39 @@ def build_custom(factory: str, **offered: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{key} returned a {type(model).__name__} and not a torch.nn.Module.")
     return model
+
+
+def check_answer(factory: str, model: nn.Module, images: Tensor, num_classes: int) -> None:
+    """Run a user's network once, in evaluation mode and without gradients, and look at what it returns.
+
+    Args:
+        factory: ``package.module:function``, for the sentence.
+        model: what it made.
+        images: (N, C, H, W) float32, normalised.
+        num_classes: of the data.
+
+    Raises:
+        ConfigError: the forward pass fails, or returns anything but floating-point logits (N, classes).
+    """
+    key = f"model.factory={factory}"
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            answer = model(images)
+    except Exception as error:
+        raise ConfigError(
+            f"{key}: a forward pass of images {tuple(images.shape)} failed with {_said(error)}."
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+    wanted = f"it must return one floating-point tensor of logits, ({len(images)}, {num_classes})"
+    if not isinstance(answer, Tensor):
+        raise ConfigError(f"{key}: the network returns a {type(answer).__name__} and not a tensor; {wanted}.")
+    fits = answer.dim() == 2 and len(answer) == len(images) and answer.shape[1] >= num_classes
+    if not (fits and answer.is_floating_point()):
+        raise ConfigError(f"{key}: the network returns {answer.dtype} of shape {tuple(answer.shape)}; {wanted}.")
 
 
 def _arguments(make: Callable[..., Any], offered: dict[str, int], key: str) -> dict[str, int]:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -105,10 +106,16 @@ def usable(device: torch.device) -> bool:
 
 def status() -> str:
     """One sentence on what runs the element-wise work on this machine's CPU."""
-    found = library()
-    if isinstance(found, Absent):
-        return f"plain torch: {found.reason}"
-    return f"compiled by {Path(_compiler() or 'cc').name} for this processor ({len(FLAGS)} flags, checked)"
+    found = pieces(torch.device("cpu"))
+    return f"plain torch: {found.reason}" if isinstance(found, Absent) else f"{found} for this processor, checked"
+
+
+def pieces(device: torch.device) -> str | Absent:
+    """What a record says of the element-wise work on ``device``: who compiled it, or why torch's operators run."""
+    if device.type != "cpu":
+        return Absent("the pieces are compiled for CPUs; torch's own operators run on this device")
+    found = _built()
+    return found if isinstance(found, Absent) else f"compiled by {Path(_compiler() or 'cc').name}"
 
 
 def pointer(tensor: Tensor | None) -> int | None:
@@ -223,6 +230,8 @@ def _is_right(found: ctypes.CDLL) -> bool:
 
 
 def _last_line(error: Exception) -> str:
+    """What went wrong, without folders: records and ``doctor`` print it."""
     output = getattr(error, "stderr", None) or str(error)
     lines = [line for line in str(output).splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line), lines[-1] if lines else type(error).__name__)
+    told = next((line for line in lines if "error" in line), lines[-1] if lines else type(error).__name__)
+    return re.sub(r"[^\s'\"(]*/", "", told)

@@ -26,7 +26,8 @@ from bench.layers.convert import Conversion, QuantSpec, quantize_model, quantize
 from bench.layers.dispatch import Paths
 from bench.layers.norms import replace_norms
 from bench.methods import METHODS, build_method
-from bench.models import build_model
+from bench.models import CUSTOM, build_model
+from bench.models.custom import check_answer
 from bench.optim import OPTIMIZERS, Optimizer, build_optimizer
 from bench.optim.fixed_point import FixedPointSGD
 from bench.quantizers import GRAD_QUANTIZERS, CyclicPrecision, GradQuantizer
@@ -83,12 +84,14 @@ def build_parts(
     if initial_state is not None:
         model.load_state_dict(initial_state)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # A few images show whether a user's network fits the data, and the converter which layers see negative inputs.
+    sample = normalise(data.sample(_SAMPLE_IMAGES), data, device).permute(0, 3, 1, 2)
+    if cell.model.name == CUSTOM:
+        check_answer(cell.model.factory or "", model, sample, data.num_classes)
     conversion = None
     precision = _cyclic_precision(cell, num_images=data.num_train) if method.cyclic else None
     replace_norms(model, cell.method.norm)  # before the rest of them is made lean
     if method.low_bit:
-        # A few images show the converter which layers see negative inputs.
-        sample = normalise(data.sample(_SAMPLE_IMAGES), data, device).permute(0, 3, 1, 2)
         generator = torch_generator(cell.seed, "stochastic_rounding", device=device)
         conversion = quantize_model(model, _spec(cell), sample_input=sample, generator=generator, precision=precision)
     layers = quantized_layers(model) if conversion is not None else {}

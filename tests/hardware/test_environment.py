@@ -56,6 +56,15 @@ def test_the_block_describes_this_torch_and_this_cpu(environment: dict[str, Any]
     assert environment["cpu"]["usable_cores"] == len(os.sched_getaffinity(0))
 
 
+def test_compiled_and_plain_pieces_are_no_comparable_timings() -> None:
+    plain, compiled = (
+        read_environment(CPU, elementwise=pieces) for pieces in (Absent("no C compiler found"), "compiled by gcc")
+    )
+    assert plain["elementwise"] == {"reason": "no C compiler found"}
+    assert fingerprint(plain) != fingerprint(compiled)
+    assert describe_differences(plain, compiled) == ("element-wise pieces: unknown against compiled by gcc",)
+
+
 def test_no_user_host_home_or_folder_is_named(environment: dict[str, Any]) -> None:
     text = json.dumps({**environment, "kernel_variables": {}})
     assert str(Path.home()) not in text

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from bench.errors import ConfigError
 from bench.models import build_model, check_model
-from bench.models.custom import import_factory
+from bench.models.custom import check_answer, import_factory
 
 NUMBERS = itertools.count()
 
@@ -137,3 +138,47 @@ def test_the_working_folder_goes_last_so_that_our_rooms_win(write_module: Callab
     assert sys.path[-1] == str(tmp_path)
     import_factory(f"{name}:make")
     assert sys.path.count(str(tmp_path)) == 1
+
+
+class Answers(nn.Module):
+    """A network whose forward is the given function."""
+
+    def __init__(self, forward: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.answer = forward
+
+    def forward(self, x: Tensor) -> object:
+        return self.answer(self.norm(x))
+
+
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        (
+            lambda x: (x, x),
+            "returns a tuple and not a tensor; it must return one floating-point tensor of logits, (4, 10)",
+        ),
+        (lambda x: x, r"returns torch.float32 of shape (4, 3, 8, 8)"),
+        (lambda x: x.mean((2, 3)), "of shape (4, 3)"),
+        (lambda x: x.flatten(1).argsort(1), "returns torch.int64"),
+        (lambda x: x @ x.new_zeros(3, 3), "a forward pass of images (4, 3, 8, 8) failed with RuntimeError: "),
+    ],
+)
+def test_a_network_that_does_not_answer_with_logits_is_refused_in_a_sentence(
+    forward: Callable[[Tensor], object], words: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_answer("nets:make", Answers(forward), torch.randn(4, 3, 8, 8), 10)
+    assert words in str(refused.value)
+    assert str(refused.value).startswith("model.factory=nets:make: ")
+
+
+def test_looking_at_the_answer_leaves_modes_and_statistics_as_they_were() -> None:
+    model = Answers(lambda x: x.flatten(1))
+    model.norm.eval()
+    check_answer("nets:make", model, torch.randn(4, 3, 8, 8), 10)
+    assert model.training
+    assert not model.norm.training
+    assert model.norm.running_mean is not None
+    assert torch.equal(model.norm.running_mean, torch.zeros(3))

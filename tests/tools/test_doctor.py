@@ -127,7 +127,11 @@ def quiet(report: dict[str, Any]) -> dict[str, Any]:
     report["memory"]["available_bytes"] = 2**34
     report["nvidia"] = {key: {"reason": "no driver"} for key in ("driver", "driver_cuda", "gpus_seen")}
     report["devices"] = report["devices"][:1]
-    report["devices"][0] |= {"self_check": "passed", "instruction_sets": ["avx512_vnni"]}
+    report["devices"][0] |= {
+        "self_check": "passed",
+        "instruction_sets": ["avx512_vnni"],
+        "elementwise": "compiled by gcc",
+    }
     return report
 
 
@@ -141,10 +145,19 @@ def gpu(**changes: Any) -> dict[str, Any]:
     return {
         "device": "cuda:0", "name": "NVIDIA A100-SXM4-80GB", "sm": 80, "instruction_sets": [], "int4_units": True,
         "limits": {"min_rows": 17, "multiple": 8}, "self_check": "passed",
+        "elementwise": {"reason": "torch's own operators"},
         "integer_paths": {"4": {"label": "emulated", "reason": "sm_80 has INT4 tensor cores, present but unused"}},
         "ceilings": {"reason": "not measured"}, "published": {"reason": "[not] in the table"}, "state": state,
         "other_processes": 0, "energy_counter": "readable",
     } | changes  # fmt: skip
+
+
+def test_a_machine_without_a_compiler_is_told_what_it_lacks(tmp_path: Path) -> None:
+    result = run_doctor("--json", "--no-measure", PATH=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert "no C compiler found" in found["devices"][0]["elementwise"]["reason"]
+    assert any("A C compiler with OpenMP" in sentence for sentence in found["advice"])
 
 
 def test_a_quiet_machine_gets_no_advice(quiet: dict[str, Any]) -> None:
@@ -167,6 +180,7 @@ def test_a_quiet_machine_gets_no_advice(quiet: dict[str, Any]) -> None:
         (("nvidia",), {"driver": "570", "driver_cuda": "12.8", "gpus_seen": 1}, "sees a GPU that torch"),
         (("devices", 0, "instruction_sets"), ["avx2"], "neither AVX512-VNNI nor AMX"),
         (("devices", 0, "self_check"), {"reason": "3 sums were wrong"}, "(3 sums were wrong): use dispatch=simulate"),
+        (("devices", 0, "elementwise"), {"reason": "no C compiler found"}, "(no C compiler found): results are right"),
     ],
 )
 def test_each_spoiler_gets_one_sentence(quiet: dict[str, Any], path: tuple[Any, ...], value: Any, words: str) -> None:
