@@ -17,9 +17,10 @@ from torch.autograd.function import once_differentiable
 
 from bench import native
 from bench.kernels.spans import span
+from bench.layers.activation import flags_of, rectify
 from bench.layers.operands import channels_first, note_amax
 from bench.native import pointer
-from bench.native.bits import pack_bits, packed_size, unpack_bits
+from bench.native.bits import packed_size, unpack_bits
 
 NO_ACTIVATION = 0.0  # as a ceiling: nothing is rectified
 
@@ -53,9 +54,10 @@ class LeanBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape, channels last in memory where it trains."""
         plain = not (self.training and torch.is_grad_enabled() and input.dtype == torch.float32 and input.dim() == 4)
-        if plain or input.numel() <= input.shape[1]:
+        # what does not fit is torch's to refuse
+        if plain or input.shape[1] != self.num_features or input.numel() <= input.shape[1]:
             y = super().forward(input)
-            return y if self.ceiling == NO_ACTIVATION else y.clamp_(0, self.ceiling)
+            return y if self.ceiling == NO_ACTIVATION else rectify(y, self.ceiling, inplace=True)
         rectified: Tensor = _Norm.apply(input, self.weight, self.bias, self)
         return rectified
 
@@ -157,7 +159,7 @@ def _plain_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm
     layer.update_statistics(mean, variance * (rows / (rows - 1)))
     y, bits = y.permute(0, 2, 3, 1).contiguous(), None
     if layer.ceiling != NO_ACTIVATION:
-        bits = pack_bits((y <= 0).logical_or_(y >= layer.ceiling).logical_not_())
+        bits = flags_of(y, layer.ceiling)
         y.clamp_(0, layer.ceiling)
     return y, x.bfloat16() if layer.compact else x, mean, inverse, bits
 

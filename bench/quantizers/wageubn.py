@@ -21,6 +21,7 @@ import math
 import torch
 from torch import Tensor
 
+from bench.native.bits import pack_bits
 from bench.quantizers.base import Grids, QTensor, amax, check_bits, flat_pieces
 from bench.quantizers.rounding import round_
 from bench.quantizers.uniform import check_choices, qmax_of
@@ -151,8 +152,8 @@ class DirectActivation:
         self.bits = bits
 
     def quantize(self, x: Tensor) -> tuple[QTensor, Tensor | None]:
-        """Codes, and the mask of positions that are not clipped."""
-        return direct_codes(x, self.bits), (x.detach().abs() <= 1).to(torch.int8)
+        """Codes, and packed flags of the positions that are not clipped."""
+        return direct_codes(x, self.bits), pack_bits(x.detach().abs() <= 1)
 
     def describe(self) -> str:
         """One line for the record."""

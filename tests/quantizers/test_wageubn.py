@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import ConfigError
+from bench.native.bits import unpack_bits
 from bench.quantizers import FlagQuantizer, build_activation_quantizer, build_weight_quantizer
 from bench.quantizers.base import Grids, dequantize
 from bench.quantizers.wageubn import constant_values, direct_codes, flag_grids, shift_of
@@ -35,7 +36,7 @@ def test_the_gradient_passes_weights_everywhere_and_activations_where_nothing_is
     assert quantizer.factor(weight) is None
     assert quantizer.backward(weight, weight) is weight
     _, mask = build_activation_quantizer("wageubn", 8).quantize(torch.tensor([0.5, 1.0, 1.01, -2.0]))
-    assert mask.tolist() == [1, 1, 0, 0]
+    assert unpack_bits(mask, (4,)).tolist() == [1, 1, 0, 0]
 
 
 def test_a_flagged_signal_has_a_coarse_and_a_fine_range():
