@@ -146,7 +146,7 @@ def test_compact_changes_the_input_that_backward_sees_by_its_stated_bound(twin):
 def test_a_value_that_is_not_finite_reaches_output_and_gradients(bad):
     x = random(2, 3, 4, 4)
     x[0, 0, 0, 0] = bad
-    for result in run(lean(norm_of(3), ceiling=math.inf), x, torch.ones(2, 3, 4, 4)):
+    for result in run(lean(norm_of(3)), x, torch.ones(2, 3, 4, 4))[:3]:  # the bias's gradient reads no input
         assert result.isnan().any()
 
 
@@ -179,7 +179,8 @@ def test_relu_is_torchs_for_every_layout_and_odd_value(layout, inplace, kind, tw
             results.append((y.detach().nan_to_num(nan=-1.0), leaf.grad))
     for ours, theirs in zip(results[:2], results[2:], strict=True):
         assert torch.equal(ours[0], theirs[0])
-        assert torch.equal(ours[1], theirs[1])
+        known = ~x.isnan() if kind is nn.ReLU6 else ...  # torch's ReLU6 passes a NaN's gradient in some lanes only
+        assert torch.equal(ours[1][known], theirs[1][known])
 
 
 @CASES
@@ -244,7 +245,7 @@ class Twice(nn.Module):
             return self.relu(self.relu(y) - 1)
         if self.how == "functional":
             return F.relu(y)
-        if self.how == "untraceable" and float(y.sum()) > 1e9:
+        if self.how == "untraceable" and float(y.detach().sum()) > 1e9:
             return y
         if self.how == "not in evaluation" and not self.training:
             return y
