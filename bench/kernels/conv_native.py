@@ -402,7 +402,7 @@ class _Product:
                 shape = (max(rows, CUDA_RULES.min_rows), lines)
                 acc = int_mm(
                     patches, w_lines.t(), a_max=self.grids.a_max, b_max=self.grids.b_max,
-                    terms=row.count * column.count * per_output,
+                    terms=row.count * column.count * per_output // block.groups,  # zeros off the diagonal
                     out=workspace.scratch("acc", shape, torch.int32, device), gemm=gemm, layer=layer,
                     macs=rows * pack * row.count * column.count * per_output * num_outputs // block.groups,
                 )  # fmt: skip

@@ -33,9 +33,7 @@ class LeanReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape; in place if the source was."""
         if not (torch.is_grad_enabled() and x.requires_grad and x.dtype == torch.float32 and _is_dense(x)):
-            if math.isinf(self.ceiling):
-                return F.relu(x, inplace=self.inplace)
-            return F.hardtanh(x, 0.0, self.ceiling, inplace=self.inplace)
+            return rectify(x, self.ceiling, inplace=self.inplace)
         y: Tensor = _Rectify.apply(x, self)
         return y
 
@@ -59,7 +57,7 @@ class _Rectify(Function):
                 native.library().rectify(pointer(x), pointer(y), pointer(bits), x.numel(), ceiling)
             else:
                 flat = _by_memory(x)
-                bits = pack_bits((flat <= 0).logical_or_(flat >= ceiling).logical_not_())
+                bits = flags_of(flat, ceiling)
                 torch.clamp(x, 0, ceiling, out=y)
         ctx.layer, ctx.strides = layer, x.stride()
         ctx.save_for_backward(bits)
@@ -80,6 +78,19 @@ class _Rectify(Function):
                 flat = _by_memory(grad)
                 _by_memory(dx).copy_(torch.where(unpack_bits(bits, flat.shape).view(torch.bool), flat, 0.0))
         return dx, None
+
+
+def rectify(x: Tensor, ceiling: float, *, inplace: bool) -> Tensor:
+    """ReLU, or ReLU6 and the like where the ceiling is finite, by torch's own operators."""
+    if math.isinf(ceiling):
+        return F.relu(x, inplace=inplace)
+    return F.hardtanh(x, 0.0, ceiling, inplace=inplace)
+
+
+def flags_of(x: Tensor, ceiling: float) -> Tensor:
+    """Packed flags of the values that pass a gradient: all but x ≤ 0 and, where the ceiling is finite, x ≥ ceiling."""
+    stopped = x <= 0
+    return pack_bits((stopped if math.isinf(ceiling) else stopped.logical_or_(x >= ceiling)).logical_not_())
 
 
 def _is_dense(x: Tensor) -> bool:

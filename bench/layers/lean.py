@@ -29,7 +29,8 @@ class LeanReport:
 def make_lean(model: nn.Module, *, compact: bool = False) -> LeanReport:
     """Swap modules in place; parameters and buffers stay the very same tensors, names in the state dict too.
 
-    Subclasses, batch-norms without weight and bias, and poolings with indices or ``ceil_mode`` are left alone.
+    Subclasses, batch-norms without weight and bias, poolings with indices or ``ceil_mode``, and modules with hooks
+    are left alone.
 
     Args:
         model: any module, before or after its layers are converted; not a bare batch-norm, ReLU or pooling.
@@ -40,6 +41,8 @@ def make_lean(model: nn.Module, *, compact: bool = False) -> LeanReport:
     replacements: dict[int, nn.Module] = {}
     norms, activations, pools = [], [], []
     for name, module in model.named_modules():
+        if _has_hooks(module):
+            continue
         if type(module) is nn.BatchNorm2d and module.affine:
             relu = followers.get(name)
             ceiling = NO_ACTIVATION if relu is None else CEILINGS[type(model.get_submodule(relu))]
@@ -68,7 +71,21 @@ class _ModuleTracer(torch.fx.Tracer):
 
 
 def _norms_with_one_relu(model: nn.Module) -> dict[str, str]:
-    """Batch-norms whose output goes to one ReLU alone, both called once; {} if the model cannot be traced."""
+    """Batch-norms whose output goes to one ReLU alone, both called once, training or not; {} if no trace can tell."""
+    modes = [(module, module.training) for module in model.modules()]
+    found: list[set[tuple[str, str]]] = []
+    try:
+        for training in (True, False):
+            for module, _ in modes:
+                module.training = training
+            found.append(set(_followed_in_this_mode(model).items()))
+    finally:
+        for module, training in modes:
+            module.training = training
+    return dict(found[0] & found[1])
+
+
+def _followed_in_this_mode(model: nn.Module) -> dict[str, str]:
     try:
         graph = _ModuleTracer().trace(model)
     except Exception:  # the user's own code runs on stand-ins here: whatever it raises means "cannot tell"
@@ -85,6 +102,15 @@ def _norms_with_one_relu(model: nn.Module) -> dict[str, str]:
         if type(norm) is not nn.BatchNorm2d or not norm.affine or counts[id(norm)] != 1 or len(users) != 1:
             continue
         relu = modules.get(str(users[0].target)) if users[0].op == "call_module" else None
-        if relu is not None and type(relu) in CEILINGS and counts[id(relu)] == 1:
+        if relu is None or type(relu) not in CEILINGS or counts[id(relu)] != 1:
+            continue
+        if not (_has_hooks(norm) or _has_hooks(relu)):
             found[str(node.target)] = str(users[0].target)
     return found
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody watches this very module: a replacement would not call them."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )

@@ -18,9 +18,10 @@ from torch.autograd.function import once_differentiable
 
 from bench import native
 from bench.kernels.spans import span
+from bench.layers.activation import flags_of, rectify
 from bench.layers.operands import channels_first, note_amax
 from bench.native import pointer
-from bench.native.bits import pack_bits, packed_size, unpack_bits
+from bench.native.bits import packed_size, unpack_bits
 
 NO_ACTIVATION = 0.0  # as a ceiling: nothing is rectified
 
@@ -54,9 +55,10 @@ class LeanBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape, channels last in memory where it trains."""
         plain = not (self.training and torch.is_grad_enabled() and input.dtype == torch.float32 and input.dim() == 4)
-        if plain or input.numel() <= input.shape[1]:
+        # what does not fit is torch's to refuse
+        if plain or input.shape[1] != self.num_features or input.numel() <= input.shape[1]:
             y = super().forward(input)
-            return y if self.ceiling == NO_ACTIVATION else y.clamp_(0, self.ceiling)
+            return y if self.ceiling == NO_ACTIVATION else rectify(y, self.ceiling, inplace=True)
         rectified: Tensor = _Norm.apply(input, self.weight, self.bias, self)
         return rectified
 
@@ -113,10 +115,10 @@ def _compiled_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchN
     lib.norm_stats(pointer(x), rows, channels, pointer(stats[0]), pointer(stats[1]))
     mean, squares = stats[0], stats[1]
     inverse = (squares / rows).add_(layer.eps).rsqrt_()
-    factor = inverse * weight
-    shift = torch.addcmul(bias, mean, factor, value=-1).float()
+    factor = (inverse * weight).float()  # rounded before the shift is made from it: then a large mean cancels
+    shift = torch.addcmul(bias, mean, factor.double(), value=-1).float()
     layer.update_statistics(mean, squares / (rows - 1))
-    y, factor = torch.empty_like(x), factor.float()
+    y = torch.empty_like(x)
     rectifies = layer.ceiling != NO_ACTIVATION
     bits = torch.empty(packed_size(x.numel()), dtype=torch.uint8) if rectifies else None
     halves = torch.empty_like(x, dtype=torch.bfloat16) if layer.compact else None
@@ -158,7 +160,7 @@ def _plain_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm
     layer.update_statistics(mean, variance * (rows / (rows - 1)))
     y, bits = y.permute(0, 2, 3, 1).contiguous(), None
     if layer.ceiling != NO_ACTIVATION:
-        bits = pack_bits((y <= 0).logical_or_(y >= layer.ceiling).logical_not_())
+        bits = flags_of(y, layer.ceiling)
         y.clamp_(0, layer.ceiling)
     return y, x.bfloat16() if layer.compact else x, mean, inverse, bits
 

@@ -57,8 +57,9 @@ class LeanMaxPool2d(nn.Module):
 
 def can_replace(source: nn.MaxPool2d) -> bool:
     """Whether the lean pooling does what this one does."""
-    kernel = _pair(source.kernel_size)
-    return not (source.return_indices or source.ceil_mode) and kernel[0] * kernel[1] <= _MOST_TAPS
+    kernel, padding, dilation = _pair(source.kernel_size), _pair(source.padding), _pair(source.dilation)
+    fits = all(2 * pad <= step * (taps - 1) + 1 for pad, step, taps in zip(padding, dilation, kernel, strict=True))
+    return fits and not (source.return_indices or source.ceil_mode) and kernel[0] * kernel[1] <= _MOST_TAPS
 
 
 class _Pool(Function):

@@ -136,10 +136,13 @@ def _built() -> ctypes.CDLL | Absent:
         return Absent(reason=f"no C compiler found ({', '.join(COMPILERS)}); install gcc for a faster step")
     try:
         path = _build(compiler)
-        found = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         return Absent(reason=f"{Path(compiler).name} could not build the compiled pieces: {_last_line(error)}")
-    _declare(found)
+    try:
+        found = ctypes.CDLL(str(path))
+        _declare(found)
+    except (OSError, AttributeError) as error:  # damaged, another program's, or a file system without execution
+        return Absent(reason=f"the compiled pieces cannot be loaded, delete {path} to build anew: {_last_line(error)}")
     return found if _is_right(found) else Absent(reason=f"what {Path(compiler).name} built computes wrong codes")
 
 

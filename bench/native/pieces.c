@@ -724,10 +724,14 @@ static inline uint16_t bf16_of(float value) {
     return (uint16_t)((word + 0x7fffu + ((word >> 16) & 1)) >> 16);
 }
 
+/* The largest value under a ceiling; an infinite one stops nothing, as in torch's ReLU. */
+static inline float below_ceiling(float ceiling) { return isinf(ceiling) ? ceiling : nextafterf(ceiling, 0.0f); }
+
 /* y = x * factor + shift per channel; then, with bits, y = min(max(y, 0), ceiling) and bits where 0 < y < ceiling.
  * With halves also x in bf16. ceiling is infinite for ReLU. */
 void norm_apply(const float *restrict x, float *restrict y, i64 rows, i64 c, const float *factor, const float *shift,
                 uint8_t *restrict bits, float ceiling, uint16_t *restrict halves) {
+    const float below = below_ceiling(ceiling);
     const i64 fold = fold_of(c), width = fold * c, size = rows * c;
     float *restrict factors = repeated(factor, c, fold), *restrict shifts = repeated(shift, c, fold);
 #pragma omp parallel for schedule(static) if (size > 16384)
@@ -740,8 +744,8 @@ void norm_apply(const float *restrict x, float *restrict y, i64 rows, i64 c, con
                 uint8_t flags[BLOCK + 8];
                 for (i64 k = 0; k < run; k++) {
                     const float v = from[k] * a[k] + b[k];
-                    flags[k] = !(v <= 0.0f) & !(v >= ceiling);
-                    to[k] = v <= 0.0f ? 0.0f : (v >= ceiling ? ceiling : v);
+                    flags[k] = !(v <= 0.0f) & !(v > below);
+                    to[k] = v <= 0.0f ? 0.0f : (v > below ? ceiling : v);
                 }
                 pack_run(flags, at, run, bits);
             } else
@@ -870,14 +874,15 @@ float norm_backward(const float *restrict grad, const float *restrict x, const u
 
 /* y = min(max(x, 0), ceiling), bits where 0 < x < ceiling; in place if y == x. */
 void rectify(const float *x, float *y, uint8_t *bits, i64 size, float ceiling) {
+    const float below = below_ceiling(ceiling);
 #pragma omp parallel for schedule(static) if (size > 16384)
     for (i64 first = 0; first < size; first += BLOCK) {
         const i64 count = MIN(BLOCK, size - first);
         uint8_t flags[BLOCK + 8];
         for (i64 i = 0; i < count; i++) {
             const float v = x[first + i];
-            flags[i] = !(v <= 0.0f) & !(v >= ceiling);
-            y[first + i] = v <= 0.0f ? 0.0f : (v >= ceiling ? ceiling : v);
+            flags[i] = !(v <= 0.0f) & !(v > below);
+            y[first + i] = v <= 0.0f ? 0.0f : (v > below ? ceiling : v);
         }
         pack_run(flags, first, count, bits);
     }

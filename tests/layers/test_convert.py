@@ -279,7 +279,7 @@ def test_a_copy_of_a_converted_model_draws_its_own_roundings(small_resnet, image
         ({"error": "unit8", "error_bits": 8}, "did you mean 'uint8'"),
         ({"forward": "bvn"}, "forward quantizer 'bvn' is unknown"),
         ({"edge_layers": "half"}, "choose one of: full, int8, same"),
-        ({"dispatch": "auto"}, "choose one of: integer, simulate"),
+        ({"dispatch": "fastest"}, "choose one of: integer, auto, simulate"),
         ({"error": "uniform", "error_bits": 8, "error_rounding": "up"}, "rounding 'up' is unknown"),
         ({"error": "uniform", "error_bits": 8, "error_granularity": "sample"}, "one scale per sample cannot leave"),
         (

@@ -75,8 +75,8 @@ def test_what_is_saved_for_backward_is_codes_and_masks(small_resnet, images):
         layer(x)
     floats = [tensor for tensor in saved if tensor.is_floating_point() and tensor.dim() > 0]
     assert [tensor.data_ptr() for tensor in floats] == [layer.weight.data_ptr()]
-    codes = sum(tensor.nbytes for tensor in saved if tensor.dtype in (torch.int8, torch.bool))
-    assert codes == 2 * x.numel() + layer.weight.numel()  # one byte of code and one of mask per input value
+    codes = sum(tensor.nbytes for tensor in saved if tensor.dtype in (torch.int8, torch.uint8))
+    assert codes == x.numel() * 9 // 8 + layer.weight.numel()  # one byte of code and one bit of mask per input value
 
 
 def test_evaluation_gives_the_same_integers_and_keeps_nothing(small_resnet, images):

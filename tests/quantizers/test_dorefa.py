@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import ConfigError
+from bench.native.bits import unpack_bits
 from bench.quantizers.base import dequantize
 from bench.quantizers.dorefa import (
     DorefaActivation,
@@ -82,7 +83,7 @@ def test_activation_codes_fit_their_container(bits, codes, offset):
     q, inside = activation_codes(torch.tensor([-0.5, 0.0, 0.2, 0.5, 1.0, 1.5]), bits)
     assert q.codes.tolist() == codes
     assert (q.mult, q.offset, q.zero_code) == (1, offset, -offset)
-    assert inside.tolist() == [0, 1, 1, 1, 1, 0]
+    assert unpack_bits(inside, (6,)).tolist() == [0, 1, 1, 1, 1, 0]
     assert q.codes.int().abs().max() == q.code_max
     assert dequantize(q)[[1, 4]].tolist() == pytest.approx([0.0, 1.0])
 
