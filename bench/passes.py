@@ -26,7 +26,7 @@ from bench.errors import DataError, DivergedError, RecordError
 from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.kernels.selfcheck import check_device
 from bench.layers.convert import quantized_layers
-from bench.layers.dispatch import FLOAT32, FLOAT64, INT_MM, PathChoice, Paths
+from bench.layers.dispatch import Paths
 from bench.methods import build_method
 from bench.profilers.base import NO_PHASES
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
@@ -414,8 +414,7 @@ def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
     for name, module in parts.model.named_modules():
         if name in swapped:
             facts = swapped[name]
-            paths = quantized[name].paths
-            skipped = facts.dgrad in ("integer", "emulated") and name not in with_dgrad and "dgrad" not in paths
+            skipped = facts.dgrad in ("integer", "emulated") and name not in with_dgrad
             first = facts.dgrad in ("float", "simulated") and not table
             table.append(
                 LayerFacts(
@@ -427,14 +426,12 @@ def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
                     weight_bits=facts.weight_bits,
                     activation_bits=facts.activation_bits,
                     error_bits=facts.error_bits,
-                    fprop=_label(facts.fprop, paths.get("fprop")),
-                    dgrad=without_dgrad if skipped or first else _label(facts.dgrad, paths.get("dgrad")),
-                    wgrad=_label(facts.wgrad, paths.get("wgrad")),
-                    fprop_path=_path(facts.fprop, paths.get("fprop"), quantized[name].dispatch),
-                    dgrad_path=""
-                    if skipped or first
-                    else _path(facts.dgrad, paths.get("dgrad"), quantized[name].dispatch),
-                    wgrad_path=_path(facts.wgrad, paths.get("wgrad"), quantized[name].dispatch),
+                    fprop=cast(Label, facts.fprop),
+                    dgrad=without_dgrad if skipped or first else cast(Label, facts.dgrad),
+                    wgrad=cast(Label, facts.wgrad),
+                    fprop_path=facts.fprop_path,
+                    dgrad_path="" if skipped or first else facts.dgrad_path,
+                    wgrad_path=facts.wgrad_path,
                     error=facts.error if facts.error_bits != FLOAT_BITS else "",
                     error_quantizations=min(facts.error_quantizations, 1 if skipped or first else 2),
                 )
@@ -457,25 +454,6 @@ def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
                 )
             )
     return tuple(table)
-
-
-def _label(planned: str, choice: PathChoice | None) -> Label:
-    """What ran: a floating-point product of integers is a simulated one, however exact."""
-    in_floats = choice is not None and choice.path in (FLOAT32, FLOAT64)
-    return cast(Label, "simulated" if in_floats else planned)
-
-
-def _path(label: str, choice: PathChoice | None, dispatch: str) -> str:
-    """Which path a product took, and why."""
-    if choice is not None:
-        return f"{choice.path}: {choice.reason}"
-    integer = f"{INT_MM}: {'the only path of a linear layer' if dispatch == 'auto' else 'dispatch=integer'}"
-    return {
-        "integer": integer,
-        "emulated": integer,
-        "simulated": "floating point: dispatch=simulate",
-        "float": "floating point: an operand is not quantized",
-    }[label]
 
 
 def _data_facts(data: AnyData) -> DataFacts:
