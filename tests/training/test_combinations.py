@@ -16,6 +16,8 @@ from bench.training.assemble import build_parts
 from bench.training.step import train_step
 
 W8A8 = ("weight_bits=8", "activation_bits=8")
+WAGEUBN = ("method=wageubn", "quantizer=wageubn", "optimizer.momentum=0.75")
+ANYWHERE = [name for name in GRAD_QUANTIZERS if name != "wageubn"]  # whose method quantizes all or nothing
 PLACES = {"error": (True, False), "grad": (False, True), "both": (True, True)}
 
 
@@ -33,7 +35,7 @@ def cell_of(name: str, bits: int, place: str, *more: str) -> CellConfig:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("bits", [8, 6, 4])
-@pytest.mark.parametrize("name", GRAD_QUANTIZERS)
+@pytest.mark.parametrize("name", ANYWHERE)
 def test_a_gradient_quantizer_runs_a_step_at_any_width_and_place(name: str, bits: int, place: str) -> None:
     cell = cell_of(name, bits, place)
     check_cells([cell])
@@ -60,6 +62,24 @@ def test_a_gradient_quantizer_runs_a_step_at_any_width_and_place(name: str, bits
             assert len(levels) <= 2**bits, "∇W lies on the quantizer's grid"
 
 
+@pytest.mark.parametrize("bits", [8, 6, 4])
+def test_wageubn_quantizes_both_gradients_at_any_width(bits: int) -> None:
+    widths = [f"{key}_bits={bits}" for key in ("weight", "activation", "error", "grad")]
+    cell = plan_cells(parse_arguments([*WAGEUBN, *widths])).cells[0]
+    check_cells([cell])
+    device = torch.device("cpu")
+    data = build_data("digits", train_limit=16, test_limit=4)
+    parts = build_parts(cell, data, device)
+    batches = train_batches(data, batch_size=8, seed=0, device=device)
+    for step in range(2):
+        assert torch.isfinite(train_step(parts, *batches.batch(0, step), 0.01, NO_PHASES))
+    assert parts.conversion is not None
+    assert {layer.error_bits for layer in parts.conversion.swapped} == {bits}
+    for weight in parts.weights:
+        assert weight.grad is not None
+        assert len(weight.grad.unique()) <= 2**bits, "∇W lies on the quantizer's grid"
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -67,6 +87,7 @@ def test_a_gradient_quantizer_runs_a_step_at_any_width_and_place(name: str, bits
             ("method=ste", "quantizer=bwn", *W8A8),
             "set weight_bits=1, or quantizer=dorefa",
         ),
+        ((*WAGEUBN, *W8A8, "error_bits=8", "method.grad_quantizer=none"), "method.grad_quantizer of wageubn, not none"),
         (("variant=uint8_int8", "strategy=slim"), "leave strategy=none"),
         (
             ("variant=daint8_int8", "method.error_granularity=channel"),
