@@ -115,10 +115,10 @@ def _compiled_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchN
     lib.norm_stats(pointer(x), rows, channels, pointer(stats[0]), pointer(stats[1]))
     mean, squares = stats[0], stats[1]
     inverse = (squares / rows).add_(layer.eps).rsqrt_()
-    factor = (inverse * weight).float()  # rounded before the shift is made from it: then a large mean cancels
-    shift = torch.addcmul(bias, mean, factor.double(), value=-1).float()
+    factor = inverse * weight
+    shift = torch.addcmul(bias, mean, factor, value=-1).float()
     layer.update_statistics(mean, squares / (rows - 1))
-    y = torch.empty_like(x)
+    y, factor = torch.empty_like(x), factor.float()
     rectifies = layer.ceiling != NO_ACTIVATION
     bits = torch.empty(packed_size(x.numel()), dtype=torch.uint8) if rectifies else None
     halves = torch.empty_like(x, dtype=torch.bfloat16) if layer.compact else None
