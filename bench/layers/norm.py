@@ -116,17 +116,18 @@ def _compiled_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchN
     mean, squares = stats[0], stats[1]
     inverse = (squares / rows).add_(layer.eps).rsqrt_()
     factor = inverse * weight
-    shift = torch.addcmul(bias, mean, factor, value=-1).float()
+    rounded = mean.float()
+    shift = torch.addcmul(bias, mean - rounded, factor, value=-1).float()  # what rounding the mean left over
     layer.update_statistics(mean, squares / (rows - 1))
     y, factor = torch.empty_like(x), factor.float()
     rectifies = layer.ceiling != NO_ACTIVATION
     bits = torch.empty(packed_size(x.numel()), dtype=torch.uint8) if rectifies else None
     halves = torch.empty_like(x, dtype=torch.bfloat16) if layer.compact else None
     lib.norm_apply(
-        pointer(x), pointer(y), rows, channels, pointer(factor), pointer(shift), pointer(bits), layer.ceiling,
-        pointer(halves),
+        pointer(x), pointer(y), rows, channels, pointer(rounded), pointer(factor), pointer(shift), pointer(bits),
+        layer.ceiling, pointer(halves),
     )  # fmt: skip
-    return y, x if halves is None else halves, mean.float(), inverse.float(), bits
+    return y, x if halves is None else halves, rounded, inverse.float(), bits
 
 
 def _compiled_backward(

@@ -208,7 +208,7 @@ def _declare(found: ctypes.CDLL) -> None:
         "depthwise": (p, p, p, geometry, pad),
         "depthwise_wgrad": (p, p, p, geometry, pad),
         "norm_stats": (p, n, n, p, p),
-        "norm_apply": (p, p, n, n, p, p, p, f, p),
+        "norm_apply": (p, p, n, n, p, p, p, p, f, p),
         "norm_sums": (p, p, p, p, n, n, p, p, p),
         "rectify": (p, p, p, n, f),
         "rectify_backward": (p, p, p, n),

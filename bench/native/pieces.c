@@ -727,32 +727,35 @@ static inline uint16_t bf16_of(float value) {
 /* The largest value under a ceiling; an infinite one stops nothing, as in torch's ReLU. */
 static inline float below_ceiling(float ceiling) { return isinf(ceiling) ? ceiling : nextafterf(ceiling, 0.0f); }
 
-/* y = x * factor + shift per channel; then, with bits, y = min(max(y, 0), ceiling) and bits where 0 < y < ceiling.
+/* y = (x - mean) * factor + shift per channel (a large mean does not cancel after rounding); then, with bits, y = min(max(y, 0), ceiling) and bits where 0 < y < ceiling.
  * With halves also x in bf16. ceiling is infinite for ReLU. */
-void norm_apply(const float *restrict x, float *restrict y, i64 rows, i64 c, const float *factor, const float *shift,
-                uint8_t *restrict bits, float ceiling, uint16_t *restrict halves) {
+void norm_apply(const float *restrict x, float *restrict y, i64 rows, i64 c, const float *mean, const float *factor,
+                const float *shift, uint8_t *restrict bits, float ceiling, uint16_t *restrict halves) {
     const float below = below_ceiling(ceiling);
     const i64 fold = fold_of(c), width = fold * c, size = rows * c;
+    float *restrict means = repeated(mean, c, fold);
     float *restrict factors = repeated(factor, c, fold), *restrict shifts = repeated(shift, c, fold);
 #pragma omp parallel for schedule(static) if (size > 16384)
     for (i64 row = 0; row < size; row += width)
         for (i64 k0 = 0; k0 < MIN(width, size - row); k0 += BLOCK) {
             const i64 at = row + k0, run = MIN(BLOCK, MIN(width, size - row) - k0);
-            const float *restrict a = factors + k0, *restrict b = shifts + k0, *restrict from = x + at;
+            const float *restrict m = means + k0, *restrict a = factors + k0, *restrict b = shifts + k0;
+            const float *restrict from = x + at;
             float *restrict to = y + at;
             if (bits) {
                 uint8_t flags[BLOCK + 8];
                 for (i64 k = 0; k < run; k++) {
-                    const float v = from[k] * a[k] + b[k];
+                    const float v = (from[k] - m[k]) * a[k] + b[k];
                     flags[k] = !(v <= 0.0f) & !(v > below);
                     to[k] = v <= 0.0f ? 0.0f : (v > below ? ceiling : v);
                 }
                 pack_run(flags, at, run, bits);
             } else
-                for (i64 k = 0; k < run; k++) to[k] = from[k] * a[k] + b[k];
+                for (i64 k = 0; k < run; k++) to[k] = (from[k] - m[k]) * a[k] + b[k];
             if (halves)
                 for (i64 k = 0; k < run; k++) halves[at + k] = bf16_of(from[k]);
         }
+    free(means);
     free(factors);
     free(shifts);
 }

@@ -97,7 +97,7 @@ def norm_edge(norm: nn.BatchNorm2d, x: Tensor, ceiling: float) -> bool:
     return ceiling != 0 and bool(((y.abs() < 1e-4) | ((y - ceiling).abs() < 1e-4)).any())
 
 
-@pytest.mark.parametrize("mean", [0.0, 100.0])
+@pytest.mark.parametrize("mean", [0.0, 100.0, 1_000.0])
 def test_a_large_mean_over_a_small_deviation_is_no_worse_than_torchs(mean):
     x, upstream = random(16, 8, 8, 8) * 0.1 + mean, random(16, 8, 8, 8, seed=2)
     norm = norm_of(8)
