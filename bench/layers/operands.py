@@ -86,7 +86,7 @@ def channels_first(y_nhwc: Tensor) -> Tensor:
     """
     whole = torch.empty(0, dtype=y_nhwc.dtype, device=y_nhwc.device)
     # of a tensor, not of its storage, which torch's fake tensors would never let go
-    return whole.set_(y_nhwc.permute(0, 3, 1, 2))
+    return whole.set_(y_nhwc.permute(0, 3, 1, 2))  # type: ignore[call-overload]
 
 
 def both_quantized(a: QTensor | Tensor, w: QTensor | Tensor) -> tuple[QTensor, QTensor]:
