@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bench.app import parse_arguments, plan_cells
 from bench.data import build_data
 from bench.data.loader import TrainBatches
+from bench.kernels.workspace import clear_workspace
 from bench.profilers.layer_scopes import LayerScopes
 from bench.profilers.memory_categories import CATEGORIES, CategoryTracker, MemoryProfile, Owner
 from bench.records.schema import LayerMemory, MemoryPhase
@@ -18,6 +19,11 @@ from bench.units import MEBIBYTE, Absent
 
 CPU = torch.device("cpu")
 MAX_OTHER_PCT = 5
+
+
+@pytest.fixture(autouse=True)
+def no_buffers_of_other_tests() -> None:
+    clear_workspace()
 
 
 def parts_of(*argv: str) -> Parts:
