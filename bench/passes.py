@@ -326,7 +326,11 @@ def _accuracy_answer(
         for key in ("amplification", "cosine", "zero_share"):
             values = getattr(result.observation, key)
             finite = values[values.isfinite()]
-            observed[key] = float(finite.mean()) if finite.numel() else Absent("every layer's gradient was zero")
+            observed[key] = (
+                float(finite.mean())
+                if finite.numel()
+                else Absent("no layer's gradient and what replaced it were finite and above zero")
+            )
         norm = float(result.observation.meta_gradient_norm)
         observed["meta_grad_norm"] = norm if math.isfinite(norm) else Absent("the meta-gradient is not finite")
         observed |= _tabulation(result.observation.tabulation, layer_sizes)

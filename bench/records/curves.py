@@ -29,8 +29,8 @@ def write_curves(
     """Write ``training.csv`` (step, loss) and a TensorBoard event file into a run's folder.
 
     Where the hypernetwork was observed, also ``hypernet.csv``: a row per observed step and layer, an undefined figure
-    (the layer's gradient or what replaced it was zero or not finite) left empty. Where the device was watched while
-    steps were timed, also ``device.csv``: a row per process and sample, an unknown value left empty.
+    (a gradient was not finite, or the layer's or what replaced it was zero) left empty. Where the device was watched
+    while steps were timed, also ``device.csv``: a row per process and sample, an unknown value left empty.
 
     Args:
         folder: exists.

@@ -138,7 +138,7 @@ class HypernetPoint:
     amplification: float | Absent  # |g̃|/|g| (MetaQuant Fig. 4)
     cosine: float | Absent  # between g̃ and g
     zero_share_pct: float | Absent  # share of zero codes
-    meta_grad_norm: float  # of the whole step, the same for all its layers
+    meta_grad_norm: float | Absent  # of the whole step, the same for all its layers
     # `tabulate` held against the exact strategy; the error and the angle are the whole step's
     interpolation_error: float | Absent = NOT_SAMPLED  # as a share of f_psi's maximum
     same_codes_pct: float | Absent = NOT_SAMPLED  # share of the layer's codes that are the exact ones

@@ -143,7 +143,7 @@ def _hypernet_points(step: int, observation: Observation, layers: list[str]) -> 
     """An observation as one point per layer; waits for the device."""
     seen = read_observation(observation, layers)
     by_layer = {key: cast(dict[str, float | Absent], seen[key]) for key in ("amplification", "cosine", "zero_share")}
-    norm = cast(float, seen["meta_gradient_norm"])
+    norm = cast(float | Absent, seen["meta_gradient_norm"])
     same = cast(dict[str, float], seen.get("same_codes", {}))
     points = []
     for layer in layers:

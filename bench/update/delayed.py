@@ -111,7 +111,8 @@ def read_observation(observation: Observation, names: Sequence[str]) -> Reading:
         table[key] = {
             name: value if math.isfinite(value) else Absent(reason) for name, value in zip(names, values, strict=True)
         }
-    table["meta_gradient_norm"] = float(observation.meta_gradient_norm)
+    norm = float(observation.meta_gradient_norm)
+    table["meta_gradient_norm"] = finite_or_absent(norm, "the meta-gradient is not finite")
     sample = observation.tabulation
     if sample is not None:
         table["interpolation_error"] = finite_or_absent(sample.error, "the interpolation error is not finite")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -386,6 +387,21 @@ def test_observation_of_a_zero_gradient_is_absent_where_undefined(plain: SimpleN
         assert isinstance(table["amplification"]["first"], Absent)
         assert isinstance(table["cosine"]["first"], Absent)
         assert table["zero_share"]["first"] == zero_share
+
+
+def test_a_meta_gradient_that_is_not_finite_has_no_norm(plain: SimpleNamespace) -> None:
+    for value in (math.nan, math.inf):
+        problem = plain.make_problem(torch.float32)
+        update = build(plain, problem, randomised("dual_lstm_fc", "residual", torch.float32), observe=True)
+        iterate(update, problem, 0, 0.1)
+        update.preview(0.1)
+        for param in update.params:
+            param.grad = torch.full_like(param, value)
+        update.meta_step()
+        assert update.observation is not None
+        table = read_observation(update.observation, ["first", "second"])
+        assert isinstance(table["meta_gradient_norm"], Absent)
+        assert table["zero_share"]["first"] == pytest.approx(float(update.observation.zero_share[0]))
 
 
 def test_phases_are_entered_in_the_order_of_the_step(plain: SimpleNamespace) -> None:
