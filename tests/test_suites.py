@@ -8,6 +8,7 @@ from PIL import Image
 from bench.app import compose_variants, group_options, parse_arguments, plan_cells
 from bench.config import CellConfig
 from bench.methods import METHODS, build_method, describe
+from bench.optim import build_schedule
 from bench.precheck import check_cells
 
 METAQUANT = ("method=metaquant", "strategy=slim", "weight_bits=1", "dispatch=simulate")
@@ -236,8 +237,13 @@ def test_metaquants_convergence_has_every_panel_of_figures_5_to_15() -> None:
         on_imagenet = cell.data.name == "imagenet"
         assert cell.optimizer.lr == (1e-4 if on_imagenet else 1e-3)
         assert cell.protocol.epochs == (30 if on_imagenet else 100)
-        dropped = [round(share * cell.protocol.epochs) for share in cell.optimizer.milestones]
-        assert dropped == ([10, 20] if on_imagenet else [30, 60, 90])
+        steps = 10_009 if on_imagenet else 390  # of an epoch, batch 128
+        total = steps * cell.protocol.epochs
+        schedule = build_schedule("step", milestones=cell.optimizer.milestones)
+        for number, epoch in enumerate([10, 20] if on_imagenet else [30, 60, 90], start=1):
+            first = epoch * steps
+            factors = [schedule(step / total) for step in (first - 1, first)]
+            assert factors == pytest.approx([0.1 ** (number - 1), 0.1**number]), "the epoch's very first step"
         assert cell.variant_name.endswith(f"{cell.quantizer.name}_{cell.optimizer.name}"), "the label says which"
         assert cell.preset_name.endswith(f"_{cell.optimizer.name}")
 
