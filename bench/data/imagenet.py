@@ -226,7 +226,7 @@ def _list_split(folder: Path, classes: Sequence[str], digest: hashlib._Hash) -> 
         if not entries:
             raise DataError(f"{folder / name} holds no image: it must hold files ending in .JPEG, .jpg or .png.")
         for position, (entry, size) in enumerate(zip(entries, sizes, strict=True)):
-            digest.update(f"|{folder.name}/{name}/{entry.name} {size}".encode())
+            digest.update(f"|{folder.name}/{name}/{entry.name} {size}".encode(errors="surrogateescape"))
             rows.append((position, label, Path(entry.path)))
     rows.sort(key=lambda row: row[:2])
     return Split(tuple(path for _, _, path in rows), torch.tensor([label for _, label, _ in rows]))
