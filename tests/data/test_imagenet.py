@@ -230,6 +230,8 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, write_folder: Write) ->
     for path in (root / "val" / "n01440764").iterdir():
         path.unlink()
     assert "n01440764 holds no image" in refusal(root)
+    with pytest.raises(DataError, match="n01440764 holds no image"):
+        check_data("imagenet", root=str(root))
     (root / "val").rename(root / "test")
     assert "has no folder val" in refusal(root)
     with pytest.raises(DataError, match="has no folder val"):
