@@ -122,8 +122,10 @@ class HypernetConfig:
         """Check ranges."""
         every = self.observe_every
         require(every is None or every > 0, "hypernet.observe_every", every, "above 0")
-        check_positive("hypernet", self, "hidden", "meta_lr")
-        require(self.depth >= 2, "hypernet.depth", self.depth, "2 or more")
+        check_positive("hypernet", self, "meta_lr")
+        # Beyond these a network takes minutes to build, or its sizes leave int64; what fits below is the memory's say.
+        require(0 < self.hidden <= 10**6, "hypernet.hidden", self.hidden, "1 to 1,000,000")
+        require(2 <= self.depth <= 100, "hypernet.depth", self.depth, "2 to 100")
         activations = ("none", "relu", "tanh")
         require(self.activation in activations, "hypernet.activation", self.activation, "none, relu or tanh")
         require(self.form in ("residual", "literal"), "hypernet.form", self.form, "residual or literal")

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import CellConfig, as_plain
+from bench.data.imagenet import NAME as IMAGENET
+from bench.data.imagenet import classes_digest
 from bench.models.custom import import_factory
 
 DISTRIBUTION = "metagrad-bench"
@@ -34,7 +36,7 @@ def code_version() -> str:
 def cell_key(cell: CellConfig, *, fingerprint: str) -> str:
     """Sixteen hex digits over the cell's config, the code and the environment's fingerprint."""
     content = {"cell": as_plain(cell), "code": code_version(), "environment": fingerprint}
-    return _digest(content | _own_model(cell))[:16]
+    return _digest(content | _own_model(cell) | _own_data(cell))[:16]
 
 
 def cell_folder(cell: CellConfig, key: str) -> Path:
@@ -49,7 +51,7 @@ def weights_path(pretraining: CellConfig, *, device_type: str) -> Path:
     for label in ("suite_name", "variant_name", "device"):
         plain.pop(label)
     content = {"cell": plain, "code": code_version(), "device": device_type}
-    digest = _digest(content | _own_model(pretraining))[:16]
+    digest = _digest(content | _own_model(pretraining) | _own_data(pretraining))[:16]
     name = f"{pretraining.model.name}-{pretraining.data.name}-seed{pretraining.seed}-{digest}.pt"
     return Path(pretraining.output_dir) / "pretrained" / name
 
@@ -65,6 +67,13 @@ def _own_model(cell: CellConfig) -> dict[str, str]:
         source = None
     content = Path(source).read_bytes() if source is not None else cell.model.factory.encode()
     return {"model_source": hashlib.sha256(content).hexdigest()}
+
+
+def _own_data(cell: CellConfig) -> dict[str, str]:
+    """Digest of a user's classes: only `imagenet` may hold any, the other data sets have a checksum or a seed."""
+    if cell.data.name != IMAGENET:
+        return {}
+    return {"data_classes": classes_digest(None if cell.data.root is None else Path(cell.data.root))}
 
 
 def _digest(value: Any) -> str:

@@ -223,6 +223,23 @@ def test_another_network_under_the_same_name_is_another_cell(
     assert keys[0] != keys[1]
 
 
+def test_a_folder_of_other_classes_is_another_cell_and_starts_from_other_weights(
+    cell_of: RunCell, tmp_path: Path
+) -> None:
+    keys = []
+    for root, classes in (("few", ("n01", "n02")), ("copy", ("n01", "n02")), ("more", ("n01", "n02", "n03"))):
+        for part in ("train", "val"):
+            for name in classes:
+                (tmp_path / root / part / name).mkdir(parents=True)
+        cell = cell_of("variant=fp32", "data=imagenet", f"data.root={tmp_path / root}")
+        weights = weights_path(for_pretraining(cell), device_type="cpu")
+        keys.append((cell_key(cell, fingerprint="cpu-1"), weights.name))
+    few, copy, more = keys
+    assert few == copy, "where the folder lies does not matter"
+    assert few[0] != more[0]
+    assert few[1] != more[1]
+
+
 def test_all_methods_of_a_seed_share_one_pretraining(cell_of: RunCell) -> None:
     def weights(*argv: str) -> Path:
         return weights_path(for_pretraining(cell_of(*argv)), device_type="cpu")

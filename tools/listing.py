@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from bench.units import Absent, format_absent
 
 if TYPE_CHECKING:
     from bench.config import CellConfig
+
+PIPE_COLUMNS = 1000
 
 Row = dict[str, str]
 
@@ -38,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
     if args.json:
         print(json.dumps(lists, indent=2, ensure_ascii=False))
         return ExitCode.OK
-    console = Console()
+    # A pipe has no width: there a name stays in one piece and a row on one line, for grep.
+    console = Console() if sys.stdout is not None and sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
     for name, rows in lists.items():
         console.print(_table(name, rows))
     return ExitCode.OK
@@ -47,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
 def _table(title: str, rows: Sequence[Row]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in rows[0]:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
     for row in rows:
         table.add_row(*(Text(value) for value in row.values()))
     return table

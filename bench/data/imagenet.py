@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,12 +90,25 @@ class ImageFolder:
 
 
 def check_imagenet(root: Path | None) -> None:
-    """Refuse a folder that lacks a part, or whose parts have other classes; opens no image.
+    """Refuse a folder that lacks a part, whose parts have other classes, or that has an empty one; opens no image.
 
     Raises:
-        DataError: one sentence with the folder that is missing or the first class that is.
+        DataError: one sentence with the folder that is missing, the first class that is, or the empty one.
     """
-    _classes(_folder(root))
+    folder = _folder(root)
+    for name in _classes(folder):
+        for part in PARTS:
+            if not any(True for _ in _images(folder / part / name)):
+                raise _no_image(folder / part / name)
+
+
+def classes_digest(root: Path | None) -> str:
+    """SHA-256 of the classes' names: a folder of other classes is another data set under the same name.
+
+    Raises:
+        DataError: see `check_imagenet`.
+    """
+    return hashlib.sha256("/".join(_classes(_folder(root))).encode(errors="surrogateescape")).hexdigest()
 
 
 def load_imagenet(root: Path | None, image_size: int | None) -> ImageFolder:
@@ -215,18 +228,28 @@ def _list_split(folder: Path, classes: Sequence[str], digest: hashlib._Hash) -> 
     """Images of one part, the classes in turn, so that the first ones are a bit of everything."""
     rows: list[tuple[int, int, Path]] = []  # position within the class, label, file
     for label, name in enumerate(classes):
+        entries = sorted(_images(folder / name), key=lambda entry: entry.name)
         try:
-            entries = sorted(
-                (entry for entry in os.scandir(folder / name) if Path(entry.name).suffix.lower() in SUFFIXES),
-                key=lambda entry: entry.name,
-            )
             sizes = [entry.stat().st_size for entry in entries]
         except OSError as error:
             raise DataError(f"{folder / name} cannot be looked into: {reason(error)}.") from error
         if not entries:
-            raise DataError(f"{folder / name} holds no image: it must hold files ending in .JPEG, .jpg or .png.")
+            raise _no_image(folder / name)
         for position, (entry, size) in enumerate(zip(entries, sizes, strict=True)):
-            digest.update(f"|{folder.name}/{name}/{entry.name} {size}".encode())
+            digest.update(f"|{folder.name}/{name}/{entry.name} {size}".encode(errors="surrogateescape"))
             rows.append((position, label, Path(entry.path)))
     rows.sort(key=lambda row: row[:2])
     return Split(tuple(path for _, _, path in rows), torch.tensor([label for _, label, _ in rows]))
+
+
+def _images(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """A class's files by their suffixes, in no order."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if Path(entry.name).suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be looked into: {reason(error)}.") from error
+
+
+def _no_image(folder: Path) -> DataError:
+    return DataError(f"{folder} holds no image: it must hold files ending in .JPEG, .jpg or .png.")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,19 @@ def test_the_fingerprint_sees_names_and_sizes(write_folder: Write) -> None:
     changed = load_imagenet(root, SIZE).fingerprint
     path.rename(path.with_name("other.JPEG"))
     assert len({before, changed, load_imagenet(root, SIZE).fingerprint}) == 3
+
+
+def test_a_name_that_is_no_utf_8_is_a_file_like_others(write_folder: Write) -> None:
+    root = write_folder()
+    path = root / "val" / "n01440764" / "n01440764_1.JPEG"
+    renamed = path.with_name(os.fsdecode(b"caf\xe9.JPEG"))
+    try:
+        path.rename(renamed)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    data = load_imagenet(root, SIZE)
+    assert renamed in data.test.paths
+    assert decode_square(renamed, data.square).shape == (32, 32, 3)
 
 
 def test_an_image_is_resized_by_its_shorter_side_and_cut_in_the_middle(tmp_path: Path) -> None:
@@ -216,6 +230,8 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, write_folder: Write) ->
     for path in (root / "val" / "n01440764").iterdir():
         path.unlink()
     assert "n01440764 holds no image" in refusal(root)
+    with pytest.raises(DataError, match="n01440764 holds no image"):
+        check_data("imagenet", root=str(root))
     (root / "val").rename(root / "test")
     assert "has no folder val" in refusal(root)
     with pytest.raises(DataError, match="has no folder val"):

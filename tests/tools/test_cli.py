@@ -132,6 +132,18 @@ def test_list_prints_every_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in text for name in ("suites", "variants", "models", "methods", "datasets", "gpus", "resnet20"))
 
 
+def test_in_a_pipe_every_name_of_a_list_stands_whole_on_a_line_with_its_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["list", "variants", "methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (variant,) = (line.split() for line in lines if line.startswith("metaquant_multi_fc_h100_relu"))
+    assert variant[1:] == ["metaquant", "int1/fp32/fp32/fp32", "multi_fc,", "recompute"]
+    (method,) = (line for line in lines if line.startswith("metagrad "))
+    assert method.rstrip().endswith("Eq. 2-13")
+
+
 def test_all_devices_are_a_sweep_over_one_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "device_kinds", lambda: ("cpu", "cuda:0", "cuda:2"))
     argv = _with_devices(["suite=demo", "device=all", "seed=0"])
