@@ -30,7 +30,7 @@ from bench.layers.dispatch import Paths
 from bench.methods import build_method
 from bench.profilers.base import NO_PHASES
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
-from bench.profilers.memory import MemoryMeter, MemoryPeaks
+from bench.profilers.memory import MemoryMeter, MemoryPeaks, keep_large_blocks_apart
 from bench.profilers.memory_categories import MemoryProfile
 from bench.profilers.phase_timer import PhaseTimer
 from bench.quantizers import AdaptiveQuantizer
@@ -244,6 +244,7 @@ def memory_pass(
         name: of the measurement, for the progress bar.
         snapshot: on CUDA, the file to keep the allocator's history in.
     """
+    keep_large_blocks_apart()
     where, data = _prepare(cell, device)
     parts = build_parts(cell, data, where, initial_state=_load(weights), paths=paths)
     parts.model.train()

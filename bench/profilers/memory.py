@@ -11,6 +11,8 @@ operator receives but none returned is taken to have been there from the beginni
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import os
 import weakref
@@ -39,6 +41,7 @@ DEFINITIONS: dict[str, str] = {
 
 _NOT_CUDA = "only CUDA's allocator reserves memory"
 _NO_DEVICE = "the device is a CPU"
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc(5): writing 5 sets the peak resident set size back to the current one
@@ -173,6 +176,16 @@ class AllocationTracker(TorchDispatchMode):
 
     def _finished_operator(self) -> None:
         """An operator has run; its inputs and results are alive."""
+
+
+def keep_large_blocks_apart() -> None:
+    """Let glibc give blocks of 128 KiB and more back to the system as they are freed, from here to the process's end.
+
+    Left to itself it raises that limit up to 32 MiB as blocks are freed, and what then lies in its heap's gaps, tens of
+    MiB that differ from run to run, stands in the process's peak. Another C library is left as it is.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 128 * 1024)
 
 
 class MemoryMeter:
