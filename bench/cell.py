@@ -400,7 +400,7 @@ def _notices(check: passes.CheckAnswer | None, cell: CellConfig, device: str) ->
     if check is None:
         return ()
     notices = []
-    grad_quantizer, plain = cell.method.grad_quantizer, native.library()
+    grad_quantizer, plain = cell.method.grad_quantizer, native.compiled()
     if check.gemms.label in ("integer", "emulated") and device == "cpu" and isinstance(plain, Absent):
         notices.append(
             f"The element-wise work around the products ran in plain torch, which is slower: {plain.reason}."

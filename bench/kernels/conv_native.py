@@ -166,7 +166,7 @@ def wgrad(
         scale: () or (O,) float32.
         layer: name for the GEMM log and the spans.
     """
-    lib = native.library()
+    lib = native.compiled()
     device = a_NHWC.device
     with span("im2col", layer=layer, gemm="wgrad"):
         a_turned = workspace.scratch("turned input", (plan.h, plan.w, plan.c, plan.n), torch.int8, device)
@@ -248,7 +248,7 @@ def depthwise_wgrad(
     columns: Tensor | None, scale: Tensor, layer: str,
 ) -> Tensor:  # fmt: skip
     """``wgrad`` of a depthwise convolution by direct integer sums; ``factor`` is the error grid's mult."""
-    lib = native.library()
+    lib = native.compiled()
     row = Axis(-plan.padding[0][0], plan.dilation[0], plan.r, plan.stride[0], plan.p)
     column = Axis(-plan.padding[1][0], plan.dilation[1], plan.s, plan.stride[1], plan.q)
     sums = torch.empty(plan.r, plan.s, plan.c, dtype=torch.int64)
@@ -271,7 +271,7 @@ def _direct(
     scale: Tensor, bias: Tensor | None, bits: Tensor | None, gemm: str, layer: str,
 ) -> None:  # fmt: skip
     """Sums of one phase and their landing, images in pieces that stay in the caches."""
-    lib = native.library()
+    lib = native.compiled()
     n, c = source.shape[0], source.shape[3]
     per_image = row.length * column.length * c
     images = max(1, min(n, _PIECE_BYTES // (4 * per_image)))
@@ -303,7 +303,7 @@ def channel_sums(codes: Tensor) -> Tensor:
     """Σ of the codes per channel (last axis), int64."""
     channels = codes.shape[-1]
     sums = torch.empty(channels, dtype=torch.int64, device=codes.device)
-    native.library().channel_sums(pointer(codes), pointer(sums), codes.numel() // channels, channels)
+    native.compiled().channel_sums(pointer(codes), pointer(sums), codes.numel() // channels, channels)
     return sums
 
 
@@ -347,7 +347,7 @@ class _Product:
                 if single
                 else torch.empty(size, dtype=torch.int32, device=device)
             )
-            native.library().patch_sums(pointer(part), pointer(sums), geometry, self.groups, self.pad)
+            native.compiled().patch_sums(pointer(part), pointer(sums), geometry, self.groups, self.pad)
             if single:
                 return sums
             self.known_sums[key] = sums
@@ -367,7 +367,7 @@ class _Product:
         out_strides: tuple[int, int, int],
     ) -> None:
         """One dense product: ``weight`` is (outputs, row taps, column taps, channels)."""
-        lib, layer, gemm = native.library(), self.layer, self.gemm
+        lib, layer, gemm = native.compiled(), self.layer, self.gemm
         n, h, w, c = self.sizes
         first, last = channels
         num_outputs, per_output = outputs[1] - outputs[0], last - first
@@ -426,7 +426,7 @@ def _wgrad_block(
     a_turned: Tensor, err_turned: Tensor, plan: ConvPlan, block: Block, grids: Grids, pad_value: int, layer: str
 ) -> Tensor:
     """(Ob, R, S, Cb) int64 sums of one block."""
-    lib, device = native.library(), a_turned.device
+    lib, device = native.compiled(), a_turned.device
     inputs, outputs = block.c1 - block.c0, block.o1 - block.o0
     row = Axis(-plan.padding[0][0], plan.dilation[0], plan.r, plan.stride[0], plan.p)
     column = Axis(-plan.padding[1][0], plan.dilation[1], plan.s, plan.stride[1], plan.q)
@@ -479,7 +479,7 @@ def _turned_weight(weight: Tensor, phase: Phase) -> Tensor:
     rows = len(range(*phase.row_taps.indices(r)))
     columns = len(range(*phase.column_taps.indices(s)))
     turned = torch.empty(c, rows, columns, o, dtype=torch.int8, device=weight.device)
-    native.library().turn_weight(
+    native.compiled().turn_weight(
         pointer(weight), pointer(turned), o, r, s, c, phase.row_taps.start, phase.row_taps.step or 1, rows,
         phase.column_taps.start, phase.column_taps.step or 1, columns,
     )  # fmt: skip

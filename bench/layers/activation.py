@@ -54,7 +54,7 @@ class _Rectify(Function):
             y = x if layer.inplace else torch.empty_like(x)
             if native.usable(x.device):
                 bits = torch.empty(packed_size(x.numel()), dtype=torch.uint8)
-                native.library().rectify(pointer(x), pointer(y), pointer(bits), x.numel(), ceiling)
+                native.compiled().rectify(pointer(x), pointer(y), pointer(bits), x.numel(), ceiling)
             else:
                 flat = _by_memory(x)
                 bits = flags_of(flat, ceiling)
@@ -73,7 +73,7 @@ class _Rectify(Function):
                 grad = torch.empty_strided(grad.shape, ctx.strides, dtype=grad.dtype, device=grad.device).copy_(grad)
             dx = torch.empty_like(grad)
             if native.usable(grad.device):
-                native.library().rectify_backward(pointer(grad), pointer(bits), pointer(dx), grad.numel())
+                native.compiled().rectify_backward(pointer(grad), pointer(bits), pointer(dx), grad.numel())
             else:
                 flat = _by_memory(grad)
                 _by_memory(dx).copy_(torch.where(unpack_bits(bits, flat.shape).view(torch.bool), flat, 0.0))

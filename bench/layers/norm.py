@@ -109,7 +109,7 @@ Backward = tuple[Tensor, Tensor, Tensor, float | None]  # and the largest |dx|, 
 
 
 def _compiled_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm2d) -> Forward:
-    lib, channels = native.library(), x.shape[-1]
+    lib, channels = native.compiled(), x.shape[-1]
     rows = x.numel() // channels
     stats = torch.empty(2, channels, dtype=torch.float64)
     lib.norm_stats(pointer(x), rows, channels, pointer(stats[0]), pointer(stats[1]))
@@ -133,7 +133,7 @@ def _compiled_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchN
 def _compiled_backward(
     grad: Tensor, kept: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, bits: Tensor | None
 ) -> Backward:
-    lib, channels = native.library(), grad.shape[-1]
+    lib, channels = native.compiled(), grad.shape[-1]
     rows = grad.numel() // channels
     x, halves = (kept, None) if kept.dtype == torch.float32 else (None, kept)
     sums = torch.empty(2, channels, dtype=torch.float64)

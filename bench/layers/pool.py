@@ -75,7 +75,7 @@ class _Pool(Function):
             source = x.permute(0, 2, 3, 1).contiguous()
             y = torch.empty(n, *layer.out_size(x), c)
             taps = torch.empty(y.shape, dtype=torch.uint8)
-            native.library().max_pool(pointer(source), pointer(y), pointer(taps), geometry)
+            native.compiled().max_pool(pointer(source), pointer(y), pointer(taps), geometry)
         ctx.layer, ctx.geometry, ctx.shape = layer, geometry, (n, h, w, c)
         ctx.save_for_backward(taps)
         return channels_first(y)
@@ -87,7 +87,7 @@ class _Pool(Function):
         with span("pool", layer=ctx.layer.name, gemm="dgrad"):
             grad = grads[0].permute(0, 2, 3, 1).contiguous()
             dx = torch.empty(ctx.shape)
-            native.library().max_pool_backward(pointer(grad), pointer(taps), pointer(dx), ctx.geometry)
+            native.compiled().max_pool_backward(pointer(grad), pointer(taps), pointer(dx), ctx.geometry)
         return dx.permute(0, 3, 1, 2), None
 
 

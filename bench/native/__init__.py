@@ -101,7 +101,7 @@ def shapes_only() -> Iterator[None]:
 
 def usable(device: torch.device) -> bool:
     """Whether the compiled pieces run on this device, now."""
-    return device.type == "cpu" and not _off and not isinstance(library(), Absent)
+    return device.type == "cpu" and not _off and not isinstance(compiled(), Absent)
 
 
 def status() -> str:
@@ -123,7 +123,7 @@ def pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else 0 if _shapes else tensor.data_ptr()
 
 
-def library() -> Any:
+def compiled() -> Any:
     """The compiled library, or an ``Absent`` that says why there is none."""
     return _Nothing() if _shapes and not isinstance(_built(), Absent) else _built()
 

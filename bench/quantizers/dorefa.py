@@ -47,7 +47,7 @@ def weight_codes(weight: Tensor, bits: int) -> QTensor:
     divisor = torch.where(largest == 0, math.inf, 2 * largest)
     if _compiled(squashed):
         codes = torch.empty_like(squashed, dtype=torch.int8)
-        native.library().weight_codes(
+        native.compiled().weight_codes(
             native.pointer(squashed), native.pointer(codes), codes.numel(), float(divisor), float(n), float(half)
         )
     else:
@@ -86,7 +86,7 @@ def weight_backward(grad_w_hat: Tensor, weight: Tensor) -> Tensor:
     if not (_compiled(squashed) and _compiled(grad_w_hat)) or squashed.stride() != grad_w_hat.stride():
         return weight_factor(weight).mul_(grad_w_hat)
     largest = float(amax(squashed))
-    native.library().weight_backward(
+    native.compiled().weight_backward(
         native.pointer(grad_w_hat), native.pointer(squashed), native.pointer(squashed), squashed.numel(), largest or 1.0
     )
     return squashed
@@ -115,7 +115,7 @@ def activation_codes(x: Tensor, bits: int) -> tuple[QTensor, Tensor]:
     codes = torch.empty_like(x, dtype=torch.int8)
     inside = torch.empty(packed_size(x.numel()), dtype=torch.uint8, device=x.device)
     if _compiled(x):
-        finite = native.library().act_codes(
+        finite = native.compiled().act_codes(
             native.pointer(x), native.pointer(codes), native.pointer(inside), x.numel(), float(n), float(offset)
         )
         scale = torch.tensor(1.0 / n if finite else math.nan)

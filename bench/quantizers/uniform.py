@@ -96,7 +96,7 @@ def _compiled_codes(
     """The codes in one pass; the same numbers as ``uniform_integers``, drawn from the same stream."""
     check_choices(rounding, "tensor")
     lanes = None if rounding == "nearest" else draw_lanes(x.numel(), check_generator(generator, x.device))
-    native.library().uniform_codes(
+    native.compiled().uniform_codes(
         native.pointer(x), native.pointer(codes), x.numel(), float(qmax), math.inf if clip == 0 else clip,
         native.pointer(lanes), LANE_STEP, LANE_CENTRE,
     )  # fmt: skip
