@@ -136,7 +136,7 @@ class AllocationTracker(TorchDispatchMode):
             return
         try:
             storage = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):
+        except (NotImplementedError, RuntimeError):  # torch refuses both ways where there is no plain storage
             self._num_unseen += returned
             return
         key, size = storage._cdata, storage.nbytes()
@@ -202,7 +202,7 @@ class MemoryMeter:
             device: where the steps run.
             existing: on a CPU, the tensors that are alive already (see ``AllocationTracker``).
             track: on a CPU, whether to count live storages; without it compiled functions run compiled, so that the
-                process's peak is that of the step as it is timed.
+                process's peak is that of an untracked step.
         """
         self._device = device
         self._tracker = AllocationTracker(existing) if track and device.type == "cpu" else None
