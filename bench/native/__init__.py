@@ -214,6 +214,8 @@ def _declare(found: ctypes.CDLL) -> None:
         "rectify_backward": (p, p, p, n),
         "max_pool": (p, p, p, geometry),
         "max_pool_backward": (p, p, p, geometry),
+        "table_read": (p, n, n, p, p, f, f, p, p, f, i, f, p, n),
+        "table_scatter": (p, n, n, n, p, p, f, f, p, p, f, n),
     }
     found.act_codes.argtypes = (p, p, p, n, f, f)
     found.act_codes.restype = i

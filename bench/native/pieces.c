@@ -955,3 +955,85 @@ void max_pool_backward(const float *grad, const uint8_t *taps, float *dx, const 
             }
     }
 }
+
+/* ---------------------------------------------------- tables: a function of one or two numbers, read at many places */
+
+/* Where a value lies along an axis of `nodes` nodes over -1..1: its cell, and how far into it. NaN stays in the share. */
+static inline int32_t cell_of(float value, i64 nodes, float *share) {
+    const float top = (float)(nodes - 1);
+    float at = (value + 1.0f) * (0.5f * top);
+    at = at < 0.0f ? 0.0f : (at > top ? top : at);
+    const float inside = at == at ? at : 0.0f; /* an index has to be one also where there is no number */
+    const int32_t first = (int32_t)inside, last = (int32_t)(nodes - 2);
+    const int32_t cell = first < last ? first : last;
+    *share = at - (float)cell;
+    return cell;
+}
+
+/* Cells and shares of a run of places; `y` is NULL for a table of one row. */
+static inline void find_cells(const float *x, const float *y, i64 count, i64 rows, i64 cols, float slope_x,
+                              float slope_y, int32_t *cells, float *share_x, float *share_y) {
+    for (i64 i = 0; i < count; i++) cells[i] = cell_of(x[i] * slope_x, cols, share_x + i);
+    if (y == NULL)
+        for (i64 i = 0; i < count; i++) share_y[i] = 0.0f;
+    else
+        for (i64 i = 0; i < count; i++)
+            cells[i] += cell_of(y[i] * slope_y, rows, share_y + i) * (int32_t)(cols - 1);
+}
+
+/* The table read at x * slope_x and y * slope_y in -1..1, (bi)linearly, and joined to the gradient:
+ * out = (added ? grad : 0) + core * (gains ? gains[i] : gain). A cell holds its first node, the rise by either
+ * input and by both, so that one place reads one line. `poison` is 0, or NaN for a layer that is not finite. */
+void table_read(const float *restrict table, i64 rows, i64 cols, const float *x, const float *y, float slope_x,
+                float slope_y, const float *grad, const float *gains, float gain, int added, float poison,
+                float *restrict out, i64 size) {
+#pragma omp parallel for schedule(static) if (size > 16384)
+    for (i64 first = 0; first < size; first += BLOCK) {
+        const i64 count = MIN(BLOCK, size - first);
+        int32_t cells[BLOCK];
+        float share_x[BLOCK], share_y[BLOCK], core[BLOCK];
+        find_cells(x + first, y == NULL ? NULL : y + first, count, rows, cols, slope_x, slope_y, cells, share_x, share_y);
+        for (i64 i = 0; i < count; i++) {
+            const float *cell = table + 4 * cells[i];
+            core[i] = (cell[0] + share_x[i] * cell[1]) + share_y[i] * (cell[2] + share_x[i] * cell[3]) + poison;
+        }
+        if (gains == NULL)
+            for (i64 i = 0; i < count; i++) core[i] *= gain;
+        else
+            for (i64 i = 0; i < count; i++) core[i] *= gains[first + i];
+        if (added)
+            for (i64 i = 0; i < count; i++) out[first + i] = grad[first + i] + core[i];
+        else
+            memcpy(out + first, core, count * sizeof(float));
+    }
+}
+
+/* The adjoint: `values` times the gain go to (copies, cells, 4) sums, shared out among `copies` so that no two threads
+ * meet and the order of the sums depends on their number alone. */
+void table_scatter(double *restrict sums, i64 copies, i64 rows, i64 cols, const float *x, const float *y, float slope_x,
+                   float slope_y, const float *values, const float *gains, float gain, i64 size) {
+    const i64 cells_in_all = MAX(1, rows - 1) * (cols - 1), share = (size + copies - 1) / copies;
+#pragma omp parallel for schedule(static, 1) if (size > 16384)
+    for (i64 copy = 0; copy < copies; copy++) {
+        double *own = sums + copy * cells_in_all * 4;
+        const i64 end = MIN(size, (copy + 1) * share);
+        for (i64 first = copy * share; first < end; first += BLOCK) {
+            const i64 count = MIN(BLOCK, end - first);
+            int32_t cells[BLOCK];
+            float share_x[BLOCK], share_y[BLOCK], quads[4 * BLOCK];
+            find_cells(x + first, y == NULL ? NULL : y + first, count, rows, cols, slope_x, slope_y, cells, share_x,
+                       share_y);
+            for (i64 i = 0; i < count; i++) {
+                const float value = values[first + i] * (gains == NULL ? gain : gains[first + i]);
+                quads[4 * i] = value;
+                quads[4 * i + 1] = value * share_x[i];
+                quads[4 * i + 2] = value * share_y[i];
+                quads[4 * i + 3] = value * share_x[i] * share_y[i];
+            }
+            for (i64 i = 0; i < count; i++) {
+                double *to = own + 4 * (i64)cells[i];
+                for (int k = 0; k < 4; k++) to[k] += (double)quads[4 * i + k];
+            }
+        }
+    }
+}

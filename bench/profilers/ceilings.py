@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -18,21 +17,12 @@ from bench.errors import HardwareError
 from bench.kernels.int_mm import int_mm
 from bench.kernels.selfcheck import check_device
 from bench.profilers.phase_timer import Clock, CudaClock, HostClock
+from bench.records.schema import Ceilings
 from bench.units import MEBIBYTE, Absent
 
 _SIZES = {"cpu": (256, 512, 1024, 2048), "cuda": (2048, 4096, 8192)}
 _COPY_BYTES = {"cpu": 256 * MEBIBYTE, "cuda": 1024 * MEBIBYTE}
 _MAX_COPY_SHARE = 0.1  # of the memory that is free: a ceiling must not push the machine into swap
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ceilings:
-    """Best rates seen: 10**9 operations a second (a multiply-add is two) and 10**9 bytes a second."""
-
-    int8_gops: float | Absent
-    fp32_gflops: float | Absent  # without TF32
-    bf16_gflops: float | Absent
-    copy_gb_s: float | Absent  # bytes read plus bytes written
 
 
 def measure_ceilings(device: torch.device, *, budget_s: float = 0.8) -> Ceilings:

@@ -5,7 +5,8 @@ over the layers' range and interpolated (bi)linearly; for ∇ψ, −μ·π'·∇
 weights, followed by one backward through f_ψ on the grid. Cost: a gather and a scatter per weight, whatever H is.
 Keeps O(grid), and O(N) as `recompute` does.
 
-The network's weights are walked through as one sequence, a group of them at a time in buffers that stay in the cache.
+The network's weights are walked through as one sequence, a group of them at a time in buffers that stay in the cache;
+in float32 on a CPU with a compiler one compiled pass reads the table and one scatters.
 The gradient is exact for the interpolated function. How far that is from f_ψ is measured at the middle of every cell,
 in units of the function's own maximum, every few iterations; while it exceeds the bound the grid is halved.
 Source: docs/method.md section 4.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,6 @@ from bench.hypernets import Evaluation, Hypernet, Scales, layer_scales
 from bench.layout import flat, unflat
 from bench.update.base import Parts
 from bench.update.grid import (
-    COPIES,
     evaluate_nodes,
     grid_nodes,
     interpolate,
@@ -35,6 +35,8 @@ from bench.update.grid import (
     scatter_,
     table_shape,
 )
+from bench.update.grid_native import Scattering, can_read, cells_of, read
+from bench.update.groups import group_limit, groups, places_buffer
 from bench.update.recompute import Recompute, parts, suitable_chunk
 
 FIRST_POINTS = {1: 129, 2: 17}  # per axis, by the core's number of inputs; odd, so that 0 is a node (ReLU's kink)
@@ -60,15 +62,6 @@ class TabulationSample:
     bits: int | None
     meta_angle_deg: Tensor
     meta_error: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Neighbouring weights of one layer, and where they stand in their group."""
-
-    layer: int
-    part: slice  # of the layer, in the order of ``layout.flat``
-    place: slice  # of the group
 
 
 class Tabulate:
@@ -136,17 +129,8 @@ class Tabulate:
         poisons = self._poisons(grads[0].device)
         flat_grads, flat_weights = [flat(grad) for grad in grads], [flat(weight) for weight in weights]
         results = [grad.new_empty(grad.numel()) for grad in grads]
-        buffer = places_buffer(flat_grads)
-        for count, pieces in groups(flat_grads):
-            for piece in pieces:
-                grad, weight = flat_grads[piece.layer][piece.part], flat_weights[piece.layer][piece.part]
-                self._place(hypernet, buffer[piece.place], grad, weight, piece.layer)
-            places = buffer[:count] if poisons is None else buffer[:count].nan_to_num_(nan=0.0)
-            core = interpolate(table, places)
-            for piece in pieces:
-                part = core[piece.place] if poisons is None else core[piece.place].add_(poisons[piece.layer])
-                grad, out = flat_grads[piece.layer][piece.part], results[piece.layer][piece.part]
-                hypernet.combine(grad, part, self.scales[piece.layer], out=out)
+        by_table = self._read_compiled if can_read([table, *flat_grads, *flat_weights]) else self._read
+        by_table(hypernet, table, flat_grads, flat_weights, poisons, results)
         outputs = [unflat(result, grad) for result, grad in zip(results, grads, strict=True)]
         self.sample = self.exact = None
         if self.take_sample:
@@ -156,29 +140,92 @@ class Tabulate:
     @torch.no_grad()
     def meta_gradient(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Parts, cotangents: Parts) -> None:
         """See `Strategy.meta_gradient`."""
-        scattered = grads[0].new_zeros(table_shape(hypernet, self.points))
-        careful = self._poisons(grads[0].device) is not None
         flat_grads = [flat(grad) for grad in grads]
-        buffer = places_buffer(flat_grads)
-        values = buffer.new_empty(buffer.shape[0])
-        for count, pieces in groups(flat_grads):
-            for piece in pieces:
-                grad = flat_grads[piece.layer][piece.part]
-                self._place(hypernet, buffer[piece.place], grad, weights(piece.layer, piece.part), piece.layer)
-                gain = hypernet.gain(grad, self.scales[piece.layer])
-                torch.mul(cotangents(piece.layer, piece.part), gain, out=values[piece.place])
-            values[pieces[-1].place.stop : count] = 0.0
-            places = buffer[:count].nan_to_num_(nan=0.0) if careful else buffer[:count]
-            scatter_(scattered, places, values[:count])
+        by_weight = self._scatter_compiled if can_read([self.half, *flat_grads]) else self._scatter
+        scattered = by_weight(hypernet, flat_grads, weights, cotangents)
         evaluation = hypernet.evaluation()
         nodes = grid_nodes(hypernet, self.half, self.points)
-        by_node = scattered.view(-1)
+        by_node = scattered.reshape(-1)
         for part in parts(by_node.numel(), suitable_chunk(hypernet.hidden, self.half.device)):
             evaluation.accumulate(nodes[:, part].contiguous(), by_node[part])
         evaluation.finish()
         self.scales, self.slopes = [], []
         if self.exact is not None:
             self._sample_gradient(hypernet, grads, weights, cotangents)
+
+    def _read(
+        self,
+        hypernet: Hypernet,
+        table: Tensor,
+        grads: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        poisons: Sequence[Tensor] | None,
+        results: Sequence[Tensor],
+    ) -> None:
+        """f_ψ of all weights into `results`; all (n,) by layer."""
+        buffer = places_buffer(grads)
+        for count, pieces in groups(grads):
+            for piece in pieces:
+                grad, weight = grads[piece.layer][piece.part], weights[piece.layer][piece.part]
+                self._place(hypernet, buffer[piece.place], grad, weight, piece.layer)
+            places = buffer[:count] if poisons is None else buffer[:count].nan_to_num_(nan=0.0)
+            core = interpolate(table, places)
+            for piece in pieces:
+                part = core[piece.place] if poisons is None else core[piece.place].add_(poisons[piece.layer])
+                grad, out = grads[piece.layer][piece.part], results[piece.layer][piece.part]
+                hypernet.combine(grad, part, self.scales[piece.layer], out=out)
+
+    def _read_compiled(
+        self,
+        hypernet: Hypernet,
+        table: Tensor,
+        grads: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        poisons: Sequence[Tensor] | None,
+        results: Sequence[Tensor],
+    ) -> None:
+        """`_read` in one pass over the weights."""
+        cells, shape = cells_of(table), table_shape(hypernet, self.points)
+        for layer, grad in enumerate(grads):
+            slopes = [float(slope) for slope in self.slopes[layer]]
+            poison = 0.0 if poisons is None else float(poisons[layer])
+            for part in parts(grad.numel(), group_limit(grad.device)):
+                read(
+                    cells, shape, hypernet.sources(grad[part], weights[layer][part]), slopes, grad[part],
+                    hypernet.gain(grad[part], self.scales[layer]), added=hypernet.form == "residual", poison=poison,
+                    out=results[layer][part],
+                )  # fmt: skip
+
+    def _scatter(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Parts, cotangents: Parts) -> Tensor:
+        """The cotangents of the core, brought to the table's nodes."""
+        scattered = grads[0].new_zeros(table_shape(hypernet, self.points))
+        careful = self._poisons(grads[0].device) is not None
+        buffer = places_buffer(grads)
+        values = buffer.new_empty(buffer.shape[0])
+        for count, pieces in groups(grads):
+            for piece in pieces:
+                grad = grads[piece.layer][piece.part]
+                self._place(hypernet, buffer[piece.place], grad, weights(piece.layer, piece.part), piece.layer)
+                gain = hypernet.gain(grad, self.scales[piece.layer])
+                torch.mul(cotangents(piece.layer, piece.part), gain, out=values[piece.place])
+            values[pieces[-1].place.stop : count] = 0.0
+            places = buffer[:count].nan_to_num_(nan=0.0) if careful else buffer[:count]
+            scatter_(scattered, places, values[:count])
+        return scattered
+
+    def _scatter_compiled(
+        self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Parts, cotangents: Parts
+    ) -> Tensor:
+        """`_scatter` in one pass over the weights."""
+        scattering = Scattering(table_shape(hypernet, self.points))
+        for layer, grad in enumerate(grads):
+            slopes = [float(slope) for slope in self.slopes[layer]]
+            for part in parts(grad.numel(), group_limit(grad.device)):
+                scattering.add(
+                    hypernet.sources(grad[part], weights(layer, part)), slopes, cotangents(layer, part),
+                    hypernet.gain(grad[part], self.scales[layer]),
+                )  # fmt: skip
+        return scattering.by_node()
 
     def _place(self, hypernet: Hypernet, places: Tensor, grad: Tensor, weight: Tensor, layer: int) -> None:
         """Write some weights' places on the grid into (n, 2)."""
@@ -268,38 +315,6 @@ def widest(scales: Sequence[Scales]) -> Scales:
     return Scales(
         gradient=torch.stack([s.gradient for s in scales]).amax(), weight=torch.stack([s.weight for s in scales]).amax()
     )
-
-
-def group_limit(device: torch.device) -> int:
-    """Places in a group: on a CPU so many that their buffers stay in its second-level cache; on a GPU few launches."""
-    return 2**16 if device.type == "cpu" else 2**22
-
-
-def groups(layers: Sequence[Tensor]) -> Iterator[tuple[int, list[Piece]]]:
-    """All layers' weights as one sequence, cut into groups: how many places a group has, and its pieces.
-
-    Only the last group may have a few more places than weights, to be shared evenly among threads.
-    """
-    limit = group_limit(layers[0].device)
-    pieces: list[Piece] = []
-    filled = 0
-    for index, layer in enumerate(layers):
-        start = 0
-        while start < layer.numel():
-            count = min(layer.numel() - start, limit - filled)
-            pieces.append(Piece(index, slice(start, start + count), slice(filled, filled + count)))
-            start, filled = start + count, filled + count
-            if filled == limit:
-                yield filled, pieces
-                pieces, filled = [], 0
-    if pieces:
-        yield -(-filled // COPIES) * COPIES, pieces
-
-
-def places_buffer(layers: Sequence[Tensor]) -> Tensor:
-    """(places, 2) zeros for the largest group; the second column stays zero for a core of one input."""
-    total = min(sum(layer.numel() for layer in layers), group_limit(layers[0].device))
-    return layers[0].new_zeros(-(-total // COPIES) * COPIES, 2)
 
 
 def shares_of_same_codes(ours: Sequence[Tensor], exact: Sequence[Tensor], bits: int) -> Tensor:
