@@ -47,8 +47,9 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
     """
     # Drawing and data frames take seconds to import: only here.
     from reports.load import load_records
-    from reports.page import build_page, render_html, render_markdown
-    from reports.rows import build_sections
+    from reports.page import build_page
+    from reports.render import render_html, render_markdown
+    from reports.sections import build_sections
 
     loaded = load_records(paths)
     out_dir = Path(out_dir)
@@ -137,8 +138,7 @@ def _write_figure(drawing: Drawing, prefix: str, out_dir: Path) -> Figure:
 
 
 def _write_tables(sections: Sequence[Section], records: Sequence[RunRecord], folder: Path) -> None:
-    from reports.load import cells_frame, curves_frame, layers_frame, samples_frame
-    from reports.tables import rows_frame
+    from reports.frames import cells_frame, curves_frame, layers_frame, rows_frame, samples_frame
 
     frames = {
         "rows": rows_frame(sections),

@@ -23,9 +23,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.records.schema import Interval, Summary
 from bench.units import MEBIBYTE, Absent
-from reports.load import curves_frame, is_synthetic, samples_frame
+from reports.frames import curves_frame, samples_frame
 from reports.rows import PHASES, Estimate, Row, Section
 from reports.text import clean_text
+from reports.values import is_synthetic
 
 MAX_ROWS = 30  # of one figure: more bars cannot be told apart
 RASTER_ABOVE = 4000  # points; an SVG of more is slow to open

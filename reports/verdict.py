@@ -9,9 +9,9 @@ from typing import Literal
 
 from bench.records.schema import Interval, Summary
 from bench.units import Absent, format_bytes, format_ms, format_percent
-from reports.load import ONE_PROCESS
 from reports.rows import AgainstRetain, Estimate, Ratio, Row, Section, machine_name
 from reports.text import plural, ratio_text, signed
+from reports.values import ONE_PROCESS
 
 _COARSE_POINTS = 0.05  # what one test image is worth from where on the sentence says it
 _NAMED = 4  # rows that one sentence names

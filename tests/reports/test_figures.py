@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench.records.schema import RunRecord
 from reports.figures import draw_section, inline_svg, pareto_front
-from reports.rows import build_sections
+from reports.sections import build_sections
 
 Make = Callable[..., list[RunRecord]]
 POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12)

@@ -12,19 +12,14 @@ import pytest
 
 from bench.config import CellConfig, as_plain
 from bench.records.schema import RunRecord
-from reports.load import Loaded, UnreadFile, leaves
-from reports.page import (
-    DEFINITIONS,
-    MARKDOWN_LIMIT,
-    MAX_DETAILS,
-    Page,
-    build_page,
-    paths_text,
-    render_html,
-    render_markdown,
-    reproduce_command,
-)
-from reports.rows import build_sections
+from reports.definitions import DEFINITIONS
+from reports.details import paths_text
+from reports.load import Loaded, UnreadFile
+from reports.page import MAX_DETAILS, Page, build_page
+from reports.render import MARKDOWN_LIMIT, render_html, render_markdown
+from reports.reproduce import reproduce_command
+from reports.sections import build_sections
+from reports.values import leaves
 
 Make = Callable[..., list[RunRecord]]
 HOSTILE = '<script>alert(1)</script>|"\n`x` [a](http://evil.example) @all =1+1 \u202e rtl عربى'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.records.schema import RunRecord
 from reports.paper import METAGRAD_PRESETS, paper_claims, paper_tables
-from reports.rows import build_sections
+from reports.sections import build_sections
 
 Make = Callable[..., list[RunRecord]]
 PUBLISHED = json.loads((Path(__file__).parents[2] / "reports" / "paper_tables.json").read_text())

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.records.schema import Interval, RunRecord
-from reports.rows import Section, build_sections
+from reports.rows import Section
+from reports.sections import build_sections
 from reports.verdict import headlines, section_titles, section_verdicts
 
 Make = Callable[..., list[RunRecord]]

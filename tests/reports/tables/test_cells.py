@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from bench.records.schema import RunRecord
-from reports.tables import error_cell, forward_cell
+from reports.tables.cells import error_cell, forward_cell
 
 
 def test_bits_that_change_during_training_are_shown_with_both_bounds(make_record: Callable[..., RunRecord]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from bench.profilers.memory_categories import CATEGORIES
 from bench.records.schema import MemoryPhase, RunRecord
 from bench.units import MEBIBYTE, Absent
-from reports.rows import build_sections
-from reports.tables import category_table
+from reports.sections import build_sections
+from reports.tables.memory import category_table
 
 MakeRecord = Callable[..., RunRecord]
 

@@ -9,7 +9,9 @@ import pytest
 
 from bench.records.schema import Interval, RunRecord, Summary
 from bench.units import Absent
-from reports.rows import AgainstRetain, Estimate, Ratio, build_sections, machine_name, ratio_of_ratios
+from reports.aggregate import ratio_of_ratios
+from reports.rows import AgainstRetain, Estimate, Ratio, machine_name
+from reports.sections import build_sections
 
 Make = Callable[..., list[RunRecord]]
 

@@ -1,0 +1,160 @@
+"""Rows and records as flat data frames for CSV files: units in the headers, a reason beside what is not there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.records.schema import Interval, RunRecord, Summary
+from bench.units import Absent
+from reports.rows import Estimate, Ratio, Row, Section
+from reports.tables.cells import error_cell, forward_cell, grad_cell
+from reports.tables.model import Cell
+from reports.values import is_synthetic, leaves, shown_value
+
+
+def rows_frame(sections: Sequence[Section]) -> pd.DataFrame:
+    """Every row of every section with its aggregated numbers as one flat frame, units in the headers."""
+    return pd.DataFrame([_flat_row(section, row) for section in sections for row in section.rows])
+
+
+def cells_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per record, one column per single value; ``<column>.reason`` says why a value is not there."""
+    return pd.DataFrame([_record_row(record) for record in records])
+
+
+def samples_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """One row per measured step: its time, phases (ms), whether it was the cell's or the FP32 reference's step."""
+    phases = sorted({n for r in records if r.timing for repeat in r.timing.repeats for n in repeat.phases_ms})
+    columns: dict[str, list[Any]] = {}
+    for record in records:
+        for index, repeat in enumerate(record.timing.repeats if record.timing is not None else ()):
+            for of, steps, parts in (("cell", repeat.step_ms, repeat.phases_ms), ("fp32", repeat.fp32_step_ms, {})):
+                count = len(steps)
+                for name, value in (*_identity(record).items(), ("repeat", index), ("of", of)):
+                    columns.setdefault(name, []).extend([value] * count)
+                columns.setdefault("sample", []).extend(range(count))
+                columns.setdefault("step_ms", []).extend(steps)
+                for name in phases:
+                    values = parts.get(name, ())
+                    columns.setdefault(f"{name}_ms", []).extend((*values, *[None] * (count - len(values))))
+    return pd.DataFrame(columns)
+
+
+def curves_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per epoch of each record; synthetic data has no accuracy."""
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        if record.accuracy is None:
+            continue
+        for point in record.accuracy.curve:
+            row = {
+                **_identity(record),
+                **_with_reasons({f.name: getattr(point, f.name) for f in dataclasses.fields(point)}),
+            }
+            if is_synthetic(record):
+                row["test_accuracy_pct"] = None
+                row["test_accuracy_pct.reason"] = "synthetic data"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def layers_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per convolution or linear layer of each record."""
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        for layer in record.model.layers if record.model else ():
+            values = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
+            values["weight_shape"] = "x".join(map(str, layer.weight_shape))
+            rows.append({**_identity(record), **_with_reasons(values)})
+    return pd.DataFrame(rows)
+
+
+def _flat_row(section: Section, row: Row) -> dict[str, Any]:
+    flat: dict[str, Any] = {
+        "suite": section.suite, "model": section.model_name, "data": section.data_name, "device": section.device,
+        "fingerprint": section.fingerprint, "code_version": section.code_version, "row": row.label,
+        "seeds": " ".join(map(str, row.seeds)), "status": " ".join(record.status for record in row.records),
+        "weights_activations": _whole(forward_cell(row.method)), "error_signal": _whole(error_cell(row.method)),
+        "weight_gradient": _whole(grad_cell(row.method)), "ran_as": row.ran_as,
+    }  # fmt: skip
+    flat |= _spread("accuracy_pct", row.accuracy) | _spread("accuracy_vs_fp32_points", row.accuracy_vs_fp32)
+    flat |= _spread("step_ms", row.step_ms) | _spread("time_vs_fp32", row.time_vs_fp32)
+    for name, shares in (("share_pct", row.phase_share_pct), ("ms", row.phases_ms)):
+        if not isinstance(shares, Absent):
+            flat |= {f"{phase}_{name}": value for phase, value in shares.items()}
+    for name in (
+        "peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes", "peak_device_bytes",
+        "fp32_peak_allocated_bytes", "hypernet_extra_allocated_bytes", "hypernet_extra_process_bytes",
+    ):  # fmt: skip
+        flat[name] = getattr(row, name)
+    against = row.against_retain
+    if against is not None and not isinstance(against, Absent):
+        flat |= _spread("time_vs_retain", against.time)
+        flat |= {
+            "peak_vs_retain": against.peak_allocated,
+            "added_allocated_vs_retain": against.hypernet_extra_allocated,
+            "added_process_vs_retain": against.hypernet_extra_process,
+        }
+    reasons = {f"{name}.reason": value.reason for name, value in flat.items() if isinstance(value, Absent)}
+    return {name: None if isinstance(value, Absent) else value for name, value in flat.items()} | reasons
+
+
+def _whole(cell: Cell) -> str:
+    return f"{cell.text} {cell.detail}".strip()
+
+
+def _spread(name: str, value: Estimate | Summary | Ratio | Absent) -> dict[str, Any]:
+    if isinstance(value, Absent):
+        return {name: value}
+    if isinstance(value, Summary):
+        return {f"{name}_median": value.median, f"{name}_q1": value.q1, f"{name}_q3": value.q3, f"{name}_n": value.n}
+    interval = value.interval
+    spread: dict[str, Any] = {name: value.value}
+    if isinstance(interval, Interval):
+        spread |= {f"{name}_low95": interval.low, f"{name}_high95": interval.high}
+    else:
+        spread |= {f"{name}_low95": interval, f"{name}_high95": interval}
+    if isinstance(value, Estimate):
+        spread[f"{name}_n"] = value.n
+    return spread
+
+
+def _identity(record: RunRecord) -> dict[str, Any]:
+    names = ("suite", "variant", "model_name", "data_name", "seed", "device", "fingerprint", "key")
+    return {name: getattr(record, name) for name in names}
+
+
+def _record_row(record: RunRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for path, value in leaves(_without_lists(record)):
+        if "[" in path:
+            continue
+        row |= _with_reasons({path: shown_value(record, path, value)})
+    return row
+
+
+def _without_lists(record: RunRecord) -> RunRecord:
+    """The record without what has one value per step, layer or epoch, and without its nested config."""
+    model, accuracy, timing = record.model, record.accuracy, record.timing
+    return dataclasses.replace(
+        record,
+        model=None if model is None else dataclasses.replace(model, layers=()),
+        accuracy=None if accuracy is None else dataclasses.replace(accuracy, curve=()),
+        timing=None if timing is None else dataclasses.replace(timing, repeats=()),
+        cell={},
+        environment={},
+        notices=(),
+    )
+
+
+def _with_reasons(values: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in values.items():
+        row[name] = None if isinstance(value, Absent) else value
+        if isinstance(value, Absent):
+            row[f"{name}.reason"] = value.reason
+    return row

@@ -1,0 +1,90 @@
+"""The page model printed as one HTML file and as GitHub-flavoured markdown."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from reports.page import Page
+from reports.rows import Row
+from reports.tables.cells import difference_cell, estimate_cell, trouble_reasons
+from reports.tables.model import Column
+from reports.text import MarkdownText, clean_text, code_span, escape_markdown
+
+MARKDOWN_LIMIT = 60_000  # bytes; GitHub's comments end at 65,536 characters
+MARKDOWN_SECTIONS = 20  # more do not fit
+
+
+def render_html(page: Page) -> str:
+    """Print the page as one self-contained HTML file."""
+    environment = _environment(autoescape=True, finalize=_html_text)
+    script, style = (_template_text(name) for name in ("report.js", "report.css"))
+    # The page may run this one script and load nothing: a name that slipped through as markup would stay inert.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.filters["breakable"] = _breakable
+    template = environment.get_template("report.html.j2")
+    return template.render(page=page, script=Markup(script), style=Markup(style), script_hash=digest)
+
+
+def render_markdown(page: Page) -> str:
+    """Print the page as GitHub-flavoured markdown below 60 KB; the longest parts go first, and the text says so."""
+    environment = _environment(autoescape=False, finalize=escape_markdown)
+    environment.filters["code"] = code_span
+    template = environment.get_template("report.md.j2")
+    page, first_level = _fewer_sections(page) if len(page.sections) > MARKDOWN_SECTIONS else (page, 0)
+    for level in range(first_level, 5):
+        text = template.render(page=page, level=level, raw=MarkdownText, max_rows=(10**9, 10**9, 10**9, 60, 12)[level])
+        if len(text.encode()) < MARKDOWN_LIMIT:
+            return text
+    note = "\n\nCut here: the rest is in report.html.\n"
+    return text.encode()[: MARKDOWN_LIMIT - len(note) - 8].decode(errors="ignore").rsplit("\n", 1)[0] + note
+
+
+def _fewer_sections(page: Page) -> tuple[Page, int]:
+    """The largest sections, to be shown without their side tables."""
+    return dataclasses.replace(page, sections=page.sections[:MARKDOWN_SECTIONS], details_left_out="sections"), 2
+
+
+def row_anchor(anchors: Mapping[str, str], row: Row) -> str:
+    """Anchor of the row's first record, "" where its details are left out."""
+    return anchors.get(row.first.key, "")
+
+
+def _environment(*, autoescape: bool, finalize: Any) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template_text),
+        autoescape=autoescape,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals |= {
+        "row_anchor": row_anchor,
+        "trouble_reasons": trouble_reasons,
+        "ours_column": Column(key="ours", header=""),
+        "ours_accuracy": lambda ours: estimate_cell(ours.accuracy, source="accuracy.test_accuracy_pct"),
+        "ours_difference": lambda ours: difference_cell(ours.accuracy_vs_fp32),
+    }
+    return environment
+
+
+def _template_text(name: str) -> str:
+    return files("reports").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may wrap after its underscores."""
+    return escape(clean_text(name)).replace("_", Markup("_<wbr>"))
+
+
+def _html_text(value: Any) -> Any:
+    return value if isinstance(value, Markup) else escape(clean_text(value))

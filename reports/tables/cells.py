@@ -1,0 +1,194 @@
+"""One cell each: a value of a row as text, with its spread or reason, its label and where in the record it stands."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bench.records.schema import Interval, MethodFacts, Summary
+from bench.units import Absent, format_bytes, format_ms, format_percent
+from reports.rows import Estimate, Ratio, Row, status_text
+from reports.tables.model import Cell, absent_cell
+from reports.text import ratio_text, signed
+
+FLOAT_BITS = 32
+
+
+def forward_cell(facts: MethodFacts) -> Cell:
+    """Bits of weights and activations, and their quantizer."""
+    if min(facts.weight_bits, facts.activation_bits) >= FLOAT_BITS:
+        return Cell(text=_floating(facts))
+    edges = "" if facts.edge_layers == "same" else f", edge layers {facts.edge_layers}"
+    low = f"{facts.cycle_min_bits}–" if isinstance(facts.cycle_min_bits, int) else ""  # cyclic precision
+    bits = f"W{low}{facts.weight_bits} A{low}{facts.activation_bits}"
+    return Cell(text=bits, detail=f"{facts.forward_quantizer}{edges}")
+
+
+def error_cell(facts: MethodFacts) -> Cell:
+    """Bits, quantizer and rounding of the error signals."""
+    if facts.error_bits >= FLOAT_BITS:
+        return Cell(text=_floating(facts))
+    widths = f"{facts.error_bits}–24" if facts.error_quantizer == "afp" else str(facts.error_bits)  # chosen per layer
+    return Cell(text=f"{widths} bit", detail=f"{facts.error_quantizer}, {facts.error_rounding}")
+
+
+def grad_cell(facts: MethodFacts) -> Cell:
+    """Bits of the weight gradient and what makes it: a quantizer, or a hypernetwork with its form and strategy."""
+    bits = _floating(facts) if facts.grad_bits >= FLOAT_BITS else f"{facts.grad_bits} bit"
+    if facts.hypernet != "none":
+        return Cell(text=bits, detail=f"{facts.hypernet}{hidden_text(facts)}, {facts.hypernet_form}, {facts.strategy}")
+    return Cell(text=bits, detail=facts.grad_quantizer if facts.grad_bits < FLOAT_BITS else "")
+
+
+def label_cell(row: Row) -> Cell:
+    """Name of the row, its seeds, and its status where it is not ok."""
+    troubles = sorted({status_text(record) for record in row.troubles})
+    if len(row.troubles) < len(row.records) and troubles:
+        troubles = [f"{len(row.troubles)} of {len(row.records)} {' or '.join(troubles)}"]
+    seeds = row.seeds if len(row.seeds) <= 5 else (*row.seeds[:4], "…")
+    detail = f"{'seed' if len(row.seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+    return Cell(text=row.label, detail=detail, chip=", ".join(troubles))
+
+
+def trouble_reasons(row: Row) -> tuple[str, ...]:
+    """Why cells of the row did not finish, each reason once."""
+    return tuple(dict.fromkeys(record.reason for record in row.troubles if record.reason))
+
+
+def ran_as_cell(row: Row) -> Cell:
+    """What the low-bit products ran as."""
+    label = row.ran_as
+    if isinstance(label, Absent):
+        return absent_cell(label)
+    return Cell(text="", chip=label)
+
+
+def estimate_cell(value: Estimate | Absent, *, source: str = "", digits: int = 2) -> Cell:
+    """A mean over seeds with its interval and n."""
+    if isinstance(value, Absent):
+        return absent_cell(value)
+    if value.n == 1:
+        text = f"{value.value:.{digits}f}"
+        return Cell(text=text, detail="n = 1", value=value.value, source=source, unranked=True)
+    if isinstance(value.interval, Absent):
+        return Cell(text=f"{value.value:.{digits}f}", detail=f"n = {value.n}", value=value.value)
+    span = f"[{value.interval.low:.{digits}f}, {value.interval.high:.{digits}f}]"
+    return Cell(text=f"{value.value:.{digits}f}", detail=f"{span}, n = {value.n}", value=value.value)
+
+
+def difference_cell(value: Estimate | Absent, *, digits: int = 2) -> Cell:
+    """A difference in points, with its sign."""
+    if isinstance(value, Absent):
+        return absent_cell(value)
+    detail = f"n = {value.n}"
+    if isinstance(value.interval, Interval):
+        detail = f"[{signed(value.interval.low, digits)}, {signed(value.interval.high, digits)}], {detail}"
+    unranked = not isinstance(value.interval, Interval)
+    return Cell(text=signed(value.value, digits), detail=detail, value=value.value, unranked=unranked)
+
+
+def summary_cell(value: Summary | Absent, *, source: str = "", chip: str = "") -> Cell:
+    """A median with its quartiles, in milliseconds."""
+    if isinstance(value, Absent):
+        return absent_cell(value)
+    detail = f"[{_bare(format_ms(value.q1))}, {_bare(format_ms(value.q3))}]"
+    return Cell(text=format_ms(value.median), detail=detail, value=value.median, source=source, chip=chip)
+
+
+def step_cell(row: Row) -> Cell:
+    """The row's step time with what it ran as."""
+    cell = summary_cell(row.step_ms, source="timing.step_ms.median", chip=_label(row))
+    return dataclasses.replace(cell, unranked=row.timed_once)
+
+
+def interval_cell(value: Ratio | Absent, *, source: str = "") -> Cell:
+    """A ratio with its 95 % interval, or why it has none."""
+    if isinstance(value, Absent):
+        return absent_cell(value)
+    if isinstance(value.interval, Absent):
+        detail = value.interval.reason
+        return Cell(text=ratio_text(value.value), detail=detail, value=value.value, source=source, unranked=True)
+    detail = f"[{value.interval.low:.2f}, {value.interval.high:.2f}]"
+    return Cell(text=ratio_text(value.value), detail=detail, value=value.value, source=source)
+
+
+def bytes_cell(value: float | Absent, *, source: str = "") -> Cell:
+    """Bytes in binary units."""
+    if isinstance(value, Absent):
+        return absent_cell(value)
+    return Cell(text=format_bytes(value), value=value, source=source)
+
+
+def hypernet_bytes_cell(row: Row, value: float | Absent, source: str) -> Cell:
+    """What the hypernetwork adds; a dash where there is none."""
+    return bytes_cell(value, source=source) if row.has_hypernet else Cell(text="–", empty=True)
+
+
+def share_cell(row: Row, name: str) -> Cell:
+    """A phase's share of the mean step, in percent."""
+    if isinstance(row.phase_share_pct, Absent):
+        return absent_cell(row.phase_share_pct)
+    if name not in row.phase_share_pct:
+        return Cell(text="–", empty=True)
+    share = row.phase_share_pct[name]
+    return Cell(text=_bare(format_percent(share)), value=share, source=f"timing.phase_share_pct.{name}")
+
+
+def phase_cell(row: Row, name: str) -> Cell:
+    """A phase's median time."""
+    if isinstance(row.phases_ms, Absent):
+        return absent_cell(row.phases_ms)
+    if name not in row.phases_ms:
+        return Cell(text="–", empty=True)
+    value = row.phases_ms[name]
+    source = f"timing.phases_ms.{name}.median"
+    return Cell(text=_bare(format_ms(value)), value=value, source=source, unranked=row.timed_once)
+
+
+def retain_cells(row: Row) -> tuple[Cell, Cell, Cell, Cell, Cell]:
+    """Step time, added memory (allocated, process), peak and accuracy against retain of the same setting."""
+    against = row.against_retain
+    dash = Cell(text="–", empty=True)
+    if against is None:
+        return (dash,) * 5
+    if row.method.strategy == "retain":
+        return (Cell(text="reference"),) * 5
+    if isinstance(against, Absent):
+        return (absent_cell(against), dash, dash, dash, dash)
+    return (
+        interval_cell(against.time),
+        _ratio_cell(against.hypernet_extra_allocated),
+        _ratio_cell(against.hypernet_extra_process),
+        _ratio_cell(against.peak_allocated),
+        difference_cell(against.accuracy_points),
+    )
+
+
+def _ratio_cell(value: float | Absent) -> Cell:
+    return absent_cell(value) if isinstance(value, Absent) else Cell(text=ratio_text(value), value=value)
+
+
+def count_cell(value: Summary | Absent) -> Cell:
+    """How many steps a median stands on."""
+    return (
+        absent_cell(value)
+        if isinstance(value, Absent)
+        else Cell(text=f"{value.n:,}", value=value.n, source="timing.step_ms.n")
+    )
+
+
+def _floating(facts: MethodFacts) -> str:
+    return "bf16" if facts.name == "bf16" else "FP32"
+
+
+def hidden_text(facts: MethodFacts) -> str:
+    """Print the hypernetwork's hidden size, "" without one."""
+    return "" if isinstance(facts.hidden, Absent) else f" H={facts.hidden}"
+
+
+def _label(row: Row) -> str:
+    return "" if isinstance(row.ran_as, Absent) else row.ran_as
+
+
+def _bare(text: str) -> str:
+    """The number without its unit."""
+    return text.rsplit(" ", 1)[0]
