@@ -35,6 +35,7 @@ from bench.records.schema import (
     AccuracyResult,
     HypernetPoint,
     HypernetResult,
+    HypernetSurface,
     MemoryResult,
     RunRecord,
     Status,
@@ -42,6 +43,7 @@ from bench.records.schema import (
     TimingResult,
 )
 from bench.records.store import read_record, write_record
+from bench.records.surface import write_surface
 from bench.timing_summary import busy_notices, difference, timing_notices, timing_result, with_device_state
 from bench.training.assemble import as_fp32, for_pretraining, without_hypernet
 from bench.units import Absent
@@ -131,6 +133,7 @@ class _CellRun:
     tracebacks: list[str] = field(default_factory=list)
     losses: tuple[float, ...] = ()
     hypernet_points: tuple[HypernetPoint, ...] = ()
+    surface: HypernetSurface | None = None
 
     def measure(self, key: str) -> RunRecord:
         cell = self.cell
@@ -315,6 +318,7 @@ class _CellRun:
             return None, {}
         self.losses = answer.fit.losses
         self.hypernet_points = answer.fit.hypernet
+        self.surface = answer.surface
         if isinstance(answer.accuracy_pct, Absent):
             self.missing.setdefault("accuracy", answer.accuracy_pct.reason)
             if check.data.synthetic:
@@ -442,6 +446,8 @@ def _save(folder: Path, cell: CellConfig, record: RunRecord, run: _CellRun) -> N
             f"{folder} cannot be written ({error.strerror}): make room or choose another output_dir."
         ) from error
     write_curves(folder, record, run.losses, run.hypernet_points)
+    if run.surface is not None:
+        write_surface(folder, run.surface)
     # The record comes last: a folder with a record is whole.
     write_record(folder, record, config_yaml=OmegaConf.to_yaml(OmegaConf.create(as_plain(cell))))
     run.paths_file().unlink(missing_ok=True)  # they stand in the record now

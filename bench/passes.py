@@ -8,6 +8,7 @@ memory: peaks of a few steps. accuracy: the training itself.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -23,6 +24,7 @@ from bench.config import FLOAT_BITS, CellConfig
 from bench.data import build_data, eval_batches, train_batches
 from bench.data.loader import EvalStream, TrainStream
 from bench.errors import DataError, DivergedError, RecordError
+from bench.hypernets import Hypernet, layer_scales
 from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.kernels.selfcheck import check_device
 from bench.layers.convert import quantized_layers
@@ -34,7 +36,18 @@ from bench.profilers.memory import MemoryMeter, MemoryPeaks, keep_large_blocks_a
 from bench.profilers.memory_categories import MemoryProfile
 from bench.profilers.phase_timer import PhaseTimer
 from bench.quantizers import AdaptiveQuantizer
-from bench.records.schema import DataFacts, GemmResult, Label, LayerFacts, ModelFacts, TimingRepeat
+from bench.records.schema import (
+    SCHEMA_VERSION,
+    DataFacts,
+    GemmResult,
+    HypernetSurface,
+    Label,
+    LayerFacts,
+    ModelFacts,
+    SurfaceAxis,
+    TimingRepeat,
+)
+from bench.records.surface import is_finite
 from bench.timing import MARK_REPEATS, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.loop import FitResult, evaluate, fit
@@ -42,8 +55,9 @@ from bench.training.memory import snapshot_steps, take_largest_layer, track_step
 from bench.training.shapes import bound_hypernet_bytes, track_shapes
 from bench.training.step import train_step
 from bench.units import Absent
-from bench.update import TabulationSample
+from bench.update import TabulationSample, surface_axes, surface_output, surface_values
 from bench.update.delayed import finite_or_absent
+from bench.update.tabulate import widest
 
 if TYPE_CHECKING:
     from bench.data import AnyData
@@ -81,6 +95,7 @@ class AccuracyAnswer:
     pretrained_pct: float | Absent
     observed: dict[str, float | Absent]
     error_bits_used: dict[str, dict[str, int]]  # by layer and width, where the method chooses the width
+    surface: HypernetSurface | None = None  # of the hypernetwork; None without one, or where it is not finite
 
 
 def check_pass(*, report: Report, cell: CellConfig, device: str, paths: Paths | None = None) -> CheckAnswer:
@@ -307,6 +322,7 @@ def accuracy_pass(
         stored = _read_weights(weights)["accuracy_pct"]
         pretrained = Absent("synthetic data has no accuracy") if stored is None else stored
     sizes = [weight.numel() for weight in parts.weights]
+    untrained = copy.deepcopy(parts.delayed.hypernet) if parts.delayed is not None else None
     try:
         result = fit(
             parts, _batches(cell, data, where), test, cell.optimizer,
@@ -316,7 +332,28 @@ def accuracy_pass(
     except DivergedError as error:
         error.partial = _accuracy_answer(parts, error.partial, pretrained, sizes)
         raise
-    return _accuracy_answer(parts, result, pretrained, sizes)
+    answer = _accuracy_answer(parts, result, pretrained, sizes)
+    return answer if untrained is None else dataclasses.replace(answer, surface=_surface(parts, untrained))
+
+
+def _surface(parts: Parts, untrained: Hypernet) -> HypernetSurface | None:
+    """f_psi as it was before the training and is after it, over the last step's ranges; None if it cannot be told."""
+    delayed = parts.delayed
+    assert delayed is not None, "only a method with a hypernetwork has a surface"
+    if delayed.pending is None:
+        return None
+    scales = [layer_scales(g, w.detach()) for g, w in zip(delayed.pending, delayed.params, strict=True)]
+    half = delayed.hypernet.half_widths(widest(scales))
+    tables = [surface_values(hypernet, half).tolist() for hypernet in (untrained, delayed.hypernet)]
+    before, after = (tuple(tuple(row) for row in table) for table in tables)
+    surface = HypernetSurface(
+        schema_version=SCHEMA_VERSION,
+        axes=tuple(SurfaceAxis(name=name, values=tuple(v)) for name, v in surface_axes(delayed.hypernet, half)),
+        output=surface_output(delayed.hypernet),
+        before=before,
+        after=after,
+    )
+    return surface if is_finite(surface) else None
 
 
 def _accuracy_answer(

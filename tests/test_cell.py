@@ -17,6 +17,7 @@ from bench.profilers import nvml_sampler
 from bench.profilers.nvml_sampler import AbsentSensor
 from bench.records.schema import RunRecord, Summary
 from bench.records.store import read_record
+from bench.records.surface import read_surface
 from bench.timing_summary import busy_notices, busy_sentences
 from bench.training.assemble import for_pretraining
 from bench.units import Absent
@@ -85,6 +86,10 @@ def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell
     assert all(row.endswith(",,,") for row in rows), "an exact strategy has nothing to compare with"
     assert record.hypernet.interpolation_error == Absent("the strategy is exact")
     assert len(rows) == 20
+    surface = read_surface(folder)
+    assert [axis.name for axis in surface.axes] == ["W/max|W|", "∇W/max|∇W|"]
+    assert all(row == (axis,) * 41 for row, axis in zip(surface.before, surface.axes[1].values, strict=True))
+    assert surface.after != surface.before, "the hypernetwork learned"
     assert {row.split(",")[0] for row in rows} == {str(record.accuracy.steps)}
     assert read_record(folder / "record.json") == record
     assert run_cell(cell) == record, "the earlier record is the answer"

@@ -85,6 +85,10 @@ class Hypernet(nn.Module):
         """
 
     @abstractmethod
+    def row_names(self) -> list[str]:
+        """What each of the rows is, in the papers' letters."""
+
+    @abstractmethod
     def sources(self, grad: Tensor, weight: Tensor) -> list[Tensor]:
         """What each row follows before its layer's scale, (n,) each: row = source·slope + centre."""
 

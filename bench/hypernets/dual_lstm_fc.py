@@ -26,6 +26,10 @@ class DualLSTMFC(LSTMHypernet):
             return [scaled(weight, scales.weight), scaled(grad, scales.gradient)]
         return [weight, grad]
 
+    def row_names(self) -> list[str]:
+        """See `Hypernet.row_names`."""
+        return ["W/max|W|", "∇W/max|∇W|"] if self.form == "residual" else ["W", "∇W"]
+
     def sources(self, grad: Tensor, weight: Tensor) -> list[Tensor]:
         """W and ∇W."""
         return [weight, grad]

@@ -23,6 +23,10 @@ class FCGrad(FCHypernet):
         """∇W/max|∇W| in the `residual` form, ∇W in the `literal` one."""
         return [scaled(grad, scales.gradient) if self.form == "residual" else grad]
 
+    def row_names(self) -> list[str]:
+        """See `Hypernet.row_names`."""
+        return ["∇W/max|∇W|" if self.form == "residual" else "∇W"]
+
     def sources(self, grad: Tensor, weight: Tensor) -> list[Tensor]:
         """∇W."""
         return [grad]

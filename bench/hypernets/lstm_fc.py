@@ -73,6 +73,10 @@ class LSTMFC(LSTMHypernet):
         """W̃ in the `residual` form, W in the `literal` one."""
         return [unit_weight(weight, scales) if self.form == "residual" else weight]
 
+    def row_names(self) -> list[str]:
+        """See `Hypernet.row_names`."""
+        return ["W̃" if self.form == "residual" else "W"]
+
     def sources(self, grad: Tensor, weight: Tensor) -> list[Tensor]:
         """Tanh W, which W̃ follows, in the `residual` form, W in the `literal` one."""
         return [torch.tanh(weight) if self.form == "residual" else weight]

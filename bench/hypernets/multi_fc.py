@@ -103,6 +103,10 @@ class MultiFC(FCHypernet):
         """W̃ in both forms."""
         return [unit_weight(weight, scales)]
 
+    def row_names(self) -> list[str]:
+        """See `Hypernet.row_names`."""
+        return ["W̃"]
+
     def sources(self, grad: Tensor, weight: Tensor) -> list[Tensor]:
         """Tanh W, which W̃ follows."""
         return [torch.tanh(weight)]

@@ -146,6 +146,25 @@ class HypernetPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SurfaceAxis:
+    """One input of the hypernetwork and the values it was given."""
+
+    name: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HypernetSurface:
+    """What f_psi answers over its inputs before the first and after the last step; ``hypernet_surface.json``."""
+
+    schema_version: int
+    axes: tuple[SurfaceAxis, ...]  # one or two: weight, gradient
+    output: str  # what the values are: f/max|∇W|, f/∇W, f
+    before: tuple[tuple[float, ...], ...]  # a row per value of the second axis, a column per value of the first
+    after: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyResult:
     """Accuracy of the trained model, in percent of the whole test set."""
 

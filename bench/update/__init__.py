@@ -11,6 +11,7 @@ from bench.update.delayed import DelayedUpdate, Observation, no_phases, read_obs
 from bench.update.recompute import Recompute
 from bench.update.retain import Retain
 from bench.update.slim import Slim
+from bench.update.surface import surface_axes, surface_output, surface_values
 from bench.update.tabulate import Tabulate, TabulationSample
 
 STRATEGIES: dict[str, type[Retain] | type[Slim] | type[Recompute] | type[Tabulate]] = {
@@ -54,4 +55,7 @@ __all__ = [
     "build_strategy",
     "no_phases",
     "read_observation",
+    "surface_axes",
+    "surface_output",
+    "surface_values",
 ]
