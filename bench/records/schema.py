@@ -18,6 +18,7 @@ Status = Literal["ok", "diverged", "out_of_memory", "timed_out", "killed", "cras
 NOT_RECORDED = Absent("not recorded by the version that wrote this")
 NOT_SAMPLED = Absent("not sampled in this step")
 
+# Best first.
 STATUSES: tuple[Status, ...] = (
     "ok",
     "diverged",
