@@ -31,7 +31,9 @@ from bench.progress import SuiteProgress, current
 from bench.quantizers import PUBLISHED_FOR_ERRORS
 from bench.records.curves import write_curves
 from bench.records.schema import (
+    FINISHED,
     SCHEMA_VERSION,
+    STATUSES,
     AccuracyResult,
     HypernetPoint,
     HypernetResult,
@@ -48,9 +50,7 @@ from bench.timing_summary import busy_notices, difference, timing_notices, timin
 from bench.training.assemble import as_fp32, for_pretraining, without_hypernet
 from bench.units import Absent
 
-FINISHED: tuple[Status, ...] = ("ok", "diverged")
 SNAPSHOT_FILE = "memory_snapshot.pickle"
-_WORST: tuple[Status, ...] = ("failed", "out_of_memory", "diverged", "ok")  # what the cell as a whole is called
 
 
 def locate(cell: CellConfig) -> tuple[Path, str]:
@@ -258,7 +258,7 @@ class _CellRun:
     def _verdict(self) -> tuple[Status, str]:
         if not self.statuses:
             return "ok", ""
-        return min(self.statuses, key=lambda entry: _WORST.index(entry[0]))
+        return max(self.statuses, key=lambda entry: STATUSES.index(entry[0]))
 
     def _pretrain(self) -> bool:
         """Make sure that the shared FP32 weights are there; False if they could not be made."""

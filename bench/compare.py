@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench.records.baseline import Entry, Samples, cell_label, is_measured
+from bench.records.schema import FINISHED, STATUS_VERBS, STATUSES
 from bench.units import Absent
 
 Kind = Literal["ok", "improved", "regressed", "inconclusive", "new", "missing", "not_comparable", "failed"]
@@ -25,7 +26,6 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip  # worst first
 YARDSTICK = "fp32_step_ms"  # divides times, is not judged itself
 CELL = "cell"  # the metric of a verdict on a whole cell
-SEVERITY = ("ok", "diverged", "out_of_memory", "failed")  # statuses, best first
 MOST_DIFFERENCES = 4  # named in one sentence
 
 
@@ -89,7 +89,7 @@ def compare(baseline: Entry, candidate: Entry, thresholds: Mapping[str, Threshol
     differences = _differences(baseline, candidate)
     if differences:
         return [_on_cell("not_comparable", candidate, differences)]
-    before, after = SEVERITY.index(baseline.status), SEVERITY.index(candidate.status)
+    before, after = STATUSES.index(baseline.status), STATUSES.index(candidate.status)
     if after > before:
         was = f"and was {_words(baseline.status)} in the baseline"
         return [_on_cell("failed", candidate, f"it {_became(candidate)}, {was}.")]
@@ -127,7 +127,7 @@ def compare_all(
         if partner is not None:
             answered.add((partner.config_digest, partner.fingerprint))
             verdicts += compare(partner, candidate, thresholds)
-        elif candidate.status in ("failed", "out_of_memory"):
+        elif candidate.status not in FINISHED:
             reason = f"it {_became(candidate)}, and the baseline does not know it on this machine."
             verdicts.append(_on_cell("failed", candidate, reason))
         else:
@@ -330,5 +330,4 @@ def _words(status: str) -> str:
 
 
 def _became(entry: Entry) -> str:
-    verbs = {"diverged": "diverged", "out_of_memory": "ran out of memory", "failed": "failed"}
-    return verbs[entry.status] + (f" ({entry.reason.rstrip('.')})" if entry.reason else "")
+    return STATUS_VERBS[entry.status] + (f" ({entry.reason.rstrip('.')})" if entry.reason else "")

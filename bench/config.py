@@ -193,7 +193,7 @@ class ProtocolConfig:
     energy_window_s: float = 2.0  # of each window for the energy of a phase, where the device counts energy; 0: none
     memory_steps: int = 3
     threads: int | None = None  # of torch's CPU operators; none: torch's default
-    pass_limit_s: float = 86400.0  # a pass that takes longer is ended and the cell recorded as failed
+    pass_limit_s: float = 86400.0  # a pass that takes longer is ended and the cell recorded as timed_out
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -13,7 +13,7 @@ class ExitCode(enum.IntEnum):
     """Exit codes of ``metagrad-bench``; each verb documents the ones it uses."""
 
     OK = 0
-    FAILED = 1  # run: a cell failed or ran out of memory; gate: something regressed, failed or went missing
+    FAILED = 1  # run: a cell did not finish (failed, crashed, ...); gate: something regressed, failed or went missing
     USAGE = 2  # wrong arguments, configuration, data, an unreadable record or baseline
     INCONCLUSIVE = 3  # gate: cannot tell
     NO_BASELINE = 4  # gate: the baseline file does not exist

@@ -26,6 +26,7 @@ from bench.records.schema import Status
 PRELOAD = ["bench.passes"]
 ProgressSink = Callable[[dict[str, Any]], None]
 _TERMINATE_GRACE_S = 5.0
+_FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)  # a process's own doing
 _OOM_MESSAGES = ("can't allocate memory", "out of memory", "not enough memory", "Cannot allocate memory")
 
 
@@ -53,12 +54,13 @@ def run_pass(
     Args:
         function: a module-level function; its ``report`` argument takes progress as a dict.
         arguments: picklable keyword arguments.
-        limit_s: seconds after which the process is ended and the pass counts as failed.
+        limit_s: seconds after which the process is ended.
         on_progress: called in this process with each progress dict.
         on_start: called in this process with the new process's id.
 
     Returns:
-        The outcome; a child that crashed or was killed is ``failed`` or ``out_of_memory`` with the reason.
+        The outcome; a child that ended without an answer is ``timed_out``, ``crashed``, ``killed`` or, where the
+        kernel says so, ``out_of_memory``, with the reason.
     """
     started = time.monotonic()
     if multiprocessing.get_start_method(allow_none=True) not in (None, "fork", "spawn", "forkserver"):
@@ -85,7 +87,7 @@ def run_pass(
     duration_s = time.monotonic() - started
     if answer is _TIMED_OUT:
         reason = f"took longer than protocol.pass_limit_s={limit_s:g} seconds and was ended"
-        return PassOutcome(status="failed", reason=reason, value=None, traceback="", duration_s=duration_s)
+        return PassOutcome(status="timed_out", reason=reason, value=None, traceback="", duration_s=duration_s)
     if answer is _CRASHED:
         status, reason = _explain_exit(child.exitcode, _oom_kills() > kills_before)
         return PassOutcome(status=status, reason=reason, value=None, traceback="", duration_s=duration_s)
@@ -197,8 +199,9 @@ def _explain_exit(exitcode: int | None, oom_killed: bool) -> tuple[Status, str]:
         name = signal.Signals(-exitcode).name
         if -exitcode == signal.SIGKILL and oom_killed:
             return "out_of_memory", "was killed by the kernel because the machine ran out of memory"
-        return "failed", f"its process was ended by signal {name}"
-    return "failed", f"its process ended with exit code {exitcode} and no answer"
+        status: Status = "crashed" if -exitcode in _FAULTS else "killed"
+        return status, f"its process was ended by signal {name}"
+    return "crashed", f"its process ended with exit code {exitcode} and no answer"
 
 
 def _oom_kills() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.records.schema import Interval, Summary
+from bench.records.schema import STATUS_VERBS, Interval, Summary
 from bench.units import Absent, format_bytes, format_ms, format_percent
 from reports.rows import AgainstRetain, Estimate, Ratio, Row, Section, machine_name
 from reports.text import plural, ratio_text, signed
@@ -257,8 +257,7 @@ def _unfinished(section: Section) -> str:
     counts = Counter(record.status for record in records if record.status != "ok")
     if not counts:
         return ""
-    words = {"failed": "failed", "diverged": "diverged", "out_of_memory": "ran out of memory"}
-    parts = [f"{count} {words[status]}" for status, count in sorted(counts.items())]
+    parts = [f"{count} {STATUS_VERBS[status]}" for status, count in sorted(counts.items())]
     return f"Of {plural(len(records), 'cell')}, {', '.join(parts)}: their rows give the reason."
 
 

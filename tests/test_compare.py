@@ -183,6 +183,10 @@ def test_thresholds_are_data_that_can_be_replaced(entry: Entry) -> None:
     [
         ("ok", "failed", "failed"),
         ("ok", "out_of_memory", "failed"),
+        ("ok", "crashed", "failed"),
+        ("diverged", "killed", "failed"),
+        ("timed_out", "timed_out", "ok"),
+        ("crashed", "ok", "improved"),
         ("ok", "diverged", "failed"),
         ("diverged", "failed", "failed"),
         ("diverged", "diverged", "ok"),

@@ -47,6 +47,9 @@ def torch_memory(*, report):
 def crash(*, report):
     os.kill(os.getpid(), signal.SIGSEGV)
 
+def be_killed(*, report):
+    os.kill(os.getpid(), signal.SIGKILL)
+
 def leave(*, report):
     os._exit(7)
 
@@ -100,13 +103,16 @@ def test_running_out_of_memory_has_a_status_of_its_own(functions: Any, name: str
 
 
 def test_a_crash_is_named_by_its_signal_and_an_exit_by_its_code(functions: Any) -> None:
-    assert "SIGSEGV" in run(functions.crash).reason
-    assert "exit code 7" in run(functions.leave).reason
+    crash, leave, killed = run(functions.crash), run(functions.leave), run(functions.be_killed)
+    assert (crash.status, leave.status, killed.status) == ("crashed", "crashed", "killed")
+    assert "SIGSEGV" in crash.reason
+    assert "exit code 7" in leave.reason
+    assert "SIGKILL" in killed.reason
 
 
 def test_a_pass_that_hangs_is_ended_after_its_limit(functions: Any) -> None:
     outcome = run(functions.hang, limit_s=1.0)
-    assert outcome.status == "failed"
+    assert outcome.status == "timed_out"
     assert "pass_limit_s=1" in outcome.reason
 
 

@@ -44,8 +44,8 @@ examples:
   metagrad-bench run suite=demo device=cpu seed=0,1,2
   metagrad-bench run variant=metagrad_int4_slim model=resnet20 data=fashion_mnist hypernet.hidden=100
 
-exit codes: 0 every cell finished (diverged is a result), 1 a cell failed or ran out of memory, 2 wrong usage or bad
-input (nothing was written), 130 interrupted (also by SIGTERM).
+exit codes: 0 every cell finished (diverged is a result), 1 a cell failed, crashed, was killed, took too long or ran
+out of memory, 2 wrong usage or bad input (nothing was written), 130 interrupted (also by SIGTERM).
 """
 
 
@@ -144,6 +144,7 @@ def _arguments(argv: list[str]) -> Iterator[None]:
 
 def _sum_up(folders: list[Path]) -> int:
     """One line per cell that is not ok, and where the records lie."""
+    from bench.records.schema import FINISHED
     from bench.records.store import read_record
 
     counts: dict[str, int] = {}
@@ -152,12 +153,12 @@ def _sum_up(folders: list[Path]) -> int:
             record = read_record(folder / "record.json")
         except RecordError as error:
             counts["failed"] = counts.get("failed", 0) + 1
-            print(f"failed   {folder.name}: {error}")
+            print(f"{'failed':<13} {folder.name}: {error}")
             continue
         counts[record.status] = counts.get(record.status, 0) + 1
         if record.status != "ok":
-            print(f"{record.status:<8} {folder.name}: {record.reason}")
+            print(f"{record.status:<13} {folder.name}: {record.reason}")
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     places = sorted({str(folder.parent) for folder in folders})
     print(f"{len(folders)} cells: {summary}. Records: {', '.join(places)}")
-    return ExitCode.FAILED if counts.get("failed") or counts.get("out_of_memory") else ExitCode.OK
+    return ExitCode.OK if set(counts) <= set(FINISHED) else ExitCode.FAILED

@@ -14,11 +14,25 @@ from bench.units import Absent
 
 SCHEMA_VERSION = 1
 
-Status = Literal["ok", "diverged", "out_of_memory", "failed"]
+Status = Literal["ok", "diverged", "out_of_memory", "timed_out", "killed", "crashed", "failed"]
 NOT_RECORDED = Absent("not recorded by the version that wrote this")
 NOT_SAMPLED = Absent("not sampled in this step")
 
-STATUSES: tuple[Status, ...] = ("ok", "diverged", "out_of_memory", "failed")
+# Best first.
+STATUSES: tuple[Status, ...] = (
+    "ok",
+    "diverged",
+    "out_of_memory",
+    "timed_out",
+    "killed",
+    "crashed",
+    "failed",
+)  # best first
+FINISHED: tuple[Status, ...] = ("ok", "diverged")  # results; a cell of any other status is measured again
+STATUS_VERBS: dict[Status, str] = {  # what a cell did, in a sentence
+    "ok": "finished", "diverged": "diverged", "out_of_memory": "ran out of memory", "timed_out": "took too long",
+    "killed": "was killed", "crashed": "crashed", "failed": "failed",
+}  # fmt: skip
 Label = Literal["integer", "emulated", "simulated", "float"]
 
 
