@@ -115,6 +115,7 @@ class HypernetConfig:
     hidden: int = 100  # H, the hidden size
     depth: int = 2  # linear layers of fc_grad and multi_fc; MetaQuant's paper has 2, its code 3
     activation: str = "none"  # between them: none, relu, tanh
+    state: str = "zero"  # lstm_fc and dual_lstm_fc: (h, c) zero at each iteration, or carry: kept for every weight
     meta_lr: float = 1e-3  # Adam's learning rate for psi
     observe_every: int | None = None  # steps between two rows of hypernet.csv; none: only the last step of each epoch
 
@@ -128,6 +129,7 @@ class HypernetConfig:
         require(2 <= self.depth <= 100, "hypernet.depth", self.depth, "2 to 100")
         activations = ("none", "relu", "tanh")
         require(self.activation in activations, "hypernet.activation", self.activation, "none, relu or tanh")
+        require(self.state in ("zero", "carry"), "hypernet.state", self.state, "zero or carry")
         require(self.form in ("residual", "literal"), "hypernet.form", self.form, "residual or literal")
 
 
@@ -158,6 +160,7 @@ class OptimizerConfig:
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    pi_prime: str = "analytic"  # adam's derivative in the meta-gradient: analytic, or one as MetaQuant's code takes it
     schedule: str = "constant"  # constant, step (divided by 10 at the milestones), cosine
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])  # shares of the training
 
@@ -166,6 +169,7 @@ class OptimizerConfig:
         check_positive("optimizer", self, "lr")
         require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "0 or more and below 1")
         require(0 <= self.weight_decay < math.inf, "optimizer.weight_decay", self.weight_decay, "0 or more, and finite")
+        require(self.pi_prime in ("analytic", "one"), "optimizer.pi_prime", self.pi_prime, "analytic or one")
         schedules = ("constant", "step", "cosine")
         require(self.schedule in schedules, "optimizer.schedule", self.schedule, "constant, step or cosine")
         rising = list(self.milestones) == sorted(self.milestones) and all(0 < m < 1 for m in self.milestones)

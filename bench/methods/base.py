@@ -92,9 +92,15 @@ def check_method(method: Method, cell: CellConfig) -> None:
             f"one of {', '.join(FULLY_CONNECTED)}, or leave them out",
         )
         _member(cell, "strategy", cell.strategy.name, tuple(STRATEGIES))
+        _check_state(cell)
     else:
         _require(cell.hypernet.name == "none", cell, "has no hypernetwork: leave hypernet=none")
         _require(cell.strategy.name == "none", cell, "has no hypernetwork, hence no strategy: leave strategy=none")
+    _require(
+        cell.optimizer.pi_prime == "analytic" or cell.optimizer.name == "adam",
+        cell,
+        f"takes optimizer.pi_prime=one with optimizer=adam only: the derivative of {cell.optimizer.name} is a number",
+    )
 
 
 def describe(cell: CellConfig) -> MethodFacts:
@@ -120,6 +126,8 @@ def describe(cell: CellConfig) -> MethodFacts:
         if cell.hypernet.name in FULLY_CONNECTED
         else Absent(reason="no fully connected hypernetwork"),
         hypernet_activation=cell.hypernet.activation,
+        hypernet_state=cell.hypernet.state if meta and cell.hypernet.name not in FULLY_CONNECTED else "none",
+        pi_prime=cell.optimizer.pi_prime if meta else "none",
         strategy=cell.strategy.name,
         optimizer=_optimizer_name(cell),
         edge_layers=cell.edge_layers if low_bit else "full",
@@ -186,6 +194,23 @@ def _check_forward(method: Method, cell: CellConfig) -> None:
         cell,
         "cannot fold BWN-F's scales into an error signal with one clip per layer: take quantizer=bwn, or "
         "method.error_quantizer=uniform, dorefa or daint8",
+    )
+
+
+def _check_state(cell: CellConfig) -> None:
+    """A state per weight needs an LSTM, and a strategy that evaluates each weight by itself."""
+    if cell.hypernet.state == "zero":
+        return
+    _require(
+        cell.hypernet.name not in FULLY_CONNECTED,
+        cell,
+        f"has no state in hypernet={cell.hypernet.name}: leave hypernet.state=zero, or take lstm_fc or dual_lstm_fc",
+    )
+    _require(
+        cell.strategy.name != "tabulate",
+        cell,
+        "cannot tabulate a function that depends on a state per weight: leave hypernet.state=zero, or take "
+        "strategy=retain, slim or recompute",
     )
 
 

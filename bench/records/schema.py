@@ -80,6 +80,8 @@ class MethodFacts:
     grad_rounding: str = "nearest"  # nearest, stochastic, none
     hypernet_depth: int | Absent = NOT_RECORDED  # linear layers of the fully connected ones
     hypernet_activation: str = "none"  # between them
+    hypernet_state: str = "none"  # of the LSTMs: zero at each iteration, or carry
+    pi_prime: str = "none"  # the optimizer's derivative in the meta-gradient: analytic, or one
     norm: str = "batch"  # batch, range, fixed_point
     cycle_min_bits: int | Absent = NOT_RECORDED  # cyclic precision: the lower bound, weight_bits and so on the upper
     cycles: int | Absent = NOT_RECORDED

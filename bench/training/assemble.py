@@ -203,7 +203,7 @@ def _spec(cell: CellConfig) -> QuantSpec:
 
 
 def _optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> Optimizer:
-    options = {"momentum": config.momentum} if config.name == "sgd" else {}
+    options: dict[str, Any] = {"momentum": config.momentum} if config.name == "sgd" else {"pi_prime": config.pi_prime}
     return build_optimizer(config.name, parameters, lr=config.lr, weight_decay=config.weight_decay, **options)
 
 
@@ -245,12 +245,14 @@ def _delayed_update(
     generator: torch.Generator,
 ) -> DelayedUpdate:
     with global_stream(cell.seed, "hypernet_init"):
-        layout = {"depth": cell.hypernet.depth, "activation": cell.hypernet.activation}
+        layout: dict[str, Any] = {"state": cell.hypernet.state}
+        if cell.hypernet.name in FULLY_CONNECTED:
+            layout = {"depth": cell.hypernet.depth, "activation": cell.hypernet.activation}
         hypernet = build_hypernet(
             cell.hypernet.name,
             hidden=cell.hypernet.hidden,
             form=cell.hypernet.form,
-            **(layout if cell.hypernet.name in FULLY_CONNECTED else {}),
+            **layout,
         ).to(device)
     options: dict[str, dict[str, Any]] = {
         "slim": {"seed": sub_seed(cell.seed, "slim_layer")},

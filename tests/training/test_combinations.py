@@ -9,6 +9,7 @@ from bench.app import parse_arguments, plan_cells
 from bench.config import CellConfig
 from bench.data import build_data, train_batches
 from bench.errors import ConfigError
+from bench.methods import describe
 from bench.precheck import check_cells
 from bench.profilers.base import NO_PHASES
 from bench.quantizers import GRAD_QUANTIZERS
@@ -98,8 +99,37 @@ def test_wageubn_quantizes_both_gradients_at_any_width(bits: int) -> None:
             "of none, uniform, dorefa, not uint8",
         ),
         (("method=dorefa", "weight_bits=4", "activation_bits=4", "error_bits=9"), "1 to 8, or 32"),
+        (("variant=metagrad_int4_tabulate", "hypernet.state=carry"), "strategy=retain, slim or recompute"),
+        (
+            ("variant=metaquant_multi_fc_recompute", "hypernet.state=carry"),
+            "take lstm_fc or dual_lstm_fc",
+        ),
+        (("variant=metagrad_int4_recompute", "optimizer.pi_prime=one"), "with optimizer=adam only"),
     ],
 )
 def test_an_impossible_combination_is_refused_with_the_valid_ones(argv: tuple[str, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_cells(plan_cells(parse_arguments(list(argv))).cells)
+
+
+@pytest.mark.parametrize("strategy", ["retain", "slim", "recompute"])
+def test_a_carried_state_and_metaquants_derivative_reach_the_training(strategy: str) -> None:
+    argv = [
+        f"variant=metagrad_int4_{strategy}", "hypernet.state=carry", "hypernet.hidden=2",
+        "optimizer=adam", "optimizer.lr=0.001", "optimizer.pi_prime=one",
+    ]  # fmt: skip
+    cell = plan_cells(parse_arguments(argv)).cells[0]
+    check_cells([cell])
+    device = torch.device("cpu")
+    data = build_data("digits", train_limit=16, test_limit=4)
+    parts = build_parts(cell, data, device)
+    assert parts.delayed is not None
+    batches = train_batches(data, batch_size=8, seed=0, device=device)
+    for step in range(3):
+        assert torch.isfinite(train_step(parts, *batches.batch(step // 2, step % 2), cell.optimizer.lr, NO_PHASES))
+    states = parts.delayed.strategy.state_dict()["states"]
+    assert [tuple(h.shape) for h, _ in states] == [(weight.numel(), 2) for weight in parts.weights]
+    assert any(bool(h.any()) for h, _ in states)
+    assert parts.delayed.optimizer.direction([torch.ones_like(w) for w in parts.weights]).pi_prime == 1.0
+    facts = describe(cell)
+    assert (facts.hypernet_state, facts.pi_prime) == ("carry", "one")
