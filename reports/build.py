@@ -134,7 +134,7 @@ def _write_figure(drawing: Drawing, prefix: str, out_dir: Path) -> Figure:
     (out_dir / f"{name}.png").write_bytes(drawing.png)
     # matplotlib escapes the texts that it draws; inline_svg escapes the description.
     svg = Markup(inline_svg(drawing.svg, f"{prefix}{drawing.key}", drawing.alt))
-    return Figure(title=drawing.title, caption=drawing.caption, alt=drawing.alt, svg=svg, file=name)
+    return Figure(key=drawing.key, title=drawing.title, caption=drawing.caption, alt=drawing.alt, svg=svg, file=name)
 
 
 def _write_tables(sections: Sequence[Section], records: Sequence[RunRecord], folder: Path) -> None:

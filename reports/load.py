@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.errors import NothingMeasuredError
 from bench.records.schema import RunRecord
 from bench.records.store import find_records, show_path
+
+MAX_FILES = 20  # named of one folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +22,20 @@ class UnreadFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Folder:
+    """Where a record lies: the folder below the one that was asked for, and the files in it by name."""
+
+    name: str  # "" for the folder that was asked for: its own name may be anything
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """What a report is made of: records in reading order and the files that could not be read."""
 
     records: tuple[RunRecord, ...]
     problems: tuple[UnreadFile, ...]
+    folders: Mapping[str, Folder] = field(default_factory=dict)  # by the record's key
 
 
 def load_records(paths: Sequence[Path]) -> Loaded:
@@ -47,7 +58,16 @@ def load_records(paths: Sequence[Path]) -> Loaded:
         detail = f" ({unread[0].name}: {unread[0].reason})" if unread else ""
         raise NothingMeasuredError(f"no run record was found in {names}{detail}: run `metagrad-bench run` first")
     records = sorted((one.record for one in found), key=lambda record: (record.started_at, record.key))
-    return Loaded(records=tuple(records), problems=unread)
+    folders = {one.record.key: _folder(one.path, roots) for one in found}
+    return Loaded(records=tuple(records), problems=unread, folders=folders)
+
+
+def _folder(record_file: Path, roots: Sequence[Path]) -> Folder:
+    folder = record_file.parent
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    shown = names[:MAX_FILES] + ([f"and {len(names) - MAX_FILES} more"] if len(names) > MAX_FILES else [])
+    below = any(root.is_dir() and folder != root and folder.is_relative_to(root) for root in roots)
+    return Folder(name=_name_below(folder, roots) if below else "", files=tuple(shown))
 
 
 def _name_below(path: Path, roots: Sequence[Path]) -> str:

@@ -12,27 +12,44 @@ from bench.units import format_duration
 from reports.definitions import DEFINITIONS
 from reports.details import Detail, build_detail, value_text
 from reports.load import Loaded, UnreadFile
+from reports.overview import Overview, build_overview
 from reports.paper import PaperTable, paper_claims, paper_tables
 from reports.reproduce import section_commands
 from reports.rows import Section, machine_name, status_text
-from reports.tables import section_tables
+from reports.tables import TOPICS, topic_tables
 from reports.tables.model import Table
 from reports.text import plural, slug
 from reports.values import is_synthetic, leaves
 from reports.verdict import Verdict, headlines, section_titles, section_verdicts
 
-MAX_DETAILS = 120  # records shown in full; the CSV tables hold all
+FULL_DETAILS = 120  # records shown in full; the others in brief: 5,000 in full would be a file of 200 MB
+SIDE_TABLE_ROWS = 600  # rows of the page that have tables besides the main one, whole sections at a time
+#: Topic that each figure belongs to, by the drawing's key.
+FIGURE_TOPICS = {
+    "accuracy": "accuracy", "phases": "time", "steps": "time", "memory": "memory", "convergence": "convergence",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     """A figure as the page shows it."""
 
+    key: str
     title: str
     caption: str
     alt: str
     svg: Markup
     file: str  # below the report's folder, without the ending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """What a section says about one question."""
+
+    anchor: str
+    title: str
+    tables: tuple[Table, ...]
+    figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +62,16 @@ class SectionView:
     lead: str
     section: Section
     verdicts: tuple[Verdict, ...]
-    tables: tuple[Table, ...]
-    figures: tuple[Figure, ...]
-    figures_left_out: str
+    topics: tuple[Topic, ...]  # the first holds the main table first
+    left_out: tuple[str, ...]  # what is not shown of this section, in sentences
     troubles: tuple[tuple[str, int, str, str], ...]  # row, seed, status, reason
     notices: tuple[tuple[str, str], ...]  # notice, rows
     commands: tuple[str, ...]
+
+    @property
+    def main(self) -> Table:
+        """The main table."""
+        return self.topics[0].tables[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +90,13 @@ class Page:
     title: str
     summary: str
     headlines: tuple[str, ...]
+    overview: Overview | None  # None for one section: its verdicts say it all
     sections: tuple[SectionView, ...]
     papers: tuple[PaperTable, ...]
     claims: tuple[tuple[str, str], ...]
     machines: tuple[Machine, ...]
     details: tuple[Detail, ...]
-    details_left_out: str
+    num_brief: int  # details that are shown in brief
     anchors: Mapping[str, str]  # record key -> anchor of its details
     problems: tuple[UnreadFile, ...]
     superseded: tuple[str, ...]
@@ -92,41 +114,46 @@ def build_page(
         figures: by the section's position.
         notes: why a section has no figures, by its position.
     """
-    shown = [record for section in sections for record in section.records][:MAX_DETAILS]
-    anchors = {record.key: f"cell-{index}" for index, record in enumerate(shown, start=1)}
-    left_out = len(loaded.records) - len(shown) - sum(len(section.superseded) for section in sections)
-    models, data_sets = (
-        {suite: len({getattr(s, name) for s in sections if s.suite == suite}) for suite in {s.suite for s in sections}}
-        for name in ("model_name", "data_name")
-    )
-    labels = {record.key: row.label for section in sections for row in section.rows for record in row.records}
+    titles = section_titles(sections)
+    views, rows_before = [], 0
+    for index, (title, section) in enumerate(zip(titles, sections, strict=True)):
+        rows_before += len(section.rows)
+        side_tables = index == 0 or rows_before <= SIDE_TABLE_ROWS
+        shown = tuple(figures.get(index, ()))
+        commands = section_commands(section, sections)
+        views.append(
+            _section_view(index, title, section, shown, notes.get(index, ""), commands, side_tables=side_tables)
+        )
+    details = _details(loaded, sections)
     return Page(
         title=f"metagrad-bench: {', '.join(dict.fromkeys(section.suite for section in sections))}",
         summary=_summary(loaded.records, sections),
         headlines=headlines(sections),
-        sections=tuple(
-            _section_view(
-                index,
-                title,
-                section,
-                tuple(figures.get(index, ())),
-                notes.get(index, ""),
-                section_commands(section, models[section.suite], data_sets[section.suite]),
-            )
-            for index, (title, section) in enumerate(zip(section_titles(sections), sections, strict=True))
-        ),
+        overview=build_overview(sections, titles, [view.anchor for view in views]) if len(sections) > 1 else None,
+        sections=tuple(views),
         papers=paper_tables(sections),
         claims=paper_claims(),
         machines=_machines(loaded.records),
-        details=tuple(build_detail(record, labels[record.key], anchors[record.key]) for record in shown),
-        details_left_out=f"{plural(left_out, 'more record')} in tables/cells.csv" if left_out > 0 else "",
-        anchors=anchors,
+        details=details,
+        num_brief=sum(bool(detail.brief) for detail in details),
+        anchors={detail.record.key: detail.anchor for detail in details},
         problems=loaded.problems,
         superseded=tuple(
             f"{record.variant}, seed {record.seed}, started {record.started_at}"
             for section in sections
             for record in section.superseded
         ),
+    )
+
+
+def _details(loaded: Loaded, sections: Sequence[Section]) -> tuple[Detail, ...]:
+    """Every record by itself, in the order of the rows; the first seeds of the first rows in full."""
+    shown = [(record, row.label) for section in sections for row in section.rows for record in row.records]
+    first_seeds = [row.first.key for section in sections for row in section.rows]
+    in_full = set(list(dict.fromkeys([*first_seeds, *(record.key for record, _ in shown)]))[:FULL_DETAILS])
+    return tuple(
+        build_detail(record, label, f"cell-{number}", loaded.folders.get(record.key), in_full=record.key in in_full)
+        for number, (record, label) in enumerate(shown, start=1)
     )
 
 
@@ -148,7 +175,14 @@ def _summary(records: Sequence[RunRecord], sections: Sequence[Section]) -> str:
 
 
 def _section_view(
-    index: int, title: str, section: Section, figures: tuple[Figure, ...], note: str, commands: tuple[str, ...]
+    index: int,
+    title: str,
+    section: Section,
+    figures: tuple[Figure, ...],
+    note: str,
+    commands: tuple[str, ...],
+    *,
+    side_tables: bool,
 ) -> SectionView:
     machine = machine_name(section.rows[0].first)
     records = section.records
@@ -164,16 +198,22 @@ def _section_view(
         parts.append(f"{', '.join(map(str, epochs))} {'epoch' if epochs == [1] else 'epochs'}")
     if section.synthetic:
         parts.append("synthetic data")
+    anchor = f"section-{index + 1}-{slug(section.suite)}"
+    left_out = [note] if note else []
+    if not side_tables:
+        left_out.append(
+            f"Side tables are shown for the largest sections, {SIDE_TABLE_ROWS} rows together; report this one alone "
+            "for its own, or read tables/rows.csv."
+        )
     return SectionView(
-        anchor=f"section-{index + 1}-{slug(section.suite)}",
+        anchor=anchor,
         title=title,
         machine=machine,
         lead="; ".join(parts),
         section=section,
         verdicts=section_verdicts(section),
-        tables=section_tables(section),
-        figures=figures,
-        figures_left_out=note,
+        topics=_topics(section, anchor, figures, side_tables=side_tables),
+        left_out=tuple(left_out),
         troubles=tuple(
             (row.label, record.seed, status_text(record), record.reason)
             for row in section.rows
@@ -182,6 +222,17 @@ def _section_view(
         notices=_notices(section),
         commands=commands,
     )
+
+
+def _topics(section: Section, anchor: str, figures: Sequence[Figure], *, side_tables: bool) -> tuple[Topic, ...]:
+    """The section's topics that have a table or a figure; the first is always there."""
+    topics = []
+    for key, (title, _) in TOPICS.items():
+        tables = topic_tables(section, key) if side_tables or not topics else ()
+        drawn = tuple(figure for figure in figures if FIGURE_TOPICS[figure.key] == key)
+        if tables or drawn:
+            topics.append(Topic(anchor=f"{anchor}-{key}", title=title, tables=tables, figures=drawn))
+    return tuple(topics)
 
 
 def _notices(section: Section) -> tuple[tuple[str, str], ...]:

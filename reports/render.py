@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
-from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -13,13 +11,18 @@ import jinja2
 from markupsafe import Markup, escape
 
 from reports.page import Page
-from reports.rows import Row
 from reports.tables.cells import difference_cell, estimate_cell, trouble_reasons
-from reports.tables.model import Column
 from reports.text import MarkdownText, clean_text, code_span, escape_markdown
 
 MARKDOWN_LIMIT = 60_000  # bytes; GitHub's comments end at 65,536 characters
 MARKDOWN_SECTIONS = 20  # more do not fit
+#: Rows of a table, and what else is left out, level by level until the text is short enough.
+MAX_ROWS = (400, 400, 200, 60, 12)
+LEFT_OUT = (
+    "what the columns mean and the environment", "every table but the main ones",
+    "the papers’ tables, the commands and rows beyond the first 60 of a table",
+    "notices and rows beyond the first 12 of a table",
+)  # fmt: skip
 
 
 def render_html(page: Page) -> str:
@@ -38,23 +41,17 @@ def render_markdown(page: Page) -> str:
     environment = _environment(autoescape=False, finalize=escape_markdown)
     environment.filters["code"] = code_span
     template = environment.get_template("report.md.j2")
-    page, first_level = _fewer_sections(page) if len(page.sections) > MARKDOWN_SECTIONS else (page, 0)
-    for level in range(first_level, 5):
-        text = template.render(page=page, level=level, raw=MarkdownText, max_rows=(10**9, 10**9, 10**9, 60, 12)[level])
+    num_sections = min(len(page.sections), MARKDOWN_SECTIONS)
+    first_level = 2 if num_sections < len(page.sections) else 0
+    for level in range(first_level, len(MAX_ROWS)):
+        text = template.render(
+            page=page, level=level, raw=MarkdownText, max_rows=MAX_ROWS[level], num_sections=num_sections,
+            left_out=LEFT_OUT,
+        )  # fmt: skip
         if len(text.encode()) < MARKDOWN_LIMIT:
             return text
-    note = "\n\nCut here: the rest is in report.html.\n"
-    return text.encode()[: MARKDOWN_LIMIT - len(note) - 8].decode(errors="ignore").rsplit("\n", 1)[0] + note
-
-
-def _fewer_sections(page: Page) -> tuple[Page, int]:
-    """The largest sections, to be shown without their side tables."""
-    return dataclasses.replace(page, sections=page.sections[:MARKDOWN_SECTIONS], details_left_out="sections"), 2
-
-
-def row_anchor(anchors: Mapping[str, str], row: Row) -> str:
-    """Anchor of the row's first record, "" where its details are left out."""
-    return anchors.get(row.first.key, "")
+    note = "\n\nCut here to stay below GitHub’s limit: the rest is in report.html.\n"
+    return text.encode()[: MARKDOWN_LIMIT - len(note.encode())].decode(errors="ignore").rsplit("\n", 1)[0] + note
 
 
 def _environment(*, autoescape: bool, finalize: Any) -> jinja2.Environment:
@@ -68,9 +65,7 @@ def _environment(*, autoescape: bool, finalize: Any) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals |= {
-        "row_anchor": row_anchor,
         "trouble_reasons": trouble_reasons,
-        "ours_column": Column(key="ours", header=""),
         "ours_accuracy": lambda ours: estimate_cell(ours.accuracy, source="accuracy.test_accuracy_pct"),
         "ours_difference": lambda ours: difference_cell(ours.accuracy_vs_fp32),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -13,15 +14,22 @@ from reports.text import clean_text
 from reports.values import leaves
 
 
-def section_commands(section: Section, models: int, data_sets: int) -> tuple[str, ...]:
-    """The whole suite first, then each row; a model or data set is named where the suite has several."""
+def section_commands(section: Section, sections: Sequence[Section]) -> tuple[str, ...]:
+    """The whole suite first, then each row; a model or data set is named where the suite has several.
+
+    Args:
+        section: to measure again.
+        sections: all of the report.
+    """
+    models = {other.model_name for other in sections if other.suite == section.suite}
+    data_sets = {other.data_name for other in sections if other.suite == section.suite}
     seeds = sorted({record.seed for record in section.records})
     commands = []
     if section.suite != CellConfig().suite_name:
         words = [f"suite={section.suite}", f"device={section.device}", f"seed={','.join(map(str, seeds))}"]
         commands.append(" ".join(["metagrad-bench run", *(shlex.quote(clean_text(word)) for word in words)]))
     commands += [
-        reproduce_command(row.first, with_model=models > 1, with_data=data_sets > 1, seeds=row.seeds)
+        reproduce_command(row.first, with_model=len(models) > 1, with_data=len(data_sets) > 1, seeds=row.seeds)
         for row in section.rows
     ]
     return tuple(dict.fromkeys(commands))
@@ -52,6 +60,7 @@ def reproduce_command(record: RunRecord, *, with_model: bool, with_data: bool, s
     return " ".join([*words, *(shlex.quote(clean_text(word)) for word in dict.fromkeys(overrides))])
 
 
+@functools.cache
 def _variant_file(label: str) -> str:
     """The variant that makes rows of this label: its file's name, which settings that it leaves open may follow."""
     name, variants = label, files("suites").joinpath("variant")

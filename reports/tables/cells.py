@@ -87,28 +87,35 @@ def difference_cell(value: Estimate | Absent, *, digits: int = 2) -> Cell:
 
 
 def summary_cell(value: Summary | Absent, *, source: str = "", chip: str = "") -> Cell:
-    """A median with its quartiles, in milliseconds."""
+    """A median with its quartiles, in milliseconds; ``source`` is the summary's path in the record."""
     if isinstance(value, Absent):
         return absent_cell(value)
     detail = f"[{_bare(format_ms(value.q1))}, {_bare(format_ms(value.q3))}]"
-    return Cell(text=format_ms(value.median), detail=detail, value=value.median, source=source, chip=chip)
+    cell = Cell(text=format_ms(value.median), detail=detail, value=value.median, chip=chip)
+    if not source:
+        return cell
+    return dataclasses.replace(cell, source=f"{source}.median", detail_sources=(f"{source}.q1", f"{source}.q3"))
 
 
 def step_cell(row: Row) -> Cell:
     """The row's step time with what it ran as."""
-    cell = summary_cell(row.step_ms, source="timing.step_ms.median", chip=_label(row))
+    cell = summary_cell(row.step_ms, source="timing.step_ms", chip=_label(row))
     return dataclasses.replace(cell, unranked=row.timed_once)
 
 
 def interval_cell(value: Ratio | Absent, *, source: str = "") -> Cell:
-    """A ratio with its 95 % interval, or why it has none."""
+    """A ratio with its 95 % interval, or why it has none; ``source`` is the interval's path in the record."""
     if isinstance(value, Absent):
         return absent_cell(value)
     if isinstance(value.interval, Absent):
         detail = value.interval.reason
-        return Cell(text=ratio_text(value.value), detail=detail, value=value.value, source=source, unranked=True)
+        middle = f"{source}.value" if source else ""
+        return Cell(text=ratio_text(value.value), detail=detail, value=value.value, source=middle, unranked=True)
     detail = f"[{value.interval.low:.2f}, {value.interval.high:.2f}]"
-    return Cell(text=ratio_text(value.value), detail=detail, value=value.value, source=source)
+    cell = Cell(text=ratio_text(value.value), detail=detail, value=value.value)
+    if not source:
+        return cell
+    return dataclasses.replace(cell, source=f"{source}.value", detail_sources=(f"{source}.low", f"{source}.high"))
 
 
 def bytes_cell(value: float | Absent, *, source: str = "") -> Cell:
@@ -123,25 +130,29 @@ def hypernet_bytes_cell(row: Row, value: float | Absent, source: str) -> Cell:
     return bytes_cell(value, source=source) if row.has_hypernet else Cell(text="–", empty=True)
 
 
-def share_cell(row: Row, name: str) -> Cell:
-    """A phase's share of the mean step, in percent."""
-    if isinstance(row.phase_share_pct, Absent):
-        return absent_cell(row.phase_share_pct)
-    if name not in row.phase_share_pct:
-        return Cell(text="–", empty=True)
-    share = row.phase_share_pct[name]
-    return Cell(text=_bare(format_percent(share)), value=share, source=f"timing.phase_share_pct.{name}")
+def peak_cell(row: Row) -> Cell:
+    """Peak allocated bytes, and how many times the FP32 step's they are."""
+    cell = bytes_cell(row.peak_allocated_bytes, source="memory.peak_allocated_bytes")
+    fp32, own = row.fp32_peak_allocated_bytes, row.peak_allocated_bytes
+    if row.is_fp32 or isinstance(fp32, Absent) or isinstance(own, Absent) or fp32 <= 0:
+        return cell
+    return dataclasses.replace(cell, detail=f"{ratio_text(own / fp32)} FP32’s")
 
 
 def phase_cell(row: Row, name: str) -> Cell:
-    """A phase's median time."""
+    """A phase's median time, and its share of the mean step."""
     if isinstance(row.phases_ms, Absent):
         return absent_cell(row.phases_ms)
     if name not in row.phases_ms:
         return Cell(text="–", empty=True)
-    value = row.phases_ms[name]
-    source = f"timing.phases_ms.{name}.median"
-    return Cell(text=_bare(format_ms(value)), value=value, source=source, unranked=row.timed_once)
+    cell = Cell(
+        text=_bare(format_ms(row.phases_ms[name])), value=row.phases_ms[name],
+        source=f"timing.phases_ms.{name}.median", unranked=row.timed_once,
+    )  # fmt: skip
+    if isinstance(row.phase_share_pct, Absent) or name not in row.phase_share_pct:
+        return cell
+    source = f"timing.phase_share_pct.{name}"
+    return dataclasses.replace(cell, detail=format_percent(row.phase_share_pct[name]), detail_sources=(source,))
 
 
 def retain_cells(row: Row) -> tuple[Cell, Cell, Cell, Cell, Cell]:

@@ -1,4 +1,4 @@
-"""Hypernetworks: size, cost against the retained graph, and what they do to the gradient."""
+"""Hypernetworks: size, work, and what they do to the gradient."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ from typing import Any
 
 from bench.units import Absent
 from reports.rows import Row, Section
-from reports.tables.cells import hidden_text, hypernet_bytes_cell, label_cell, phase_cell, retain_cells
+from reports.tables.cells import hidden_text, label_cell, phase_cell
 from reports.tables.model import Cell, Column, Table, absent_cell, build_table
 
 
 def hypernet_table(section: Section) -> Table:
-    """Hypernetworks: size, cost against the retained graph, and what they do to the gradient."""
+    """Hypernetworks: size, time, and what they do to the gradient."""
     columns: tuple[Column, ...] = (
         Column(key="method", header="Method", numeric=False),
         Column(key="hypernet", header="Hypernetwork", numeric=False),
         Column(key="strategy", header="Strategy", numeric=False),
         Column(key="parameters", header="Parameters"),
-        Column(key="meta_ms", header="Meta phase", unit="ms, median", best="low"),
-        Column(key="adds", header="Adds", unit="allocated", best="low"),
-        Column(key="retain_time", header="Step vs retain", unit="ratio [95 %]", best="low"),
-        Column(key="retain_memory", header="Added memory vs retain", unit="ratio, allocated", best="low"),
-        Column(key="retain_process", header="Added memory vs retain", unit="ratio, process"),
-        Column(key="retain_peak", header="Peak vs retain", unit="ratio", best="low"),
-        Column(key="retain_accuracy", header="Accuracy vs retain", unit="points"),
+        Column(key="meta_ms", header="Meta phase", unit="ms; % of step", best="low"),
         Column(key="amplification", header="Amplification", unit="mean |g̃|/|g|"),
         Column(key="cosine", header="Cosine", unit="g̃ and g"),
         Column(key="zeros", header="Zero codes", unit="%"),
@@ -35,19 +29,17 @@ def hypernet_table(section: Section) -> Table:
         columns += (
             Column(key="interpolation_error", header="Interpolation error", unit="share of the maximum"),
             Column(key="same_codes", header="Same codes as exact", unit="%"),
-            Column(key="meta_angle", header="Meta-gradient, angle to exact", unit="degrees"),
+            Column(key="meta_angle", header="Angle to exact", unit="degrees"),
         )
     rows = [
         (
             row,
             (
                 label_cell(row),
-                Cell(text=f"{row.method.hypernet}, {row.method.hypernet_form}{hidden_text(row.method)}"),
+                Cell(text=f"{row.method.hypernet}{hidden_text(row.method)}", detail=f"{row.method.hypernet_form} form"),
                 Cell(text=row.method.strategy),
                 _hypernet_number(row, "num_parameters", ",.0f"),
                 phase_cell(row, "meta"),
-                hypernet_bytes_cell(row, row.hypernet_extra_allocated_bytes, "memory.hypernet_extra_allocated_bytes"),
-                *retain_cells(row),
                 _hypernet_number(row, "amplification", ".4g"),
                 _hypernet_number(row, "cosine", ".4f"),
                 _hypernet_number(row, "zero_share_pct", ".1f"),
@@ -58,10 +50,7 @@ def hypernet_table(section: Section) -> Table:
         for row in section.rows
         if row.has_hypernet
     ]
-    caption = (
-        "Retain keeps the whole graph (the papers' non-slim form); slim keeps one random layer's; recompute none. "
-        "Retain and slim run an LSTM as the published nn.LSTM, recompute and tabulate as our reduced cell."
-    )
+    caption = "At the last observed training step. What each adds to memory stands under Memory."
     return build_table("hypernetwork", "Hypernetwork", caption, columns, rows)
 
 

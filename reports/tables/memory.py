@@ -1,12 +1,16 @@
-"""Memory: every peak side by side, and what was alive at the highest one by category."""
+"""Memory: every peak side by side, the strategies against the retained graph, and what was alive by category."""
 
 from __future__ import annotations
 
 from bench.profilers.memory_categories import CATEGORIES
+from bench.records.schema import MemoryPhase
 from bench.units import Absent
-from reports.rows import Section
-from reports.tables.cells import bytes_cell, hypernet_bytes_cell, label_cell
+from reports.rows import Row, Section
+from reports.tables.cells import bytes_cell, hypernet_bytes_cell, label_cell, retain_cells
 from reports.tables.model import Cell, Column, Table, build_table
+
+#: The papers' words for the strategies that they have.
+STRATEGY_WORDS = {"retain": "non-slim, the papers’", "slim": "MetaQuant 7.1", "recompute": "ours", "tabulate": "ours"}
 
 
 def memory_table(section: Section) -> Table:
@@ -41,30 +45,73 @@ def memory_table(section: Section) -> Table:
     return build_table("memory", "Memory", "Peaks of a few training steps in a fresh process.", columns, rows)
 
 
+def strategy_table(section: Section) -> Table:
+    """Non-slim, slim, recompute and tabulate side by side: memory, time and accuracy against the retained graph."""
+    columns = (
+        Column(key="method", header="Method", numeric=False),
+        Column(key="strategy", header="Strategy", numeric=False),
+        Column(key="adds", header="Hypernetwork adds", unit="allocated", best="low"),
+        Column(key="retain_memory", header="Added vs retain", unit="ratio, allocated", best="low"),
+        Column(key="adds_process", header="Hypernetwork adds", unit="process", best="low"),
+        Column(key="retain_process", header="Added vs retain", unit="ratio, process"),
+        Column(key="retain_peak", header="Peak vs retain", unit="ratio", best="low"),
+        Column(key="retain_time", header="Step vs retain", unit="ratio [95 %]", best="low"),
+        Column(key="retain_accuracy", header="Accuracy vs retain", unit="points"),
+        Column(key="bound", header="Bound", unit="computed"),
+    )
+    rows = []
+    for row in section.rows:
+        if row.has_hypernet and any(record.memory is not None for record in row.records):
+            time, allocated, process, peak, accuracy = retain_cells(row)
+            cells = (
+                label_cell(row),
+                Cell(text=row.method.strategy, detail=STRATEGY_WORDS.get(row.method.strategy, "")),
+                hypernet_bytes_cell(row, row.hypernet_extra_allocated_bytes, "memory.hypernet_extra_allocated_bytes"),
+                allocated,
+                hypernet_bytes_cell(row, row.hypernet_extra_process_bytes, "memory.hypernet_extra_process_bytes"),
+                process,
+                peak,
+                time,
+                accuracy,
+                hypernet_bytes_cell(row, row.hypernet_bound_bytes, "memory.hypernet_bound_bytes"),
+            )
+            rows.append((row, cells))
+    caption = (
+        "Retain keeps the whole graph (the papers’ non-slim form); slim keeps one random layer’s; recompute and "
+        "tabulate none. Retain and slim run an LSTM as the published nn.LSTM, recompute and tabulate as our reduced "
+        "cell. The bound is computed from tensor shapes: the most that the hypernetwork can add to any peak."
+    )
+    return build_table("strategies", "Slim, non-slim, recompute, tabulate", caption, columns, rows)
+
+
 def category_table(section: Section) -> Table:
     """What each row held, by category, when its step held most."""
     columns = (
         Column(key="method", header="Method", numeric=False),
         Column(key="phase", header="Most in", numeric=False),
         *(Column(key=name, header=name.replace("_", " ").replace("hypernet", "hypernetwork")) for name in CATEGORIES),
-        Column(key="hypernet_bound", header="Hypernetwork's bound", unit="computed"),
     )
     rows = []
     for row in section.rows:
-        known = [record.memory.phases for record in row.records if record.memory is not None]
-        peaks = [phase for phases in known if not isinstance(phases, Absent) for phase in phases]
-        if not peaks:
+        highest = _highest_phase(row)
+        if highest is None:
             continue
-        highest = max(peaks, key=lambda phase: phase.peak_bytes)
+        index, phase = highest
         cells = (
             label_cell(row),
-            Cell(text=highest.phase, detail=highest.layer),
-            *(bytes_cell(highest.categories[name]) for name in CATEGORIES),
-            hypernet_bytes_cell(row, row.hypernet_bound_bytes, "memory.hypernet_bound_bytes"),
+            Cell(text=phase.phase, detail=phase.layer),
+            *(
+                bytes_cell(phase.categories[name], source=f"memory.phases[{index}].categories.{name}")
+                for name in CATEGORIES
+            ),
         )
         rows.append((row, cells))
-    caption = (
-        "Live tensors at the moment in which the step held most; the categories add up to that peak. The bound is "
-        "computed from tensor shapes: the most that the hypernetwork can add to any peak."
-    )
+    caption = "Live tensors at the moment in which the step held most; the categories add up to that peak."
     return build_table("memory_categories", "Memory by category", caption, columns, rows)
+
+
+def _highest_phase(row: Row) -> tuple[int, MemoryPhase] | None:
+    """The phase that held most over all seeds, and its position in its record."""
+    known = [record.memory.phases for record in row.records if record.memory is not None]
+    peaks = [pair for phases in known if not isinstance(phases, Absent) for pair in enumerate(phases)]
+    return max(peaks, key=lambda pair: pair[1].peak_bytes, default=None)

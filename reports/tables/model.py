@@ -30,6 +30,7 @@ class Cell:
     detail: str = ""
     value: float | None = None  # raw value, for sorting and for checking against the record
     source: str = ""  # path in the record, where one record gives the value as it stands
+    detail_sources: tuple[str, ...] = ()  # the same of the numbers in the second line, in their order
     chip: str = ""  # a label that belongs to the value: integer, emulated, failed, ...
     best: bool = False
     unranked: bool = False  # of one seed or one process: never marked as the best
@@ -53,6 +54,8 @@ class Table:
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
+    unknown: tuple[str, ...] = ()  # columns that no row has a value in, with the reason, said once
+    links: bool = True  # whether the first cell names the row and leads to its details
 
 
 def absent_cell(value: Absent) -> Cell:
@@ -63,8 +66,12 @@ def absent_cell(value: Absent) -> Cell:
 def build_table(
     key: str, title: str, caption: str, columns: tuple[Column, ...], rows: Sequence[tuple[Row, tuple[Cell, ...]]]
 ) -> Table:
-    """Mark the best value of each column that has a better end, where at least two rows have a value."""
-    marked = [list(cells) for _, cells in rows]
+    """Mark the best value of each column that has a better end, where at least two rows have a value.
+
+    A column that is unknown for one reason in every row becomes a sentence, and one that applies to no row is left out.
+    """
+    columns, cells_of_rows, unknown = _fewer_columns(columns, [cells for _, cells in rows])
+    marked = [list(cells) for cells in cells_of_rows]
     for index, column in enumerate(columns):
         values = [
             cells[index].value for cells in marked if cells[index].value is not None and not cells[index].unranked
@@ -77,4 +84,20 @@ def build_table(
             if cells[index].value == best and not cells[index].unranked and cells[index].text != "reference":
                 cells[index] = dataclasses.replace(cells[index], best=True)
     table_rows = tuple(TableRow(cells=tuple(cells), row=row) for (row, _), cells in zip(rows, marked, strict=True))
-    return Table(key=key, title=title, caption=caption, columns=columns, rows=table_rows)
+    return Table(key=key, title=title, caption=caption, columns=columns, rows=table_rows, unknown=unknown)
+
+
+def _fewer_columns(
+    columns: tuple[Column, ...], rows: Sequence[tuple[Cell, ...]]
+) -> tuple[tuple[Column, ...], list[tuple[Cell, ...]], tuple[str, ...]]:
+    unknown, kept = [], []
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in rows]
+        reasons = {cell.detail for cell in cells if not cell.empty}
+        if index == 0 or not rows or any(cell.text != "n/a" and not cell.empty for cell in cells) or len(reasons) > 1:
+            kept.append(index)
+        elif reasons:
+            unit = f" ({column.unit})" if column.unit else ""
+            unknown.append(f"{column.header}{unit}: n/a {reasons.pop()}")
+    fewer = [tuple(row[index] for index in kept) for row in rows]
+    return tuple(columns[index] for index in kept), fewer, tuple(unknown)
