@@ -116,8 +116,8 @@ class _Work:
         ]
         seeds = [seed_test(group, self.policy) for group in self.groups]
         self.num_tests = len(tests) + len(seeds)
-        worse = holm([test.p_worse for test in (*tests, *seeds)])
-        better = holm([test.p_better for test in (*tests, *seeds)])
+        worse = holm([*(test.p_worse for test in tests), *(test.p_worse for test in seeds)])
+        better = holm([*(test.p_better for test in tests), *(test.p_better for test in seeds)])
         corrected = list(zip(worse, better, strict=True))
         for case, test, (p_worse, p_better) in zip(self.cases, tests, corrected, strict=False):
             tested = Tested(test=test, corrected_worse=p_worse, corrected_better=p_better, num_tests=self.num_tests)
@@ -193,7 +193,7 @@ def _on_metrics(pair: Pair, reference: Reference, work: _Work) -> None:
             cell=cell_label(candidate),
             metric=name,
             reference=reference,
-            threshold_pct=threshold and threshold.limit_for(work.policy.interleaved),
+            threshold_pct=threshold.limit_for(work.policy.interleaved) if threshold else None,
             reason="",
             config_digest=candidate.config_digest,
             fingerprint=candidate.fingerprint,
@@ -218,15 +218,18 @@ def _on_metrics(pair: Pair, reference: Reference, work: _Work) -> None:
 
 def _without_test(row: Row, before: Samples | Absent, after: Samples | Absent) -> Row:
     """A metric that one side lacks, or that no threshold is known for."""
-    values = {
-        "baseline": None if isinstance(before, Absent) else median(before),
-        "candidate": None if isinstance(after, Absent) else median(after),
-    }
+    known = replace(
+        row,
+        baseline=None if isinstance(before, Absent) else median(before),
+        candidate=None if isinstance(after, Absent) else median(after),
+    )
     if isinstance(after, Absent):
-        return replace(row, verdict=Verdict.MISSING, reason=f"became n/a ({after.reason}).", **values)
-    if isinstance(before, Absent):
-        return replace(row, verdict=Verdict.NEW, reason=f"the baseline has n/a ({before.reason}).", **values)
-    return replace(row, verdict=Verdict.NOT_COMPARABLE, reason="this version knows no threshold for it.", **values)
+        verdict, reason = Verdict.MISSING, f"became n/a ({after.reason})."
+    elif isinstance(before, Absent):
+        verdict, reason = Verdict.NEW, f"the baseline has n/a ({before.reason})."
+    else:
+        verdict, reason = Verdict.NOT_COMPARABLE, "this version knows no threshold for it."
+    return replace(known, verdict=verdict, reason=reason, explanation=(f"It is {verdict.words}: {reason}",))
 
 
 def _yardsticks(

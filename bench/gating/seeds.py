@@ -140,7 +140,7 @@ def _group(name: str, members: list[tuple[Entry, float, float]], reference: Refe
         config_digest=first.config_digest,
         fingerprint=first.fingerprint,
     )
-    candidate, baseline = (tuple(member[side] for member in members) for side in (1, 2))
+    candidate, baseline = tuple(new for _, new, _ in members), tuple(old for _, _, old in members)
     return SeedGroup(row=row, threshold=threshold, seeds=seeds, candidate=candidate, baseline=baseline)
 
 
