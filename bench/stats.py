@@ -68,7 +68,7 @@ def ratio_interval(
     picks = rng.integers(num_repeats, size=(resamples, num_repeats))
     num_blocks = math.isqrt(max(min(len(repeat) for repeat in (*numer, *denom)), 1))
     starts = rng.random(size=(resamples, num_repeats, num_blocks))
-    replicates = _medians(numer, picks, starts) / _medians(denom, picks, starts)
+    replicates = resampled_medians(numer, picks, starts) / resampled_medians(denom, picks, starts)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.log(replicates / value), (tail, 1 - tail))
     # Drawing n processes from n leaves out 1/n of their variance.
@@ -117,8 +117,8 @@ def mean_interval(values: Sequence[float]) -> Interval | Absent:
     return Interval(value=mean, low=mean - half_width, high=mean + half_width)
 
 
-def _medians(repeats: list[np.ndarray], picks: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Median of each replicate.
+def resampled_medians(repeats: list[np.ndarray], picks: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Median of each replicate of a hierarchical bootstrap: processes drawn, then circular blocks within them.
 
     Args:
         repeats: samples per process.

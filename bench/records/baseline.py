@@ -21,10 +21,14 @@ import msgspec
 from bench.errors import RecordError
 from bench.records.schema import RunRecord, Status
 from bench.records.store import check_header, pretty_json, read_bytes, show_path, write_atomic
+from bench.records.throttled import Unthrottled, set_throttled_aside
 from bench.units import Absent
 
-BASELINE_VERSION = 1
-NO_EFFECT_KEYS = (("device",), ("protocol", "pass_limit_s"))  # of the configuration; the machine is told by fingerprint
+BASELINE_VERSION = 2
+RENEW = "write it again with `metagrad-bench baseline CANDIDATE -o FILE`"
+# Of the configuration, without effect on what one pass measures; the machine is told by the fingerprint.
+NO_EFFECT_KEYS = (("device",), ("protocol", "pass_limit_s"), ("protocol", "passes"))
+DIGITS = 6  # significant ones of a time
 EXCERPT = {
     "device": ("kind", "name", "sm", "memory_bytes", "power_limit_w", "driver"),
     "torch": ("version", "cuda_build", "cpu_capability", "threads"),
@@ -58,6 +62,8 @@ class Entry:
     fingerprint: str
     status: Status
     reason: str
+    throttled_set_aside: int  # samples, of both sides, that were taken while the device was throttled and left out
+    throttled_kept: int  # such samples of processes in which they are the most, so that none would be left
     code_version: str  # what was measured; no part of the cell's identity
     started_at: str
     environment: dict[str, Any]
@@ -92,6 +98,7 @@ def is_measured(entry: Entry) -> bool:
 def entry_of(record: RunRecord) -> Entry:
     """Take from a record what a comparison needs."""
     config = _without_keys(record.cell, NO_EFFECT_KEYS)
+    repeats = [set_throttled_aside(repeat) for repeat in record.timing.repeats] if record.timing else []
     return Entry(
         suite=record.suite,
         variant=record.variant,
@@ -102,11 +109,13 @@ def entry_of(record: RunRecord) -> Entry:
         fingerprint=record.fingerprint,
         status=record.status,
         reason=record.reason,
+        throttled_set_aside=sum(repeat.set_aside for repeat in repeats),
+        throttled_kept=sum(repeat.kept for repeat in repeats),
         code_version=record.code_version,
         started_at=record.started_at,
         environment=_excerpt(record.environment),
         config=config,
-        metrics={name: Metric(samples=samples) for name, samples in _metrics(record).items()},
+        metrics={name: Metric(samples=samples) for name, samples in _metrics(record, repeats).items()},
     )
 
 
@@ -153,10 +162,14 @@ def read_baseline(path: Path) -> Baseline:
     try:
         baseline = _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        check_header(path, data, key="entries", kind="a baseline", newest=BASELINE_VERSION)
+        check_header(
+            path, data, key="entries", kind="a baseline", newest=BASELINE_VERSION, oldest=BASELINE_VERSION, renew=RENEW
+        )
         raise RecordError(f"The baseline {name} is damaged: {error}; restore it or write it again.") from error
     if baseline.schema_version != BASELINE_VERSION:
-        check_header(path, data, key="entries", kind="a baseline", newest=BASELINE_VERSION)
+        check_header(
+            path, data, key="entries", kind="a baseline", newest=BASELINE_VERSION, oldest=BASELINE_VERSION, renew=RENEW
+        )
     try:
         json.loads(data, object_pairs_hook=_refuse_twins)
         _check(baseline)
@@ -171,16 +184,13 @@ def config_digest(config: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _metrics(record: RunRecord) -> dict[str, Samples | Absent]:
+def _metrics(record: RunRecord, repeats: list[Unthrottled]) -> dict[str, Samples | Absent]:
     """Raw values of every metric that can be compared, absent ones with their reason."""
     values: dict[str, Samples | Absent] = {}
     not_timed = _missing(record, "timing")
-    repeats = record.timing.repeats if record.timing else ()
-    values["step_ms"] = _series([repeat.step_ms for repeat in repeats], not_timed)
-    values["fp32_step_ms"] = _series([repeat.fp32_step_ms for repeat in repeats], not_timed)
-    phases = dict.fromkeys(name for repeat in repeats for name in repeat.phases_ms)
-    for phase in phases:
-        values[f"{phase}_ms"] = _series([repeat.phases_ms.get(phase, ()) for repeat in repeats], not_timed)
+    names = dict.fromkeys(("step_ms", "fp32_step_ms", *(name for repeat in repeats for name in repeat.samples)))
+    for name in names:
+        values[name] = _series([repeat.samples.get(name, ()) for repeat in repeats], not_timed)
     for name in (
         "peak_allocated_bytes", "peak_process_bytes", "hypernet_extra_allocated_bytes", "hypernet_extra_process_bytes",
     ):  # fmt: skip
@@ -195,8 +205,8 @@ def _metrics(record: RunRecord) -> dict[str, Samples | Absent]:
 
 
 def _series(repeats: list[tuple[float, ...]], absent: Absent) -> Samples | Absent:
-    """Keep the repeats that hold samples."""
-    return tuple(repeat for repeat in repeats if repeat) or absent
+    """Keep the repeats that hold samples, rounded: a clock's noise is far above the seventh digit."""
+    return tuple(tuple(float(f"{value:.{DIGITS}g}") for value in repeat) for repeat in repeats if repeat) or absent
 
 
 def _single(value: float | Absent) -> Samples | Absent:

@@ -232,7 +232,9 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def check_header(path: Path, data: bytes, *, key: str, kind: str, newest: int) -> None:
+def check_header(
+    path: Path, data: bytes, *, key: str, kind: str, newest: int, oldest: int = 0, renew: str = ""
+) -> None:
     """Say what is wrong with a file that does not decode, if its first level shows that already.
 
     Args:
@@ -241,6 +243,8 @@ def check_header(path: Path, data: bytes, *, key: str, kind: str, newest: int) -
         key: a field beside ``schema_version`` that tells our files from others.
         kind: what the file should be, with its article.
         newest: the newest schema version that can be read.
+        oldest: the oldest one.
+        renew: how to come by a file of today's version.
 
     Raises:
         RecordError: not JSON, not of ours, or of another schema version.
@@ -260,6 +264,8 @@ def check_header(path: Path, data: bytes, *, key: str, kind: str, newest: int) -
         raise RecordError(
             f"The file {name} has schema version {version} and up to {newest} can be read; update metagrad-bench."
         )
+    if key in header and "schema_version" in header and 0 <= version < oldest:
+        raise RecordError(f"The file {name} has schema version {version} of an older metagrad-bench; {renew}.")
     if key not in header or version < 1:
         raise RecordError(f"The file {name} is not {kind} of metagrad-bench.")
 

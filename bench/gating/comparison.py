@@ -1,0 +1,274 @@
+"""Entries of a candidate and of a baseline -> rows with verdicts. A pure function: no file, no clock, no chance.
+
+First every cell is matched and what needs no statistics is said. Then all ratios of times are tested, and a change
+beyond its threshold counts only if it stays significant after Holm's correction for all tests of the comparison:
+a suite of unchanged code finds something regressed in at most ``Policy.alpha`` of all comparisons.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from bench.gating.decide import Tested, decide_exact, decide_ratio, holm, median
+from bench.gating.matching import Pair, differences, match
+from bench.gating.metrics import Policy, Threshold
+from bench.gating.ratio_test import RatioTest, Repeats, Spread, ratio_test, usual_variance
+from bench.gating.seeds import SeedGroup, decide_seeds, group_seeds, seed_test
+from bench.gating.verdicts import CELL, Reference, Row, Verdict, worst_first
+from bench.records.baseline import Entry, Metric, Samples, cell_label, is_measured
+from bench.units import Absent
+
+SEVERITY = ("ok", "diverged", "out_of_memory", "failed")  # statuses, best first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All rows, worst first, and on how much they rest."""
+
+    rows: tuple[Row, ...]
+    num_tests: int  # ratios and seed groups that were tested, all of which the correction counts
+    num_compared: int  # cells that were compared with a partner
+    alpha: float
+    nothing_measured: bool  # no candidate holds a measurement, and none newly failed
+
+    def suspects(self) -> frozenset[tuple[str, str]]:
+        """``(config_digest, fingerprint)`` of cells to measure again before they count: slower, sure or not."""
+        doubtful = (Verdict.REGRESSED, Verdict.INCONCLUSIVE)
+        return frozenset(
+            (row.config_digest, row.fingerprint)
+            for row in self.rows
+            if row.verdict in doubtful and row.p_value is not None
+        )
+
+
+def compare(
+    candidates: Iterable[Entry],
+    baselines: Iterable[Entry],
+    policy: Policy | None = None,
+    *,
+    release: Iterable[Entry] = (),
+) -> Comparison:
+    """Compare a candidate with a baseline and, where one is pinned, with that of a release.
+
+    Args:
+        candidates: one entry per cell and machine.
+        baselines: what moves with accepted changes.
+        policy: thresholds, statistics, and how both sides were measured; none: the defaults.
+        release: what does not move, so that several small accepted steps add up; only cells that can be compared with
+            it give rows, since the baseline says what vanished and what is new.
+
+    Returns:
+        A row per cell and metric; the same arguments give the same rows.
+    """
+    policy = policy or Policy()
+    ours = list(candidates)
+    work = _Work(policy)
+    compared = _walk_pairs(match(ours, baselines), "baseline", work)
+    pinned = [
+        pair
+        for pair in match(ours, release)
+        if pair.candidate and pair.baseline and not differences(pair.candidate, pair.baseline)
+    ]
+    compared += _walk_pairs(pinned, "release", work)
+    rows = work.finish()
+    nothing = not any(map(is_measured, ours)) and not any(row.verdict is Verdict.FAILED for row in rows)
+    return Comparison(
+        rows=tuple(worst_first(rows)), num_tests=work.num_tests, num_compared=compared, alpha=policy.alpha,
+        nothing_measured=nothing,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """One metric of one pair whose ratio is to be tested."""
+
+    row: Row  # as far as it is known
+    threshold: Threshold
+    candidate: Repeats
+    baseline: Repeats
+    floor: float | None  # median of the baseline's ``floor_of``
+    yardstick: tuple[float, float] | None  # medians of what divides candidate and baseline
+
+
+class _Work:
+    """Rows that are finished, and tests that wait for the correction."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.rows: list[Row] = []
+        self.cases: list[_Case] = []
+        self.groups: list[SeedGroup] = []
+        self.num_tests = 0
+
+    def finish(self) -> list[Row]:
+        spreads: dict[str, list[Spread]] = collections.defaultdict(list)
+        for case in self.cases:
+            if case.row.reference == "baseline":
+                spreads[case.row.metric].append(Spread.of(case.candidate, case.baseline))
+        usual = {metric: usual_variance(values) for metric, values in spreads.items()}
+        tests: list[RatioTest] = [
+            ratio_test(
+                case.candidate, case.baseline, case.threshold, self.policy, usual=usual.get(case.row.metric, 0.0)
+            )
+            for case in self.cases
+        ]
+        seeds = [seed_test(group, self.policy) for group in self.groups]
+        self.num_tests = len(tests) + len(seeds)
+        worse = holm([*(test.p_worse for test in tests), *(test.p_worse for test in seeds)])
+        better = holm([*(test.p_better for test in tests), *(test.p_better for test in seeds)])
+        corrected = list(zip(worse, better, strict=True))
+        for case, test, (p_worse, p_better) in zip(self.cases, tests, corrected, strict=False):
+            tested = Tested(test=test, corrected_worse=p_worse, corrected_better=p_better, num_tests=self.num_tests)
+            medians = (case.candidate.median, case.baseline.median)
+            self.rows.append(
+                decide_ratio(
+                    case.row, case.threshold, tested, self.policy, medians=medians, floor=case.floor,
+                    yardstick=case.yardstick,
+                )
+            )  # fmt: skip
+        for group, seed, (p_worse, p_better) in zip(self.groups, seeds, corrected[len(tests) :], strict=True):
+            self.rows.append(decide_seeds(group, seed, p_worse, p_better, self.num_tests, self.policy))
+        return self.rows
+
+
+def _walk_pairs(pairs: Sequence[Pair], reference: Reference, work: _Work) -> int:
+    """Say what is clear at once, leave the tests; answers how many pairs were compared."""
+    compared = []
+    for pair in pairs:
+        cell_rows, comparable = _on_pair(pair, reference)
+        work.rows += cell_rows
+        if comparable:
+            compared.append(pair)
+    for pair in compared:
+        _on_metrics(pair, reference, work)
+    work.groups += group_seeds(compared, reference, work.policy)
+    return len(compared)
+
+
+def _on_pair(pair: Pair, reference: Reference) -> tuple[list[Row], bool]:
+    """Rows on a cell as a whole, and whether its metrics are to be compared."""
+    candidate, baseline = pair.candidate, pair.baseline
+    if candidate is None:
+        assert baseline is not None, "a pair has at least one side"
+        reason = "the baseline has this cell and the candidate does not."
+        return [_on_cell(Verdict.MISSING, baseline, reason, reference)], False
+    if baseline is None:
+        if candidate.status in ("failed", "out_of_memory"):
+            reason = f"it {_became(candidate)}, and the baseline does not know it on this machine."
+            return [_on_cell(Verdict.FAILED, candidate, reason, reference)], False
+        reason = "the baseline does not know this cell on this machine."
+        return [_on_cell(Verdict.NEW, candidate, reason, reference)], False
+    sentence = differences(candidate, baseline)
+    if sentence:
+        return [_on_cell(Verdict.NOT_COMPARABLE, candidate, sentence, reference)], False
+    before, after = SEVERITY.index(baseline.status), SEVERITY.index(candidate.status)
+    if after > before:
+        was = f"and was {_words(baseline.status)} in the {reference}"
+        return [_on_cell(Verdict.FAILED, candidate, f"it {_became(candidate)}, {was}.", reference)], False
+    if after < before:
+        reason = f"it is {_words(candidate.status)} and was {_words(baseline.status)}."
+        return [_on_cell(Verdict.IMPROVED, candidate, reason, reference)], True
+    if after > 0:
+        return [_on_cell(Verdict.OK, candidate, f"it {_became(candidate)}, as in the {reference}.", reference)], True
+    return [], True
+
+
+def _on_metrics(pair: Pair, reference: Reference, work: _Work) -> None:
+    """Every metric that either side knows, save those over seeds."""
+    candidate, baseline = pair.candidate, pair.baseline
+    assert candidate is not None, "a compared pair has both sides"
+    assert baseline is not None, "a compared pair has both sides"
+    for name in dict.fromkeys((*baseline.metrics, *candidate.metrics)):
+        before = _samples(baseline, name, "not in the baseline")
+        after = _samples(candidate, name, "no longer recorded")
+        if isinstance(before, Absent) and isinstance(after, Absent):
+            continue
+        if reference == "release" and (isinstance(before, Absent) or isinstance(after, Absent)):
+            continue  # what came or went is told by the baseline
+        threshold = work.policy.threshold_of(name)
+        blank = Row(
+            verdict=Verdict.OK,
+            cell=cell_label(candidate),
+            metric=name,
+            reference=reference,
+            threshold_pct=threshold.limit_for(work.policy.interleaved) if threshold else None,
+            reason="",
+            config_digest=candidate.config_digest,
+            fingerprint=candidate.fingerprint,
+        )
+        if isinstance(before, Absent) or isinstance(after, Absent) or threshold is None:
+            work.rows.append(_without_test(blank, before, after))
+        elif threshold.judged_by == "ratio" and _positive(before) and _positive(after):
+            divisors = _yardsticks(candidate, baseline, after, before, threshold)
+            case = _Case(
+                row=blank,
+                threshold=threshold,
+                candidate=Repeats(after, divisors and divisors[0]),
+                baseline=Repeats(before, divisors and divisors[1]),
+                floor=_median_of(baseline, threshold.floor_of),
+                yardstick=divisors and (median(divisors[0]), median(divisors[1])),
+            )
+            work.cases.append(case)
+        elif threshold.judged_by != "seeds":
+            floor = _median_of(baseline, threshold.floor_of)
+            work.rows.append(decide_exact(blank, threshold, after, before, floor, work.policy))
+
+
+def _without_test(row: Row, before: Samples | Absent, after: Samples | Absent) -> Row:
+    """A metric that one side lacks, or that no threshold is known for."""
+    known = replace(
+        row,
+        baseline=None if isinstance(before, Absent) else median(before),
+        candidate=None if isinstance(after, Absent) else median(after),
+    )
+    if isinstance(after, Absent):
+        verdict, reason = Verdict.MISSING, f"became n/a ({after.reason})."
+    elif isinstance(before, Absent):
+        verdict, reason = Verdict.NEW, f"the baseline has n/a ({before.reason})."
+    else:
+        verdict, reason = Verdict.NOT_COMPARABLE, "this version knows no threshold for it."
+    return replace(known, verdict=verdict, reason=reason, explanation=(f"It is {verdict.words}: {reason}",))
+
+
+def _yardsticks(
+    candidate: Entry, baseline: Entry, after: Samples, before: Samples, threshold: Threshold
+) -> tuple[Samples, Samples] | None:
+    """What divides both sides; none unless both have it for each of their processes."""
+    ours, theirs = (_samples(entry, threshold.yardstick, "") for entry in (candidate, baseline))
+    if isinstance(ours, Absent) or isinstance(theirs, Absent):
+        return None
+    if len(ours) != len(after) or len(theirs) != len(before) or not (_positive(ours) and _positive(theirs)):
+        return None
+    return ours, theirs
+
+
+def _samples(entry: Entry, name: str, otherwise: str) -> Samples | Absent:
+    return entry.metrics.get(name, Metric(samples=Absent(reason=otherwise))).samples
+
+
+def _median_of(entry: Entry, name: str) -> float | None:
+    samples = _samples(entry, name, "")
+    return None if isinstance(samples, Absent) else median(samples)
+
+
+def _positive(samples: Samples) -> bool:
+    return all(min(repeat) > 0 for repeat in samples)
+
+
+def _on_cell(verdict: Verdict, entry: Entry, reason: str, reference: Reference) -> Row:
+    return Row(
+        verdict=verdict, cell=cell_label(entry), metric=CELL, reference=reference, reason=reason,
+        explanation=(reason[0].upper() + reason[1:],), config_digest=entry.config_digest, fingerprint=entry.fingerprint,
+    )  # fmt: skip
+
+
+def _words(status: str) -> str:
+    return status.replace("_", " ")
+
+
+def _became(entry: Entry) -> str:
+    words = {"failed": "failed", "out_of_memory": "ran out of memory", "diverged": "diverged"}
+    reason = entry.reason.rstrip(".")
+    return words[entry.status] + (f" ({reason})" if reason else "")
