@@ -54,10 +54,10 @@ def align(
         return sides[0], sides[1], ()
     notes = []
     for what, (ours, theirs) in (("setting", known), ("property of the machine", shown)):
-        for side, only in (("base", ours - theirs), ("head", theirs - ours)):
+        for name, only in (("base", ours - theirs), ("head", theirs - ours)):
             if only:
                 names = ", ".join(sorted(".".join(path) for path in only))
-                notes.append(f"Only {side} knows the {what} {names}, so cells are told apart without it.")
+                notes.append(f"Only {name} knows the {what} {names}, so cells are told apart without it.")
     settings, fields = known[0] & known[1], shown[0] & shown[1]
     changed = shown[0] != shown[1]
     for side in sides:

@@ -121,9 +121,8 @@ def describe_working_tree(repository: Repository) -> str:
         return f"working tree at {head}"
     files = [line[3:] for line in lines]
     listed = ", ".join(show_text(name) for name in files[:3]) + (", ..." if len(files) > 3 else "")
-    return (
-        f"working tree at {head} with {len(files)} uncommitted {'change' if len(files) == 1 else 'changes'} ({listed})"
-    )
+    count = f"{len(files)} uncommitted {'change' if len(files) == 1 else 'changes'}"
+    return f"working tree at {head} with {count} ({listed})"
 
 
 @contextmanager

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -78,21 +79,20 @@ def test_a_revision_that_refuses_the_command_line_says_so_and_nothing_stays(stan
     stand_in.pace("old", 1.0, refuses="There is no variant 'fp32'.")
     stand_in.commit("Before the variant came")
     stand_in.pace("new", 1.0)
-    with pytest.raises(ConfigError, match=r"HEAD \(\w{10}\) cannot run this: There is no variant 'fp32'\."):
-        with session(stand_in) as opened:
-            opened.measure(1)
+    refused = pytest.raises(ConfigError, match=r"HEAD \(\w{10}\) cannot run this: There is no variant 'fp32'\.")
+    with refused, session(stand_in) as opened:
+        opened.measure(1)
     assert stand_in.worktrees() == 1
 
 
 def test_a_mistake_in_the_command_line_is_found_before_anything_is_made(stand_in: StandIn) -> None:
     with pytest.raises(ConfigError, match="There is no variant 'fp33'"), session(stand_in, "variant=fp33"):
         pass
-    with pytest.raises(ConfigError, match="output_dir= and fresh= are the gate's own"):
-        with session(stand_in, "variant=fp32", "output_dir=x"):
-            pass
-    with pytest.raises(RepositoryError, match="There is no revision 'nowhere'"):
-        with session(stand_in, revision="nowhere"):
-            pass
+    own = pytest.raises(ConfigError, match="output_dir= and fresh= are the gate's own")
+    with own, session(stand_in, "variant=fp32", "output_dir=x"):
+        pass
+    with pytest.raises(RepositoryError, match="There is no revision"), session(stand_in, revision="nowhere"):
+        pass
     assert not (stand_in.root.parent / "records").exists()
 
 
@@ -103,10 +103,14 @@ def test_a_folder_that_holds_older_records_is_refused(stand_in: StandIn) -> None
 
 
 def test_an_interrupted_session_leaves_its_records_and_nothing_else(stand_in: StandIn) -> None:
-    with pytest.raises(KeyboardInterrupt), session(stand_in) as opened:
-        opened.measure(1)
-        os.kill(os.getpid(), 15)
-        time.sleep(5)
+    def measure_and_be_ended() -> None:
+        with session(stand_in) as opened:
+            opened.measure(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_and_be_ended()
     assert stand_in.worktrees() == 1
     assert len(list((stand_in.root.parent / "records").glob("*/run-1/demo/cell/record.json"))) == 2
 
