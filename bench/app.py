@@ -54,6 +54,7 @@ class Plan:
     """What one command line is going to run."""
 
     cells: tuple[CellConfig, ...]
+    jobs: tuple[tuple[str, ...], ...]  # overrides that make each cell alone
     sweep: bool
 
 
@@ -178,7 +179,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         cells.append(cell)
     if not cells:
         raise ConfigError("The sweep is empty: name at least one variant.")
-    return Plan(cells=tuple(cells), sweep=sweep)
+    return Plan(cells=tuple(cells), jobs=tuple(map(tuple, jobs)), sweep=sweep)
 
 
 def _jobs(loader: Any, settings: DictConfig, overrides: Sequence[str]) -> list[list[str]]:
