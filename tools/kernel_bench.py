@@ -254,7 +254,10 @@ def measure_model(
     from tools import kernel_layers, kernel_passes
 
     run = PassRunner(work.device, progress, if_out_of_memory="end other programs, or take a smaller --batch")
-    progress.start_cell(name, 3 + len(PEAK_SIDES))
+    progress.start_cell(name, 3 + len(PEAK_SIDES) + (work.dispatch == "auto"))
+    if work.dispatch == "auto":
+        paths = run(kernel_passes.paths_pass, work=work, names=kernel_passes.WIDTHS)
+        work = dataclasses.replace(work, paths=paths)
     saved: dict[str, SavedBytes] = run(kernel_passes.saved_pass, work=work, names=SAVED_SIDES)
     sides = [side for side, kind in kernel_passes.SIDES.items() if compiled or not kind.compiled]
     times: StepTimes = run(

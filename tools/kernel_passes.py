@@ -11,8 +11,8 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
@@ -24,6 +24,7 @@ from bench.data.synthetic import IN_CHANNELS, MEAN, NUM_CLASSES, STD
 from bench.errors import ConfigError, UserError
 from bench.layers.base import GEMMS
 from bench.layers.convert import QuantSpec, quantize_model, quantized_layers
+from bench.layers.dispatch import Paths
 from bench.layers.lean import make_lean
 from bench.models import CUSTOM, build_model
 from bench.optim import build_optimizer
@@ -81,6 +82,7 @@ class Work:
     dispatch: str
     device: str
     threads: int | None  # None: as many as torch takes
+    paths: Mapping[str, Paths] = field(default_factory=dict)  # by width, where dispatch=auto has chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,27 @@ class SavedBytes:
 
     total_bytes: int
     by_dtype: dict[str, int]
+
+
+def paths_pass(*, report: Report, work: Work, names: Sequence[str]) -> dict[str, Paths]:
+    """What dispatch=auto chooses for each width, so that no other process has to time paths again.
+
+    ``compact`` has the same products.
+
+    Raises:
+        ConfigError: a user's network that cannot be trained on the images.
+    """
+    where = prepare(work)
+    (images, labels), *_ = make_batches(work, where)
+    _check_network(work, images, labels, where)
+    chosen = {}
+    for done, name in enumerate(names):
+        report({"phase": f"choosing paths, {name}", "done": done, "total": len(names)})
+        parts = build_side(name, work, images)
+        for _ in range(2):  # an error signal of zeros in the first step may leave a product out
+            train_step(parts, images, labels, LEARNING_RATE, NO_PHASES)
+        chosen[name] = {layer: dict(module.paths) for layer, module in quantized_layers(parts.model).items()}
+    return chosen
 
 
 def saved_pass(*, report: Report, work: Work, names: Sequence[str]) -> dict[str, SavedBytes]:
@@ -291,6 +314,8 @@ def build_side(name: str, work: Work, images: Tensor) -> Parts:
             dispatch=work.dispatch, compact=side.compact,
         )  # fmt: skip
         conversion = quantize_model(model, spec, sample_input=images)
+        for layer, module in quantized_layers(model).items():
+            module.paths.update(work.paths.get(name.removesuffix("_compact"), {}).get(layer, {}))
     elif side.lean:
         make_lean(model)
     model.train()

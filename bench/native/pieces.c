@@ -542,98 +542,214 @@ void turn_weight(const int8_t *w, int8_t *to, i64 o, i64 r, i64 s, i64 c, i64 r0
 typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 typedef int16_t halves16 __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
+/* Where the taps of a place lie; taps outside lie on a frame of padding. */
+typedef struct {
+    const Geometry *g;
+    const int8_t *image, *frame;
+} Taps;
+
+static inline const int8_t *tap_at(const Taps *taps, i64 i, i64 j, i64 t, i64 s) {
+    const Geometry *g = taps->g;
+    const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
+    const i64 column = j * g->col_stride + g->col_start + s * g->col_step;
+    const int in = row >= 0 && row < g->h && column >= 0 && column < g->w;
+    return in ? taps->image + (row * g->w + column) * g->c : taps->frame;
+}
+
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
+#include <immintrin.h>
+#define PAIRED 1
+#define PAIR_LANES 32 /* channels side by side; two values of a channel, 16 bits each, make a lane of a product */
+
+/* 32 codes as 16 bits, those past the mask as 0 */
+static inline __m512i widened(const int8_t *codes, __mmask32 mask) {
+    return _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, codes));
+}
+
+static inline __mmask32 lanes_from(i64 first, i64 c) {
+    return c - first >= PAIR_LANES ? 0xffffffffu : (1u << (c - first)) - 1;
+}
+
+/* Pairs come in the order of unpacklo and unpackhi; these bring 32-bit sums back into that of the channels. */
+static inline void store_pairs(int32_t *to, __m512i low, __m512i high, i64 left) {
+    const __m512i front = _mm512_permutex2var_epi64(low, _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0), high);
+    const __m512i back = _mm512_permutex2var_epi64(low, _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4), high);
+    const uint32_t all = left >= PAIR_LANES ? 0xffffffffu : (1u << left) - 1;
+    _mm512_mask_storeu_epi32(to, (__mmask16)all, front);
+    _mm512_mask_storeu_epi32(to + 16, (__mmask16)(all >> 16), back);
+}
+
+/* w (taps, c) as pairs of neighbouring taps: (block of channels, pair, low and high, 32) */
+static int16_t *paired_weight(const int16_t *w, i64 taps, i64 c) {
+    const i64 blocks = (c + PAIR_LANES - 1) / PAIR_LANES, pairs = (taps + 1) / 2;
+    int16_t *paired = aligned_alloc(64, blocks * pairs * 2 * PAIR_LANES * sizeof(int16_t));
+    for (i64 b = 0; b < blocks; b++) {
+        const __mmask32 mask = lanes_from(b * PAIR_LANES, c);
+        for (i64 p = 0; p < pairs; p++) {
+            const __m512i one = _mm512_maskz_loadu_epi16(mask, w + 2 * p * c + b * PAIR_LANES);
+            const __m512i two = 2 * p + 1 < taps ? _mm512_maskz_loadu_epi16(mask, w + (2 * p + 1) * c + b * PAIR_LANES)
+                                                 : _mm512_setzero_si512();
+            int16_t *to = paired + (b * pairs + p) * 2 * PAIR_LANES;
+            _mm512_store_si512(to, _mm512_unpacklo_epi16(one, two));
+            _mm512_store_si512(to + PAIR_LANES, _mm512_unpackhi_epi16(one, two));
+        }
+    }
+    return paired;
+}
+
+static inline void sums_of_place(const int8_t *const *from, const int16_t *paired, i64 pairs, i64 c, int32_t *to) {
+    for (i64 k = 0; k < c; k += PAIR_LANES) {
+        const __mmask32 mask = lanes_from(k, c);
+        const int16_t *weight = paired + k * pairs * 2;
+        __m512i low = _mm512_setzero_si512(), high = low;
+        for (i64 p = 0; p < pairs; p++, weight += 2 * PAIR_LANES) {
+            const __m512i one = widened(from[2 * p] + k, mask), two = widened(from[2 * p + 1] + k, mask);
+            low = _mm512_dpwssd_epi32(low, _mm512_unpacklo_epi16(one, two), _mm512_load_si512(weight));
+            high = _mm512_dpwssd_epi32(high, _mm512_unpackhi_epi16(one, two), _mm512_load_si512(weight + PAIR_LANES));
+        }
+        store_pairs(to + k, low, high, c - k);
+    }
+}
+#else
+#define PAIRED 0
+
+static inline void sums_of_place(const int8_t *const *from, const int16_t *w, i64 taps, i64 c, int32_t *to) {
+    i64 k = 0;
+    for (; k + LANES <= c; k += LANES) {
+        ints sum = {0};
+        for (i64 u = 0; u < taps; u++)
+            sum += __builtin_convertvector(*(const bytes *)(from[u] + k), ints) *
+                   __builtin_convertvector(*(const halves16 *)(w + u * c + k), ints);
+        *(ints *)(to + k) = sum;
+    }
+    for (; k < c; k++) {
+        int32_t sum = 0;
+        for (i64 u = 0; u < taps; u++) sum += (int32_t)from[u][k] * w[u * c + k];
+        to[k] = sum;
+    }
+}
+#endif
+
+static int8_t *framed(i64 c, int8_t pad) {
+    int8_t *frame = malloc(c + 64);
+    memset(frame, pad, c + 64);
+    return frame;
+}
+
 /* Direct sums of a depthwise convolution: acc (n, row_length, col_length, c) of a * w, w (r, s, c). */
 void depthwise(const int8_t *restrict source, const int16_t *restrict w, int32_t *restrict acc, const Geometry *g,
                int8_t pad) {
-    const i64 c = g->c, taps = g->row_count * g->col_count;
-    int8_t *frame = malloc(c + LANES);
-    memset(frame, pad, c);
+    const i64 c = g->c, count = g->row_count * g->col_count;
+    int8_t *frame = framed(c, pad);
+#if PAIRED
+    const i64 steps = (count + 1) / 2;
+    int16_t *weight = paired_weight(w, count, c);
+#else
+    const i64 steps = count;
+    const int16_t *weight = w;
+#endif
 #pragma omp parallel if (g->n * g->row_length * g->col_length * c > 4096)
     {
-        const int8_t **from = malloc((taps + 1) * sizeof(*from)); /* where each tap reads, or the frame */
-        const int16_t **weight = malloc((taps + 1) * sizeof(*weight));
+        const int8_t **from = malloc((count + 1) * sizeof(*from));
+        from[count] = frame; /* the odd tap's partner, whose weight is 0 */
 #pragma omp for collapse(2) schedule(static)
         for (i64 n = 0; n < g->n; n++)
-            for (i64 i = 0; i < g->row_length; i++)
+            for (i64 i = 0; i < g->row_length; i++) {
+                const Taps taps = {g, source + n * g->h * g->w * c, frame};
                 for (i64 j = 0; j < g->col_length; j++) {
-                    int32_t *restrict to = acc + ((n * g->row_length + i) * g->col_length + j) * c;
-                    i64 used = 0, k = 0;
                     for (i64 t = 0; t < g->row_count; t++)
-                        for (i64 s = 0; s < g->col_count; s++) {
-                            const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
-                            const i64 column = j * g->col_stride + g->col_start + s * g->col_step;
-                            const int in = row >= 0 && row < g->h && column >= 0 && column < g->w;
-                            if (!in && !pad) continue;
-                            from[used] = in ? source + ((n * g->h + row) * g->w + column) * c : frame;
-                            weight[used++] = w + (t * g->col_count + s) * c;
-                        }
-                    for (; k + LANES <= c; k += LANES) {
-                        ints sum = {0};
-                        for (i64 u = 0; u < used; u++)
-                            sum += __builtin_convertvector(*(const bytes *)(from[u] + k), ints) *
-                                   __builtin_convertvector(*(const halves16 *)(weight[u] + k), ints);
-                        *(ints *)(to + k) = sum;
-                    }
-                    for (; k < c; k++) {
-                        int32_t sum = 0;
-                        for (i64 u = 0; u < used; u++) sum += (int32_t)from[u][k] * weight[u][k];
-                        to[k] = sum;
-                    }
+                        for (i64 s = 0; s < g->col_count; s++) from[t * g->col_count + s] = tap_at(&taps, i, j, t, s);
+                    sums_of_place(from, weight, steps, c, acc + ((n * g->row_length + i) * g->col_length + j) * c);
                 }
+            }
         free(from);
-        free(weight);
     }
+#if PAIRED
+    free(weight);
+#endif
     free(frame);
 }
+
+/* One row of outputs' share of a tap's sums for all channels: near += error * a, in the order that the pairs have. */
+#if PAIRED
+static void add_row(const Taps *taps, const int8_t *errors, i64 i, int32_t *near) {
+    const Geometry *g = taps->g;
+    const i64 c = g->c, length = g->col_length, blocks = (c + PAIR_LANES - 1) / PAIR_LANES;
+    __m512i *paired = aligned_alloc(64, (length + 1) * sizeof(__m512i));
+    for (i64 b = 0; b < blocks; b++) {
+        const i64 k = b * PAIR_LANES;
+        const __mmask32 mask = lanes_from(k, c);
+        for (i64 j = 0; j < length; j += 2) {
+            const __m512i one = widened(errors + j * c + k, mask);
+            const __m512i two = j + 1 < length ? widened(errors + (j + 1) * c + k, mask) : _mm512_setzero_si512();
+            paired[j] = _mm512_unpacklo_epi16(one, two);
+            paired[j + 1] = _mm512_unpackhi_epi16(one, two);
+        }
+        for (i64 t = 0; t < g->row_count; t++)
+            for (i64 s = 0; s < g->col_count; s++) {
+                int32_t *to = near + ((t * g->col_count + s) * blocks + b) * PAIR_LANES;
+                __m512i low = _mm512_loadu_si512(to), high = _mm512_loadu_si512(to + 16);
+                for (i64 j = 0; j < length; j += 2) {
+                    const __m512i one = widened(tap_at(taps, i, j, t, s) + k, mask);
+                    const __m512i two = widened(tap_at(taps, i, j + 1 < length ? j + 1 : j, t, s) + k, mask);
+                    low = _mm512_dpwssd_epi32(low, _mm512_unpacklo_epi16(one, two), paired[j]);
+                    high = _mm512_dpwssd_epi32(high, _mm512_unpackhi_epi16(one, two), paired[j + 1]);
+                }
+                _mm512_storeu_si512(to, low);
+                _mm512_storeu_si512(to + 16, high);
+            }
+    }
+    free(paired);
+}
+static inline i64 near_pitch(i64 c) { return (c + PAIR_LANES - 1) / PAIR_LANES * PAIR_LANES; }
+static inline i64 near_place(i64 k) { /* of channel k among 32: low and high hold fours in turn */
+    return k / 32 * 32 + (k % 8 >= 4 ? 16 : 0) + k % 32 / 8 * 4 + k % 4;
+}
+#else
+static void add_row(const Taps *taps, const int8_t *errors, i64 i, int32_t *near) {
+    const Geometry *g = taps->g;
+    const i64 c = g->c;
+    for (i64 t = 0; t < g->row_count; t++)
+        for (i64 s = 0; s < g->col_count; s++) {
+            int32_t *restrict to = near + (t * g->col_count + s) * c;
+            i64 k = 0;
+            for (; k + LANES <= c; k += LANES) {
+                ints sum = *(const ints *)(to + k);
+                for (i64 j = 0; j < g->col_length; j++)
+                    sum += __builtin_convertvector(*(const bytes *)(errors + j * c + k), ints) *
+                           __builtin_convertvector(*(const bytes *)(tap_at(taps, i, j, t, s) + k), ints);
+                *(ints *)(to + k) = sum;
+            }
+            for (; k < c; k++)
+                for (i64 j = 0; j < g->col_length; j++)
+                    to[k] += (int32_t)errors[j * c + k] * tap_at(taps, i, j, t, s)[k];
+        }
+}
+static inline i64 near_pitch(i64 c) { return c; }
+static inline i64 near_place(i64 k) { return k; }
+#endif
 
 /* Direct wgrad of a depthwise convolution: totals (r, s, c) int64 of a * error; one image's sums must fit int32. */
 void depthwise_wgrad(const int8_t *restrict source, const int8_t *restrict error, i64 *totals, const Geometry *g,
                      int8_t pad) {
-    const i64 c = g->c, taps = g->row_count * g->col_count;
-    int8_t *frame = malloc(c + LANES);
-    memset(frame, pad, c);
-    memset(totals, 0, taps * c * sizeof(i64));
+    const i64 c = g->c, taps_in_all = g->row_count * g->col_count, pitch = near_pitch(c);
+    int8_t *frame = framed(c, pad);
+    memset(totals, 0, taps_in_all * c * sizeof(i64));
 #pragma omp parallel if (g->n * g->row_length * g->col_length * c > 4096)
     {
-        i64 *own = calloc(taps * c + 1, sizeof(i64));
-        int32_t *near = malloc((taps * c + LANES) * sizeof(int32_t)); /* one image's sums */
+        i64 *own = calloc(taps_in_all * pitch, sizeof(i64));
+        int32_t *near = malloc(taps_in_all * pitch * sizeof(int32_t)); /* one image's sums */
 #pragma omp for schedule(static)
         for (i64 n = 0; n < g->n; n++) {
-            memset(near, 0, taps * c * sizeof(int32_t));
+            const Taps taps = {g, source + n * g->h * g->w * c, frame};
+            memset(near, 0, taps_in_all * pitch * sizeof(int32_t));
             for (i64 i = 0; i < g->row_length; i++)
-                for (i64 t = 0; t < g->row_count; t++) {
-                    const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
-                    const int row_in = row >= 0 && row < g->h;
-                    if (!row_in && !pad) continue;
-                    const int8_t *line = source + (n * g->h + (row_in ? row : 0)) * g->w * c;
-                    const int8_t *errors = error + (n * g->row_length + i) * g->col_length * c;
-                    for (i64 s = 0; s < g->col_count; s++) {
-                        int32_t *restrict to = near + (t * g->col_count + s) * c;
-                        const i64 column0 = g->col_start + s * g->col_step;
-                        i64 k = 0;
-                        for (; k + LANES <= c; k += LANES) {
-                            ints sum = *(const ints *)(to + k);
-                            for (i64 j = 0; j < g->col_length; j++) {
-                                const i64 column = column0 + j * g->col_stride;
-                                const int in = row_in && column >= 0 && column < g->w;
-                                const int8_t *from = in ? line + column * c : frame;
-                                sum += __builtin_convertvector(*(const bytes *)(errors + j * c + k), ints) *
-                                       __builtin_convertvector(*(const bytes *)(from + k), ints);
-                            }
-                            *(ints *)(to + k) = sum;
-                        }
-                        for (; k < c; k++)
-                            for (i64 j = 0; j < g->col_length; j++) {
-                                const i64 column = column0 + j * g->col_stride;
-                                const int in = row_in && column >= 0 && column < g->w;
-                                to[k] += (int32_t)errors[j * c + k] * (in ? line[column * c + k] : pad);
-                            }
-                    }
-                }
-            for (i64 k = 0; k < taps * c; k++) own[k] += near[k];
+                add_row(&taps, error + (n * g->row_length + i) * g->col_length * c, i, near);
+            for (i64 k = 0; k < taps_in_all * pitch; k++) own[k] += near[k];
         }
 #pragma omp critical
-        for (i64 k = 0; k < taps * c; k++) totals[k] += own[k];
+        for (i64 t = 0; t < taps_in_all; t++)
+            for (i64 k = 0; k < c; k++) totals[t * c + k] += own[t * pitch + near_place(k)];
         free(own);
         free(near);
     }
