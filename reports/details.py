@@ -138,7 +138,17 @@ def _is_number(value: Any) -> bool:
 def _layer_grid(record: RunRecord) -> Grid:
     """What ran in each layer, and what it kept in memory where that was recorded."""
     kept = _memory_of_layers(record)
-    headers = ("Layer", "Kind", "Weight", "Bits", "fprop", "dgrad", "wgrad", "Path, and why", "Why not quantized")
+    headers: tuple[str, ...] = (
+        "Layer",
+        "Kind",
+        "Weight",
+        "Bits",
+        "fprop",
+        "dgrad",
+        "wgrad",
+        "Path, and why",
+        "Why not quantized",
+    )
     if kept:
         headers = (*headers[:7], "Kept for backward", "Forward needs", "Backward needs", *headers[7:])
     rows = []
