@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,16 @@ from bench.units import Absent, format_absent, format_bytes, format_ms
 from reports.load import Folder
 from reports.reproduce import reproduce_command
 from reports.tables.model import Cell, absent_cell
+from reports.tables.profile import (
+    KERNEL_COLUMNS,
+    LAYER_COLUMNS,
+    OPERATOR_COLUMNS,
+    WORK_COLUMNS,
+    kernel_rows,
+    layer_rows,
+    operator_rows,
+    work_rows,
+)
 from reports.values import leaves, shown_value
 
 #: Parts of a record under their headings in its details; every value stands under exactly one.
@@ -26,9 +37,10 @@ GROUPS = (
     ("Memory", ("memory",)),
     ("Hypernetwork", ("hypernet",)),
     ("Kernels", ("gemms",)),
+    ("Profile", ("profile",)),
 )  # fmt: skip
 #: Lists that have tables of their own in the details, or stand in tables/*.csv alone.
-_LISTS = ("model.layers", "memory.layers", "accuracy.curve", "timing.repeats")
+_LISTS = re.compile(r"(model\.layers|memory\.layers|accuracy\.curve|timing\.repeats|profile\.\w+\.[\w.]+)\[")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +104,7 @@ def build_detail(record: RunRecord, label: str, anchor: str, folder: Folder | No
     return Detail(
         anchor=anchor, title=title, record=record, command=command, files=files, brief="",
         groups=tuple((name, fields) for name, parts in GROUPS if (fields := tuple(_fields(record, parts)))),
-        grids=tuple(grid for grid in (_layer_grid(record), _curve_grid(record)) if grid.rows),
+        grids=tuple(grid for grid in _grids(record) if grid.rows),
         samples=tuple(_samples(record)),
     )  # fmt: skip
 
@@ -126,7 +138,7 @@ def value_text(value: Any) -> str:
 def _fields(record: RunRecord, parts: Sequence[str]) -> Iterable[Field]:
     for part in parts:
         for path, value in leaves(getattr(record, part), part):
-            if not path.startswith(_LISTS):
+            if not _LISTS.match(path):
                 shown = shown_value(record, path, value)
                 yield Field(path=path, text=value_text(shown), value=repr(shown) if _is_number(shown) else "")
 
@@ -135,10 +147,33 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _grids(record: RunRecord) -> Iterable[Grid]:
+    yield _layer_grid(record)
+    yield _curve_grid(record)
+    for title, columns, rows in (
+        ("Phases against the ceilings", WORK_COLUMNS, work_rows(record)),
+        ("Most expensive operators beside FP32’s", OPERATOR_COLUMNS, operator_rows(record)),
+        ("Most expensive GPU kernels", KERNEL_COLUMNS, kernel_rows(record)),
+        ("Products by layer beside FP32’s", LAYER_COLUMNS, layer_rows(record)),
+    ):
+        headers = tuple(", ".join(filter(None, (column.header, column.unit))) for column in columns)
+        yield Grid(title=title, headers=headers, rows=rows)
+
+
 def _layer_grid(record: RunRecord) -> Grid:
     """What ran in each layer, and what it kept in memory where that was recorded."""
     kept = _memory_of_layers(record)
-    headers = ("Layer", "Kind", "Weight", "Bits", "fprop", "dgrad", "wgrad", "Path, and why", "Why not quantized")
+    headers: tuple[str, ...] = (
+        "Layer",
+        "Kind",
+        "Weight",
+        "Bits",
+        "fprop",
+        "dgrad",
+        "wgrad",
+        "Path, and why",
+        "Why not quantized",
+    )
     if kept:
         headers = (*headers[:7], "Kept for backward", "Forward needs", "Backward needs", *headers[7:])
     rows = []

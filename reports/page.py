@@ -226,7 +226,7 @@ def _section_view(
 
 def _topics(section: Section, anchor: str, figures: Sequence[Figure], *, side_tables: bool) -> tuple[Topic, ...]:
     """The section's topics that have a table or a figure; the first is always there."""
-    topics = []
+    topics: list[Topic] = []
     for key, (title, _) in TOPICS.items():
         tables = topic_tables(section, key) if side_tables or not topics else ()
         drawn = tuple(figure for figure in figures if FIGURE_TOPICS[figure.key] == key)

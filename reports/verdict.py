@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,12 +42,16 @@ def section_verdicts(section: Section) -> tuple[Verdict, ...]:
 def headlines(sections: Sequence[Section], count: int = 3) -> tuple[str, ...]:
     """The most telling sentences over all sections; each names its section when there are several.
 
-    Cells that did not finish are never left out: they take the last place.
+    Of several sections each says its first sentence before any says its second. Cells that did not finish are never
+    left out: they take the last place.
     """
     picked: list[tuple[str, str]] = []
+    said = []
     for section, title in zip(sections, section_titles(sections), strict=True):
         name = f"{title}: " if len(sections) > 1 else ""
-        picked += [(verdict.question, name + verdict.text) for verdict in section_verdicts(section)]
+        said.append([(verdict.question, name + verdict.text) for verdict in section_verdicts(section)])
+    for turn in itertools.zip_longest(*said):
+        picked += [sentence for sentence in turn if sentence is not None]
     unfinished = [text for question, text in picked if question == "unfinished"][:1]
     others = [text for question, text in picked if question != "unfinished"]
     return (*others[: count - len(unfinished)], *unfinished)

@@ -9,6 +9,7 @@ from reports.tables.kernels import gemm_table
 from reports.tables.main import main_table
 from reports.tables.memory import category_table, memory_table, strategy_table
 from reports.tables.model import Table
+from reports.tables.profile import ceilings_table, layers_table, operators_table, pieces_table
 from reports.tables.timing import time_table
 
 #: What a section answers, in a reader's order, and the tables of each.
@@ -17,7 +18,7 @@ TOPICS = {
     "time": ("Time", (time_table,)),
     "memory": ("Memory", (memory_table, strategy_table, category_table)),
     "hypernetwork": ("Hypernetwork", (hypernet_table,)),
-    "kernels": ("Kernels", (gemm_table,)),
+    "kernels": ("Kernels", (gemm_table, pieces_table, ceilings_table, operators_table, layers_table)),
     "convergence": ("Convergence", (convergence_table,)),
 }
 

@@ -46,6 +46,8 @@
     label.className = "filter";
     label.append("Filter rows ", input, status);
     input.type = "search";
+    const title = document.getElementById(table.getAttribute("aria-labelledby"));
+    input.setAttribute("aria-label", `Filter rows of ${title.textContent}`);
     status.setAttribute("aria-live", "polite");
     input.addEventListener("input", () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);

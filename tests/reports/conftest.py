@@ -11,11 +11,19 @@ from typing import Any
 import pytest
 
 from bench.records.schema import (
+    Ceilings,
     GemmResult,
     MethodFacts,
+    OperatorTime,
+    PhaseWork,
+    ProductWork,
+    ProfileResult,
     RunRecord,
+    SideProfile,
+    SpanTime,
     TimingRepeat,
     TimingResult,
+    TraceResult,
 )
 from bench.records.store import write_record
 from bench.stats import ratio_interval, summarize
@@ -188,6 +196,69 @@ def one_process() -> Callable[[RunRecord], RunRecord]:
         )
 
     return cut
+
+
+@pytest.fixture
+def profiled() -> Callable[[RunRecord], RunRecord]:
+    """The record with a profile pass: three layers' products, twelve spans, ten operators, beside its FP32 step."""
+
+    def add(record: RunRecord) -> RunRecord:
+        own = _side_profile("int8" if record.method.error_bits < 32 else "fp32", 1.0)
+        ceilings = Ceilings(
+            int8_gops=600.0, fp32_gflops=150.0, bf16_gflops=Absent(reason="no bf16 kernel"), copy_gb_s=20.0
+        )
+        profile = ProfileResult(ceilings=ceilings, cell=own, fp32=_side_profile("fp32", 3.0))
+        return dataclasses.replace(record, profile=profile)
+
+    return add
+
+
+def _side_profile(kind: str, slowness: float) -> SideProfile:
+    layers = ("conv1", "blocks.0.conv1", "fc")
+    gemms = ("fprop", "dgrad", "wgrad")
+    no_gpu = Absent(reason="no GPU")
+    products = tuple(
+        ProductWork(
+            layer=layer, gemm=gemm, kind=kind, path="int_mm" if kind == "int8" else "float32",
+            operations=10_000_000 * (i + 1), num_bytes=400_000 * (i + 1), product_ms=slowness * (0.11 + 0.1 * i),
+            all_ms=slowness * (0.3 + 0.1 * i + 0.01 * j), gops=90.0 / slowness,
+            ceiling_share_pct=15.0 / slowness, copy_share_pct=18.0 / slowness,
+        )
+        for i, layer in enumerate(layers)
+        for j, gemm in enumerate(gemms)
+        if (layer, gemm) != ("conv1", "dgrad")
+    )  # fmt: skip
+    spans = tuple(
+        SpanTime(phase=phase, layer=layer, gemm="", piece=piece, span_ms=slowness * (i + 1) * share)
+        for i, layer in enumerate(layers)
+        for phase, piece, share in (
+            ("forward", "gemm", 0.4), ("forward", "quantize", 0.2), ("backward", "gemm", 0.7),
+            ("optimizer", "rest", 0.1),
+        )
+    )  # fmt: skip
+    work = tuple(
+        PhaseWork(
+            phase=phase, layer="", operations={kind: count} if count else {}, num_bytes=3_000_000 + count // 10,
+            time_ms=slowness * (5.0 + count / 1e8), gops=float(count) / 5e6, ceiling_share_pct=2.5 / slowness,
+            copy_share_pct=30.0,
+        )
+        for phase, count in (("forward", 60_000_000), ("backward", 110_000_000), ("optimizer", 0))
+    )  # fmt: skip
+    operators = tuple(
+        OperatorTime(
+            name=f"aten::{kind}_{rank}", calls=float(rank), self_ms=slowness * (11 - rank) / 7, device_ms=no_gpu,
+            share_pct=(11 - rank) * 1.5,
+        )
+        for rank in range(1, 11)
+    )  # fmt: skip
+    trace = TraceResult(
+        file=f"trace_{kind}.json.gz", steps=3, step_ms=slowness * 30.5, operators=operators, kernels=no_gpu,
+        tensor_core_share_pct=no_gpu,
+    )  # fmt: skip
+    return SideProfile(
+        plain_step_ms=(20.0, 20.5), spanned_step_ms=(21.0, 21.5), span_overhead_pct=4.9, unattributed_pct=1.25,
+        phases_ms={"forward": 8.0, "backward": 12.0}, spans=spans, products=products, work=work, trace=trace,
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -99,9 +99,9 @@ def test_tables_sort_by_number_both_ways_with_missing_values_last(browser: Any, 
     assert descending == sorted(descending, reverse=True)
     sorted_by = page.eval_on_selector_all(f"{MAIN} >> nth=0 >> th[aria-sort]", "all => all.map(h => h.ariaSort)")
     assert sorted_by == ["descending"]
-    retain = len(headers) - 1
-    page.locator(f"{MAIN} >> nth=0").locator("thead th").nth(retain).locator("button").click()
-    texts = _column(page, retain)
+    adds = len(headers) - 1
+    page.locator(f"{MAIN} >> nth=0").locator("thead th").nth(adds).locator("button").click()
+    texts = _column(page, adds)
     empty = [text.startswith(("–", "n/a")) for text in texts]
     assert empty == sorted(empty)
     assert messages == []
@@ -109,7 +109,7 @@ def test_tables_sort_by_number_both_ways_with_missing_values_last(browser: Any, 
 
 def test_filtering_keeps_the_rows_that_hold_every_word(browser: Any, report: Path) -> None:
     page, _, _ = _open(browser, report)
-    field = page.get_by_label("Filter rows").first
+    field = page.get_by_label("Filter rows of Accuracy and cost").first
     field.fill("metagrad emulated")
     assert {name.split("\n")[0] for name in _column(page, 0)} == {
         "metagrad_int4_retain", "metagrad_int4_slim", "metagrad_int4_recompute",

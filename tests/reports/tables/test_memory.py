@@ -7,7 +7,7 @@ from bench.profilers.memory_categories import CATEGORIES
 from bench.records.schema import MemoryPhase, RunRecord
 from bench.units import MEBIBYTE, Absent
 from reports.sections import build_sections
-from reports.tables.memory import category_table
+from reports.tables.memory import category_table, strategy_table
 
 MakeRecord = Callable[..., RunRecord]
 
@@ -29,8 +29,10 @@ def test_the_table_shows_the_phase_that_held_most(make_record: MakeRecord) -> No
     (row,) = table.rows
     texts = {column.key: cell.text for column, cell in zip(table.columns, row.cells, strict=True)}
     assert (texts["phase"], texts["weights"], texts["activations"]) == ("backward", "1.00 MiB", "8.00 MiB")
-    assert texts["hypernet_bound"] == "1.00 MiB"
-    assert [column.key for column in table.columns[2:-1]] == list(CATEGORIES)
+    assert row.cells[-1].source == f"memory.phases[1].categories.{list(CATEGORIES)[-1]}"
+    assert [column.key for column in table.columns[2:]] == list(CATEGORIES)
+    bound = strategy_table(section).rows[0].cells[-1]
+    assert (bound.text, bound.source) == ("1.00 MiB", "memory.hypernet_bound_bytes")
 
 
 def test_a_record_of_an_older_version_has_no_such_table(make_record: MakeRecord) -> None:
