@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "errors", "units", "config", "seeding", "layout", "hardware", "native", "kernels", "quantizers", "hypernets",
     "optim", "layers", "models", "data", "update", "records.schema", "methods", "profilers", "training", "records",
-    "stats", "timing", "timing_summary", "compare", "gating", "keys", "locks", "progress", "estimate", "passes", "process",
+    "stats", "timing", "timing_summary", "gating", "keys", "locks", "progress", "estimate", "passes", "process",
     "cell", "precheck", "app",
 )  # fmt: skip
 

@@ -10,11 +10,13 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.compare import CELL, Verdict, compare_all
 from bench.errors import ExitCode, NothingMeasuredError
+from bench.gating import CELL, Row, Verdict, compare
+from bench.gating.decide import show_value
 from bench.records.baseline import Entry, cell_label, is_measured, read_baseline, write_baseline
 from bench.records.store import show_path, show_text
-from tools.gate import format_change, format_value, read_entries
+from tools.gate import read_entries
+from tools.gate_output import format_change
 from tools.output import emit
 
 EPILOG = """The file is replaced as a whole, and what moved in it is printed. A file that is no baseline stays.
@@ -98,8 +100,7 @@ def _moves(before: list[Entry], after: Sequence[Entry]) -> list[str]:
     ]
     stays = [entry for entry in before if _identity(entry) in kept]
     now = [entry for entry in after if _identity(entry) in known]
-    moved = [verdict for verdict in compare_all(stays, now) if verdict.kind != "ok"]
-    lines += [_move(verdict) for verdict in moved]
+    lines += [_move(row) for row in compare(now, stays).rows if row.verdict is not Verdict.OK]
     if not lines:
         same = {_identity(entry): entry for entry in before} == {_identity(entry): entry for entry in after}
         lines.append("Nothing moved." if same else "No metric moved by more than its threshold.")
@@ -110,9 +111,9 @@ def _identity(entry: Entry) -> tuple[str, str]:
     return entry.config_digest, entry.fingerprint
 
 
-def _move(verdict: Verdict) -> str:
-    if verdict.metric == CELL:
-        return f"{verdict.cell}: {verdict.reason}"
-    old, new = (format_value(verdict.metric, value) for value in (verdict.baseline, verdict.candidate))
-    change = format_change(verdict)
-    return f"{verdict.cell}: {verdict.metric} {old} -> {new}" + (f" ({change})" if change else "")
+def _move(row: Row) -> str:
+    if row.metric == CELL:
+        return f"{row.cell}: {row.reason}"
+    old, new = (show_value(row.metric, value) for value in (row.baseline, row.candidate))
+    change = format_change(row)
+    return f"{row.cell}: {row.metric} {old} -> {new}" + (f" ({change})" if change else "")

@@ -18,9 +18,8 @@ from bench.gating.ratio_test import RatioTest, Repeats, Spread, ratio_test, usua
 from bench.gating.seeds import SeedGroup, decide_seeds, group_seeds, seed_test
 from bench.gating.verdicts import CELL, Reference, Row, Verdict, worst_first
 from bench.records.baseline import Entry, Metric, Samples, cell_label, is_measured
+from bench.records.schema import FINISHED, STATUS_VERBS, STATUSES
 from bench.units import Absent
-
-SEVERITY = ("ok", "diverged", "out_of_memory", "failed")  # statuses, best first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +28,10 @@ class Comparison:
 
     rows: tuple[Row, ...]
     num_tests: int  # ratios and seed groups that were tested, all of which the correction counts
-    num_compared: int  # cells that were compared with a partner
+    num_compared: int  # cells of the baseline that were compared
+    num_released: int  # cells of the release's baseline that were compared
     alpha: float
-    nothing_measured: bool  # no candidate holds a measurement, and none newly failed
+    is_empty: bool  # nothing was compared, and nothing was found either
 
     def suspects(self) -> frozenset[tuple[str, str]]:
         """``(config_digest, fingerprint)`` of cells to measure again before they count: slower, sure or not."""
@@ -71,13 +71,30 @@ def compare(
         for pair in match(ours, release)
         if pair.candidate and pair.baseline and not differences(pair.candidate, pair.baseline)
     ]
-    compared += _walk_pairs(pinned, "release", work)
+    released = _walk_pairs(pinned, "release", work)
     rows = work.finish()
-    nothing = not any(map(is_measured, ours)) and not any(row.verdict is Verdict.FAILED for row in rows)
     return Comparison(
-        rows=tuple(worst_first(rows)), num_tests=work.num_tests, num_compared=compared, alpha=policy.alpha,
-        nothing_measured=nothing,
-    )  # fmt: skip
+        rows=tuple(worst_first(rows)),
+        num_tests=work.num_tests,
+        num_compared=compared,
+        num_released=released,
+        alpha=policy.alpha,
+        is_empty=_is_empty(rows, ours),
+    )
+
+
+def _is_empty(rows: list[Row], candidates: list[Entry]) -> bool:
+    """Whether rows rest on no measurement at all; a cell that newly failed is a finding, not nothing."""
+    if not any(map(is_measured, candidates)):
+        return all(row.verdict is not Verdict.FAILED for row in rows)
+    weightless = (Verdict.NEW, Verdict.OK)
+    is_finished = {entry.config_digest for entry in candidates if entry.status in FINISHED}
+    return not any(
+        row.verdict not in weightless
+        or (row.baseline is not None and row.candidate is not None)
+        or (row.metric == CELL and row.verdict is Verdict.OK and row.config_digest in is_finished)
+        for row in rows
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +172,7 @@ def _on_pair(pair: Pair, reference: Reference) -> tuple[list[Row], bool]:
         reason = "the baseline has this cell and the candidate does not."
         return [_on_cell(Verdict.MISSING, baseline, reason, reference)], False
     if baseline is None:
-        if candidate.status in ("failed", "out_of_memory"):
+        if candidate.status not in FINISHED:
             reason = f"it {_became(candidate)}, and the baseline does not know it on this machine."
             return [_on_cell(Verdict.FAILED, candidate, reason, reference)], False
         reason = "the baseline does not know this cell on this machine."
@@ -163,7 +180,7 @@ def _on_pair(pair: Pair, reference: Reference) -> tuple[list[Row], bool]:
     sentence = differences(candidate, baseline)
     if sentence:
         return [_on_cell(Verdict.NOT_COMPARABLE, candidate, sentence, reference)], False
-    before, after = SEVERITY.index(baseline.status), SEVERITY.index(candidate.status)
+    before, after = STATUSES.index(baseline.status), STATUSES.index(candidate.status)
     if after > before:
         was = f"and was {_words(baseline.status)} in the {reference}"
         return [_on_cell(Verdict.FAILED, candidate, f"it {_became(candidate)}, {was}.", reference)], False
@@ -269,6 +286,5 @@ def _words(status: str) -> str:
 
 
 def _became(entry: Entry) -> str:
-    words = {"failed": "failed", "out_of_memory": "ran out of memory", "diverged": "diverged"}
     reason = entry.reason.rstrip(".")
-    return words[entry.status] + (f" ({reason})" if reason else "")
+    return STATUS_VERBS[entry.status] + (f" ({reason})" if reason else "")

@@ -146,5 +146,7 @@ def _group(name: str, members: list[tuple[Entry, float, float]], reference: Refe
 
 def _without_seed(entry: Entry) -> str:
     """What the seeds of one cell have in common."""
+    if "seed" not in entry.config:
+        return cell_key(entry)
     config = {name: value for name, value in entry.config.items() if name != "seed"}
-    return json.dumps([entry.suite, entry.variant, config], sort_keys=True) if config else cell_key(entry)
+    return json.dumps([entry.suite, entry.variant, entry.model, entry.data, config], sort_keys=True)

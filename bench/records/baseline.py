@@ -20,7 +20,7 @@ import msgspec
 
 from bench.errors import RecordError
 from bench.records.schema import RunRecord, Status
-from bench.records.store import check_header, pretty_json, read_bytes, show_path, write_atomic
+from bench.records.store import RECORD_FILE, check_header, pretty_json, read_bytes, show_path, write_atomic
 from bench.records.throttled import Unthrottled, set_throttled_aside
 from bench.units import Absent
 
@@ -176,6 +176,16 @@ def read_baseline(path: Path) -> Baseline:
     except (ValueError, RecursionError) as error:
         raise RecordError(f"The baseline {name} is damaged: {error}; restore it or write it again.") from error
     return baseline
+
+
+def is_baseline(path: Path) -> bool:
+    """Whether a path is a file that calls itself a baseline, whole or not."""
+    if not path.is_file():
+        return False
+    try:
+        return b'"entries"' in path.read_bytes() and path.name != RECORD_FILE
+    except OSError:
+        return False
 
 
 def config_digest(config: dict[str, Any]) -> str:

@@ -28,8 +28,8 @@ def cell(name: str, seed: int, *, memory: int = 10**8, **factors: float) -> Entr
     metrics["peak_allocated_bytes"] = Metric(samples=((memory,),))
     return Entry(
         suite="s", variant=name, model="m", data="d", seed=0, config_digest=f"digest-{name}", fingerprint="cpu-0",
-        status="ok", reason="", code_version="1", started_at="", environment={}, config={"variant_name": name},
-        metrics=metrics,
+        status="ok", reason="", throttled_set_aside=0, throttled_kept=0, code_version="1", started_at="",
+        environment={}, config={"variant_name": name}, metrics=metrics,
     )  # fmt: skip
 
 

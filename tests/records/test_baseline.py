@@ -44,7 +44,7 @@ def written(tmp_path: Path, make_record: MakeRecord) -> Path:
 
 def test_a_baseline_holds_raw_samples_per_repeat_under_names_with_units(written: Path, make_record: MakeRecord) -> None:
     content = json.loads(written.read_text())
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
     assert content["created"] == "2026-11-21T12:00:00+00:00"
     (entry,) = content["entries"]
     metrics = entry["metrics"]
@@ -79,6 +79,7 @@ def test_a_cell_is_found_again_after_a_change_of_code_or_of_what_has_no_effect(m
     assert first == digest(
         {"device": "cpu", "protocol": {"pass_limit_s": 9.0, "batch_size": 8}, "seed": 0}, code_version="2", key="other"
     )
+    assert first == digest({"seed": 0, "protocol": {"batch_size": 8, "passes": ["timing"]}, "device": "cpu"})
     assert first != digest({"seed": 0, "protocol": {"batch_size": 9, "pass_limit_s": 5.0}, "device": "auto"})
     assert first != digest({"seed": 1, "protocol": {"batch_size": 8, "pass_limit_s": 5.0}, "device": "auto"})
 
@@ -119,6 +120,14 @@ def test_synthetic_data_has_no_accuracy(make_record: MakeRecord) -> None:
     assert entry.metrics["test_accuracy_pct"].samples == Absent(reason="synthetic data has no accuracy")
 
 
+def test_times_are_rounded_far_below_their_noise(make_record: MakeRecord) -> None:
+    timing = make_record().timing
+    assert timing is not None
+    exact = dataclasses.replace(timing.repeats[0], step_ms=(100.123456789, 0.0123456789, 3.0))
+    record = make_record(timing=dataclasses.replace(timing, repeats=(exact,)))
+    assert entry_of(record).metrics["step_ms"].samples == ((100.123, 0.0123457, 3.0),)
+
+
 def test_the_excerpt_keeps_all_that_tells_machines_apart(make_record: MakeRecord) -> None:
     block = read_environment(torch.device("cpu"))
     excerpt = entry_of(make_record(environment=block)).environment
@@ -151,14 +160,16 @@ def test_a_baseline_is_replaced_atomically_and_through_a_link(tmp_path: Path, ma
         (b"[]", "is not a baseline of metagrad-bench"),
         (b'{"name": "package", "version": 3}', "is not a baseline of metagrad-bench"),
         (b'{"schema_version": 1, "key": "a record"}', "is not a baseline of metagrad-bench"),
-        (b'{"schema_version": 2, "created": "", "entries": []}', "has schema version 2 .*update"),
+        (b'{"schema_version": 3, "created": "", "entries": []}', "has schema version 3 .*update"),
         (b'{"schema_version": 7, "entries": 3}', "has schema version 7 .*update"),
-        (b'{"schema_version": 0, "created": "", "entries": []}', "is not a baseline"),
-        (b'{"schema_version": 1, "created": "", "entries": {}}', r"damaged: Expected `array`.*\$\.entries"),
-        (b'{"schema_version": 1, "created": "", "entries": [3]}', r"damaged: .*\$\.entries\[0\]"),
-        (b'{"schema_version": 1, "schema_version": 1, "created": "", "entries": []}', "'schema_version' stands twice"),
-        (b'{"schema_version": 1, "created": "", "entries": ' + b"[" * 100_000, "is (damaged|not )"),
-        (b'{"schema_version": 1, "created": "", "entries": [], "x": ' + b"[" * 9000 + b"]" * 9000 + b"}", "is "),
+        (b'{"schema_version": 1, "entries": [{}]}', "version 1 of an older metagrad-bench; write it again with `meta"),
+        (b'{"schema_version": 0, "created": "", "entries": []}', "version 0 of an older metagrad-bench"),
+        (b'{"created": "", "entries": []}', "is not a baseline"),
+        (b'{"schema_version": 2, "created": "", "entries": {}}', r"damaged: Expected `array`.*\$\.entries"),
+        (b'{"schema_version": 2, "created": "", "entries": [3]}', r"damaged: .*\$\.entries\[0\]"),
+        (b'{"schema_version": 2, "schema_version": 2, "created": "", "entries": []}', "'schema_version' stands twice"),
+        (b'{"schema_version": 2, "created": "", "entries": ' + b"[" * 100_000, "is (damaged|not )"),
+        (b'{"schema_version": 2, "created": "", "entries": [], "x": ' + b"[" * 9000 + b"]" * 9000 + b"}", "is "),
         (b"{" + b'"a":{' * 100_000, "is not "),
     ],
 )

@@ -1,0 +1,424 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.gating import CELL, THRESHOLDS, Policy, Row, Threshold, Verdict, compare, worst_first
+from bench.gating.policy_file import with_threshold
+from bench.records.baseline import Entry, Metric, config_digest, entry_of
+from bench.records.schema import RunRecord
+from bench.units import Absent
+
+MakeRecord = Callable[..., RunRecord]
+
+
+@pytest.fixture
+def entry(make_record: MakeRecord) -> Entry:
+    return entry_of(make_record())
+
+
+def scaled(entry: Entry, **factors: float) -> Entry:
+    """The entry with each named metric's samples multiplied."""
+    metrics = dict(entry.metrics)
+    for name, factor in factors.items():
+        samples = metrics[name].samples
+        assert not isinstance(samples, Absent)
+        metrics[name] = Metric(samples=tuple(tuple(value * factor for value in repeat) for repeat in samples))
+    return dataclasses.replace(entry, metrics=metrics)
+
+
+def with_value(entry: Entry, name: str, value: float | Absent) -> Entry:
+    samples = value if isinstance(value, Absent) else ((value,),)
+    return dataclasses.replace(entry, metrics=entry.metrics | {name: Metric(samples=samples)})
+
+
+def with_samples(entry: Entry, name: str, samples: tuple[tuple[float, ...], ...]) -> Entry:
+    return dataclasses.replace(entry, metrics=entry.metrics | {name: Metric(samples=samples)})
+
+
+def configured(entry: Entry, **config: Any) -> Entry:
+    return dataclasses.replace(entry, config=config, config_digest=config_digest(config))
+
+
+def judge(baseline: Entry, candidate: Entry, policy: Policy | None = None) -> list[Row]:
+    return list(compare([candidate], [baseline], policy).rows)
+
+
+def judge_all(baseline: list[Entry], candidates: list[Entry]) -> list[Row]:
+    return list(compare(candidates, baseline).rows)
+
+
+def verdicts(rows: list[Row]) -> dict[str, str]:
+    """Verdicts that are not ok, by metric."""
+    return {row.metric: row.verdict.value for row in rows if row.verdict is not Verdict.OK}
+
+
+def of(rows: list[Row], metric: str) -> Row:
+    return next(row for row in rows if row.metric == metric)
+
+
+def test_identical_records_are_ok_in_every_metric(entry: Entry) -> None:
+    rows = judge(entry, entry)
+    assert {row.verdict for row in rows} == {Verdict.OK}
+    assert {row.metric for row in rows} == set(THRESHOLDS)
+    assert {row.change_pct for row in rows} == {0.0}
+
+
+def test_a_row_carries_values_change_threshold_and_words(entry: Entry) -> None:
+    row = of(judge(entry, scaled(entry, peak_allocated_bytes=1.05)), "peak_allocated_bytes")
+    assert (row.verdict, row.threshold_pct) == (Verdict.REGRESSED, 0.5)
+    assert (row.baseline, row.candidate) == (40 * 1024**2, 42 * 1024**2)
+    assert row.change_pct == pytest.approx(5.0)
+    assert row.reason == "worse by 5 %, more than 0.5 %."
+    assert row.cell == "demo/metagrad_int4_recompute resnet20 digits seed 0"
+
+
+@pytest.mark.parametrize(
+    ("factors", "found"),
+    [
+        ({"step_ms": 1.08}, {}),
+        ({"step_ms": 1.30}, {"step_ms": "regressed"}),
+        ({"step_ms": 1.12}, {"step_ms": "regressed"}),
+        ({"step_ms": 0.70}, {"step_ms": "improved"}),
+        # The whole machine is slower by a third: what the FP32 steps in between also saw is no regression.
+        ({"step_ms": 1.35, "fp32_step_ms": 1.35, "forward_ms": 1.35, "backward_ms": 1.35, "meta_ms": 1.35,
+          "optimizer_ms": 1.35}, {}),
+        # Twice as slow together: the machine or what both steps share, which nothing here can tell apart.
+        ({"step_ms": 2, "fp32_step_ms": 2, "forward_ms": 2, "backward_ms": 2, "meta_ms": 2, "optimizer_ms": 2},
+         {"fp32_step_ms": "inconclusive"}),
+        ({"forward_ms": 1.10}, {}),
+        ({"forward_ms": 1.40}, {"forward_ms": "regressed"}),
+        ({"meta_ms": 0.60}, {"meta_ms": "improved"}),
+        ({"data_ms": 2.00}, {}),  # 1 ms of a step of 100 ms
+        ({"data_ms": 9.00}, {"data_ms": "regressed"}),
+        ({"peak_allocated_bytes": 1.004}, {}),
+        ({"peak_allocated_bytes": 1.01}, {"peak_allocated_bytes": "regressed"}),
+        ({"peak_allocated_bytes": 0.98}, {"peak_allocated_bytes": "improved"}),
+        ({"peak_process_bytes": 1.02}, {}),
+        ({"peak_process_bytes": 1.05}, {"peak_process_bytes": "regressed"}),
+        ({"hypernet_extra_allocated_bytes": 1.004}, {}),
+        ({"hypernet_extra_allocated_bytes": 1.10}, {"hypernet_extra_allocated_bytes": "regressed"}),
+        ({"hypernet_extra_process_bytes": 2.00}, {}),  # 5 MiB more in a process of 400 MiB
+        ({"hypernet_extra_process_bytes": 4.00}, {"hypernet_extra_process_bytes": "regressed"}),
+    ],
+)  # fmt: skip
+def test_each_metric_has_its_own_threshold(entry: Entry, factors: dict[str, float], found: dict[str, str]) -> None:
+    assert verdicts(judge(entry, scaled(entry, **factors))) == found
+
+
+def test_runs_measured_in_turn_are_judged_more_tightly(entry: Entry) -> None:
+    slower = scaled(entry, step_ms=1.08, backward_ms=1.12)
+    assert verdicts(judge(entry, slower)) == {}
+    assert verdicts(judge(entry, slower, Policy(interleaved=True))) == {
+        "step_ms": "regressed", "backward_ms": "regressed",
+    }  # fmt: skip
+
+
+def test_a_slowdown_that_noise_may_have_made_is_inconclusive(entry: Entry) -> None:
+    shifted = tuple(tuple(factor * value for value in (101.0, 99.0, 100.0, 102.0)) for factor in (1.0, 1.12, 1.3))
+    row = of(judge(entry, with_samples(entry, "step_ms", shifted)), "step_ms")
+    assert row.verdict is Verdict.INCONCLUSIVE
+    assert "more than 10 %, but noise may do that (chance 1 after" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "verdict"),
+    [
+        ("test_accuracy_pct", 94.1, "ok"),
+        ("test_accuracy_pct", 93.0, "inconclusive"),
+        ("test_accuracy_pct", 85.0, "regressed"),
+        ("test_accuracy_pct", 99.9, "improved"),
+        ("integer_share_pct", 99.99, "regressed"),
+        ("integer_share_pct", 100.0, "ok"),
+    ],
+)
+def test_accuracy_counts_in_points_and_the_integer_share_exactly(
+    entry: Entry, metric: str, value: float, verdict: str
+) -> None:
+    row = of(judge(entry, with_value(entry, metric, value)), metric)
+    assert row.verdict.value == verdict
+    before = of(judge(entry, entry), metric).baseline
+    assert before is not None
+    assert row.change_pct == pytest.approx(value - before)
+
+
+def test_a_phase_says_against_what_it_was_measured(entry: Entry) -> None:
+    row = of(judge(entry, scaled(entry, forward_ms=2, fp32_step_ms=1.25)), "forward_ms")
+    assert (row.baseline, row.candidate, row.change_pct) == (30.0, 60.0, pytest.approx(60.0))
+    assert row.reason.startswith("worse: +60 % (95 % interval +")
+    assert row.reason.endswith(", relative to the FP32 step (20.0 ms, now 25.0 ms).")
+
+
+def test_a_change_from_nothing_has_no_percentage_but_a_verdict(entry: Entry) -> None:
+    base = with_value(entry, "hypernet_extra_allocated_bytes", 0)
+    row = of(judge(base, entry), "hypernet_extra_allocated_bytes")
+    assert (row.verdict, row.change_pct) == (Verdict.REGRESSED, None)
+    assert row.reason == "worse from 0, more than 0.5 %."
+    assert of(judge(base, base), "hypernet_extra_allocated_bytes").verdict is Verdict.OK
+
+
+def test_memory_of_several_repeats_regresses_only_if_none_contradicts(entry: Entry) -> None:
+    def repeats(*values: int) -> Entry:
+        samples = tuple((value,) for value in values)
+        return dataclasses.replace(entry, metrics=entry.metrics | {"peak_process_bytes": Metric(samples=samples)})
+
+    before = repeats(100, 101, 102)
+    assert of(judge(before, repeats(106, 107, 106)), "peak_process_bytes").verdict is Verdict.REGRESSED
+    unsure = of(judge(before, repeats(106, 107, 102)), "peak_process_bytes")
+    assert unsure.verdict is Verdict.INCONCLUSIVE
+    assert unsure.reason == "changed by 4.95 %, more than 3 %, but repeats overlap."
+
+
+def test_a_metric_that_became_absent_is_missing_and_one_that_appeared_is_new(entry: Entry) -> None:
+    without = with_value(entry, "peak_process_bytes", Absent(reason="no permission"))
+    lost = of(judge(entry, without), "peak_process_bytes")
+    assert (lost.verdict.value, lost.reason, lost.candidate) == ("missing", "became n/a (no permission).", None)
+    assert lost.baseline == 400 * 1024**2
+    gained = of(judge(without, entry), "peak_process_bytes")
+    assert (gained.verdict.value, gained.reason) == ("new", "the baseline has n/a (no permission).")
+    assert "peak_process_bytes" not in {row.metric for row in judge(without, without)}
+
+
+def test_a_metric_that_vanished_from_the_record_is_missing(entry: Entry) -> None:
+    metrics = {name: metric for name, metric in entry.metrics.items() if name != "meta_ms"}
+    assert verdicts(judge(entry, dataclasses.replace(entry, metrics=metrics))) == {"meta_ms": "missing"}
+
+
+def test_without_the_fp32_step_it_is_missing_and_times_say_so(entry: Entry) -> None:
+    rows = judge(entry, with_value(entry, "fp32_step_ms", Absent(reason="no FP32 steps")))
+    assert verdicts(rows) == {"fp32_step_ms": "missing"}
+    assert of(rows, "fp32_step_ms").reason == "became n/a (no FP32 steps)."
+    assert "in absolute time" in of(rows, "forward_ms").reason
+
+
+def test_a_metric_without_a_threshold_is_not_passed_in_silence(entry: Entry) -> None:
+    other = with_value(entry, "energy_j", 3.0)
+    assert verdicts(judge(other, other)) == {"energy_j": "not_comparable"}
+    assert verdicts(judge(other, entry)) == {"energy_j": "missing"}
+
+
+def test_a_phase_that_no_table_lists_is_judged_like_the_others(entry: Entry) -> None:
+    def packing(value: float) -> Entry:
+        return with_value(entry, "pack_ms", value)
+
+    assert of(judge(packing(8.0), packing(8.0)), "pack_ms").verdict is Verdict.OK
+    assert of(judge(packing(8.0), packing(80.0)), "pack_ms").verdict is Verdict.REGRESSED
+
+
+def test_thresholds_are_data_that_can_be_replaced(entry: Entry) -> None:
+    slow = scaled(entry, step_ms=1.3)
+    loose = with_threshold(Policy(), "step_ms", 35.0)
+    assert verdicts(judge(entry, slow)) == {"step_ms": "regressed"}
+    assert verdicts(judge(entry, slow, loose)) == {}
+    assert of(judge(entry, slow, loose), "step_ms").threshold_pct == 35.0
+
+
+def test_an_interval_that_a_gross_regression_fits_into_is_no_pass(entry: Entry) -> None:
+    wild = tuple(tuple(100 * factor * ratio for ratio in (1, 1.1, 0.9, 1)) for factor in (0.5, 1.0, 2.0))
+    row = of(judge(with_samples(entry, "step_ms", wild), entry), "step_ms")
+    assert abs(row.change_pct or 0.0) < 10
+    assert row.verdict is Verdict.INCONCLUSIVE
+    assert "the interval does not rule out 40 %: measure more processes" in row.reason
+
+
+def test_seeds_of_one_cell_are_judged_together(entry: Entry) -> None:
+    def seeds(*accuracies: float) -> list[Entry]:
+        return [
+            dataclasses.replace(with_value(configured(entry, seed=seed), "test_accuracy_pct", value), seed=seed)
+            for seed, value in enumerate(accuracies)
+        ]
+
+    before = seeds(95.0, 94.5, 95.5, 95.2, 94.8)
+    rows = compare(seeds(93.0, 92.4, 93.6, 93.1, 92.9), before).rows
+    (row,) = (row for row in rows if row.metric == "test_accuracy_pct")
+    assert row.verdict is Verdict.REGRESSED
+    assert row.cell == "demo/metagrad_int4_recompute resnet20 digits seeds 0, 1, 2, 3, 4"
+    assert (row.baseline, row.candidate) == (pytest.approx(95.0), pytest.approx(93.0))
+    assert row.reason.startswith("worse: -2.00 points over 5 seeds (95 % interval -2.")
+    uneven = compare(seeds(95.5, 88.0, 96.0, 89.9, 96.5), before).rows
+    assert of(list(uneven), "test_accuracy_pct").verdict is Verdict.INCONCLUSIVE
+
+
+def test_an_option_that_one_version_did_not_have_counts_as_at_its_default(entry: Entry) -> None:
+    before = configured(entry, seed=0, variant_name="a")
+    assert verdicts(judge(before, configured(entry, seed=0, variant_name="a", compact=False))) == {}
+    (row,) = judge(before, configured(entry, seed=0, variant_name="a", compact=True))
+    assert row.reason == "the configuration differs: compact: false against true."
+
+
+def test_every_row_explains_itself_and_ends_in_its_verdict(entry: Entry) -> None:
+    rows = judge(entry, scaled(entry, step_ms=1.3, peak_allocated_bytes=2))
+    assert all(row.explanation for row in rows)
+    step = of(rows, "step_ms")
+    assert step.explanation[-1] == f"So it is regressed: {step.reason}"
+    assert len(step.explanation) == 10
+    for words in (
+        "12 samples in 3 processes",
+        "FP32 step of their own processes (20.0 ms, now 20.0 ms)",
+        "The threshold is 10 %; the change is beyond it.",
+        "Student's t of 12 degrees",
+    ):
+        assert any(words in sentence for sentence in step.explanation), words  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ("ok", "failed", "failed"),
+        ("ok", "out_of_memory", "failed"),
+        ("ok", "crashed", "failed"),
+        ("diverged", "killed", "failed"),
+        ("timed_out", "timed_out", "ok"),
+        ("crashed", "ok", "improved"),
+        ("ok", "diverged", "failed"),
+        ("diverged", "failed", "failed"),
+        ("diverged", "diverged", "ok"),
+        ("out_of_memory", "out_of_memory", "ok"),
+        ("failed", "failed", "ok"),
+        ("diverged", "ok", "improved"),
+        ("failed", "diverged", "improved"),
+    ],
+)
+def test_a_status_that_got_worse_is_failed_and_one_that_stayed_is_ok(
+    entry: Entry, before: Any, after: Any, found: str
+) -> None:
+    reason = "" if after == "ok" else "loss is nan at step 3"
+    rows = judge(dataclasses.replace(entry, status=before), dataclasses.replace(entry, status=after, reason=reason))
+    row = of(rows, CELL)
+    assert row.verdict.value == found
+    assert ("loss is nan at step 3" in row.reason) == (found != "improved")
+    assert len(rows) == 1 if found == "failed" else len(rows) > 1
+
+
+def test_another_machine_is_not_comparable_and_says_in_what(entry: Entry) -> None:
+    elsewhere = dataclasses.replace(
+        entry, fingerprint="cpu-0", environment=entry.environment | {"torch": {"version": "2.14.0+cpu", "threads": 8}}
+    )
+    (row,) = judge(entry, elsewhere)
+    assert row.verdict is Verdict.NOT_COMPARABLE
+    assert row.reason == (
+        "the machine differs: torch version: 2.13.0+cpu against 2.14.0+cpu; number of threads: unknown against 8."
+    )
+    (blank,) = judge(entry, dataclasses.replace(entry, fingerprint="cpu-0"))
+    assert blank.reason == "the machine differs: fingerprint: cpu-89abcdef against cpu-0."
+
+
+def test_another_configuration_is_not_comparable_and_says_in_what(entry: Entry) -> None:
+    config = {f"key{number}": number for number in range(6)}
+    before = configured(entry, hidden=4, **config)
+    (row,) = judge(before, configured(entry, hidden=8, **config))
+    assert (row.verdict.value, row.reason) == ("not_comparable", "the configuration differs: hidden: 4 against 8.")
+    (many,) = judge(before, configured(entry, hidden=4))
+    assert many.reason.endswith("key3: 3 against none; and 2 more.")
+    (subtle,) = judge(configured(entry, flag=1), configured(entry, flag=True))
+    assert subtle.reason == "the configuration differs: flag: 1 against true."
+
+
+def test_a_vanished_cell_is_missing_and_an_added_one_is_new(entry: Entry) -> None:
+    first, second = (dataclasses.replace(configured(entry, v=name), variant=name) for name in "ab")
+    rows = judge_all([first, second], [second])
+    assert [(row.verdict.value, row.metric) for row in rows if row.verdict is not Verdict.OK] == [("missing", CELL)]
+    assert rows[0].cell.startswith("demo/a ")
+    rows = judge_all([first], [first, second])
+    assert [(row.verdict.value, row.cell[:6]) for row in rows if row.verdict is not Verdict.OK] == [("new", "demo/b")]
+
+
+def test_a_new_cell_that_failed_is_a_finding(entry: Entry) -> None:
+    first, second = (dataclasses.replace(configured(entry, v=name), variant=name) for name in "ab")
+    broken = dataclasses.replace(second, status="failed", reason="killed.")
+    (row, *_) = judge_all([first], [first, broken])
+    assert (row.verdict.value, row.reason) == (
+        "failed", "it failed (killed), and the baseline does not know it on this machine.",
+    )  # fmt: skip
+    diverged = dataclasses.replace(second, status="diverged", reason="nan")
+    assert judge_all([first], [first, diverged])[0].verdict is Verdict.NEW
+
+
+def test_a_changed_configuration_answers_for_the_cell_of_its_name(entry: Entry) -> None:
+    rows = judge_all([configured(entry, lr=0.1)], [configured(entry, lr=0.2)])
+    assert [(row.verdict.value, row.reason) for row in rows] == [
+        ("not_comparable", "the configuration differs: lr: 0.1 against 0.2.")
+    ]
+
+
+def test_cells_of_one_name_are_matched_by_their_configuration(entry: Entry) -> None:
+    first, second = configured(entry, lr=0.1), configured(scaled(entry, step_ms=3), lr=0.2)
+    assert {row.verdict.value for row in judge_all([first, second], [second, first])} == {"ok"}
+
+
+def test_a_file_of_several_machines_answers_for_the_present_one(entry: Entry) -> None:
+    cells = [dataclasses.replace(configured(entry, v=name), variant=name) for name in "ab"]
+    elsewhere = [dataclasses.replace(scaled(cell, step_ms=9), fingerprint="cuda-1") for cell in cells]
+    everything = cells + elsewhere
+    assert {row.verdict.value for row in judge_all(everything, cells)} == {"ok"}
+    assert {row.verdict.value for row in judge_all(everything, elsewhere)} == {"ok"}
+    missing = judge_all(everything, cells[:1])
+    assert [(row.verdict.value, row.fingerprint) for row in missing if row.verdict is not Verdict.OK] == [
+        ("missing", entry.fingerprint)
+    ]
+    stranger = dataclasses.replace(cells[0], fingerprint="cpu-7")
+    rows = judge_all(everything, [stranger])
+    assert [(row.verdict.value, row.cell[:6]) for row in rows] == [
+        ("missing", "demo/b"), ("not_comparable", "demo/a"),
+    ]  # fmt: skip
+
+
+def test_an_old_run_on_another_machine_beside_the_present_one_is_only_new(entry: Entry) -> None:
+    stale = dataclasses.replace(entry, fingerprint="cpu-7")
+    rows = judge_all([entry], [entry, stale])
+    assert {(row.verdict.value, row.fingerprint) for row in rows} == {("ok", "cpu-89abcdef"), ("new", "cpu-7")}
+
+
+def test_nothing_compared_is_told_from_a_failure(entry: Entry, make_record: MakeRecord) -> None:
+    record = make_record(status="failed", reason="x", timing=None, memory=None, accuracy=None, gemms=None)
+    broken = entry_of(record)
+    diverged = dataclasses.replace(broken, status="diverged")
+    bare = dataclasses.replace(entry, metrics={})
+    assert compare([broken], [broken]).is_empty
+    assert compare([entry], [bare]).is_empty
+    assert not compare([broken], [entry]).is_empty
+    assert not compare([entry], [entry]).is_empty
+    assert not compare([diverged], [diverged]).is_empty
+
+
+def test_rows_come_worst_first(entry: Entry) -> None:
+    rows = judge(entry, scaled(entry, step_ms=1.5, peak_allocated_bytes=1.5, forward_ms=0.5, peak_process_bytes=1.1))
+    order = [(row.verdict.value, row.metric) for row in worst_first(reversed(rows))]
+    assert order[:4] == [
+        ("regressed", "peak_allocated_bytes"),  # 100 times its threshold
+        ("regressed", "step_ms"),
+        ("regressed", "peak_process_bytes"),
+        ("improved", "forward_ms"),
+    ]
+    ranks = [row.verdict.rank for row in rows]
+    assert ranks == sorted(ranks)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    old=st.floats(1e-3, 1e9),
+    new=st.floats(1e-3, 1e9),
+    metric=st.sampled_from(["step_ms", "peak_allocated_bytes", "forward_ms"]),
+)
+def test_what_regressed_one_way_improved_or_passed_the_other(old: float, new: float, metric: str) -> None:
+    def only(value: float) -> Entry:
+        metrics = {"step_ms": Metric(samples=((1.0,),))} | {metric: Metric(samples=((value,),))}
+        return Entry(
+            suite="s", variant="v", model="m", data="d", seed=0, config_digest="0", fingerprint="f", status="ok",
+            reason="", throttled_set_aside=0, throttled_kept=0, code_version="", started_at="", environment={},
+            config={}, metrics=metrics,
+        )  # fmt: skip
+
+    forward, backward = of(judge(only(old), only(new)), metric), of(judge(only(new), only(old)), metric)
+    assert not (forward.verdict is backward.verdict is Verdict.REGRESSED)
+    assert not (forward.verdict is backward.verdict is Verdict.IMPROVED)
+    threshold = Policy().threshold_of(metric)
+    assert isinstance(threshold, Threshold)
+    if forward.verdict is Verdict.REGRESSED:
+        assert forward.change_pct is not None
+        assert forward.change_pct > threshold.limit
