@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
-import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-import msgspec
 import torch
 from omegaconf import OmegaConf
 
 from bench import native, passes
+from bench.cell_folder import CellFiles, fetch_spare, find_finished, only_here, save
 from bench.config import FLOAT_BITS, CellConfig, as_plain
-from bench.errors import RecordError
+from bench.files import DamagedFileError, read_sealed, remove_leftovers
 from bench.hardware.environment import fingerprint, read_environment
 from bench.hardware.probe import resolve_device
+from bench.journal import Journal
 from bench.keys import cell_folder, cell_key, code_version, weights_path
 from bench.layers.dispatch import Paths
 from bench.locks import device_lock
@@ -29,7 +30,6 @@ from bench.process import PassOutcome, run_pass
 from bench.profilers.nvml_sampler import NvmlSampler
 from bench.progress import SuiteProgress, current
 from bench.quantizers import PUBLISHED_FOR_ERRORS
-from bench.records.curves import write_curves
 from bench.records.schema import (
     FINISHED,
     SCHEMA_VERSION,
@@ -44,12 +44,11 @@ from bench.records.schema import (
     TimingRepeat,
     TimingResult,
 )
-from bench.records.store import read_record, write_record
-from bench.records.surface import write_surface
 from bench.timing_summary import busy_notices, difference, timing_notices, timing_result, with_device_state
 from bench.training.assemble import as_fp32, for_pretraining, without_hypernet
 from bench.units import Absent
 
+_VERBS = ("took ", "ran ", "was ", "did not ", "has no ")  # with which an outcome's reason may begin
 SNAPSHOT_FILE = "memory_snapshot.pickle"
 
 
@@ -60,40 +59,31 @@ def locate(cell: CellConfig) -> tuple[Path, str]:
     return cell_folder(cell, key), key
 
 
-def find_finished(folder: Path) -> RunRecord | None:
-    """The record of a cell that was measured to its end before; None if there is none or it failed."""
-    if not (folder / "record.json").is_file():
-        return None
-    try:
-        record = read_record(folder / "record.json")
-    except RecordError:
-        return None  # damaged: measured again, the old folder is set aside
-    return record if record.status in FINISHED else None
-
-
 def run_cell(cell: CellConfig) -> RunRecord:
     """Run a cell's passes and write its record; answers the earlier record where there is a finished one.
 
     Raises:
         RecordError: the record could not be written.
-        KeyboardInterrupt: Ctrl-C; what the cell had measured is not recorded, other cells' records stay.
+        KeyboardInterrupt: Ctrl-C; finished passes and the training's checkpoint are kept for the next run.
     """
     device = resolve_device(cell.device)
     folder, key = locate(cell)
     progress = current(cell.progress)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot create {folder.parent} ({error.strerror}): choose another output_dir.") from error
-    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+    with only_here(folder, on_wait=lambda: progress.update(f"waiting: another run measures {folder.name}")):
+        fetch_spare(folder)
         earlier = find_finished(folder)
         if earlier is not None and not cell.fresh:
             progress.skip_cell(folder.name)
             return earlier
-        _set_aside(folder)
-        run = _CellRun(cell=cell, device=str(device), progress=progress, folder=folder)
+        run = _CellRun(
+            cell=cell, device=str(device), progress=progress, folder=folder,
+            journal=Journal(folder.with_name(f".{folder.name}.resume"), owner=f"{key} {device}"),
+        )  # fmt: skip
+        if cell.fresh:
+            run.journal.remove()
         record = run.measure(key)
-        _save(folder, cell, record, run)
+        save(folder, run.left(record))
+        run.clean_up(record)
     progress.finish_cell(record.status if not record.reason else f"{record.status}: {record.reason}")
     return record
 
@@ -107,17 +97,6 @@ def count_passes(cell: CellConfig) -> int:
     return count + ("accuracy" in chosen)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _StoredPaths:
-    """The choices of dispatch=auto, while a cell has no record yet."""
-
-    owner: str  # code, machine and device
-    paths: Paths
-
-    def paths_of(self, owner: str) -> Paths:
-        return self.paths if owner == self.owner else {}
-
-
 @dataclass(slots=True, kw_only=True)
 class _CellRun:
     """The passes of one cell and what they answered."""
@@ -126,10 +105,13 @@ class _CellRun:
     device: str
     progress: SuiteProgress
     folder: Path
+    journal: Journal
+    spent_s: float = 0.0  # in passes of this run
     weights: str | None = None
     paths: Paths = field(default_factory=dict)  # what dispatch=auto chose
     statuses: list[tuple[Status, str]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
     tracebacks: list[str] = field(default_factory=list)
     losses: tuple[float, ...] = ()
     hypernet_points: tuple[HypernetPoint, ...] = ()
@@ -141,11 +123,8 @@ class _CellRun:
         start = time.monotonic()
         environment = _environment(cell, torch.device(self.device))
         self.progress.start_cell(f"{cell.variant_name} {cell.model.name} {cell.data.name}", count_passes(cell))
-        self.paths = self._earlier_paths(environment)
-        check: passes.CheckAnswer | None = self._run("check", passes.check_pass, paths=self.paths)
-        if check is not None and check.paths:
-            self.paths = check.paths
-            self._store_paths(environment)
+        check: passes.CheckAnswer | None = self._run("check", passes.check_pass, keep="check")
+        self.paths = check.paths if check is not None else {}
         accuracy = timing = memory = hypernet = None
         if check is None:
             reason = self.missing["check"]
@@ -168,7 +147,7 @@ class _CellRun:
             status=status,
             reason=reason,
             started_at=started_at,
-            duration_s=round(time.monotonic() - start, 3),
+            duration_s=round(time.monotonic() - start + self.journal.kept_s, 3),
             code_version=code_version(),
             fingerprint=fingerprint(environment),
             cell=as_plain(cell),
@@ -182,35 +161,15 @@ class _CellRun:
             hypernet=hypernet,
             gemms=check.gemms if check else None,
             missing=self.missing,
-            notices=(*_notices(check, cell, self.device), *busy_notices(timing), *timing_notices(timing)),
+            notices=(
+                *_notices(check, cell, self.device),
+                *busy_notices(timing),
+                *timing_notices(timing),
+                *self.journal.sittings(),
+                *self.notices,
+                *self.journal.notices,
+            ),
         )
-
-    def _earlier_paths(self, environment: dict[str, Any]) -> Paths:
-        """What an attempt at this cell that did not come to its end had chosen, on this machine with this code."""
-        file = self.paths_file()
-        if self.cell.dispatch != "auto" or self.cell.fresh or not file.is_file():
-            return {}
-        try:
-            return msgspec.json.decode(file.read_bytes(), type=_StoredPaths).paths_of(self._paths_owner(environment))
-        except (OSError, msgspec.MsgspecError):
-            return {}  # damaged: chosen again
-
-    def _store_paths(self, environment: dict[str, Any]) -> None:
-        file = self.paths_file()
-        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        stored = _StoredPaths(owner=self._paths_owner(environment), paths=self.paths)
-        try:
-            temporary.write_bytes(msgspec.json.encode(stored))
-            temporary.replace(file)
-        except OSError:
-            temporary.unlink(missing_ok=True)  # the choice is then made again, and stands in the record all the same
-
-    def paths_file(self) -> Path:
-        """Where the choices of dispatch=auto wait for the record."""
-        return self.folder.with_name(f".{self.folder.name}.paths.json")
-
-    def _paths_owner(self, environment: dict[str, Any]) -> str:
-        return f"{code_version()} {fingerprint(environment)} {self.device}"
 
     def files(self) -> Path:
         """Where passes leave files that belong beside the record; hidden until the record is written."""
@@ -218,38 +177,79 @@ class _CellRun:
         place.mkdir(parents=True, exist_ok=True)
         return place
 
+    def left(self, record: RunRecord) -> CellFiles:
+        """All that goes into the cell's folder."""
+        return CellFiles(
+            record=record,
+            config_yaml=OmegaConf.to_yaml(OmegaConf.create(as_plain(self.cell))),
+            losses=self.losses,
+            hypernet_points=self.hypernet_points,
+            surface=self.surface,
+            tracebacks=tuple(self.tracebacks),
+            made_by_passes=tuple(self.files().iterdir()),
+        )
+
+    def clean_up(self, record: RunRecord) -> None:
+        """The record is written: what waited for it goes; what an unfinished cell could go on from stays."""
+        shutil.rmtree(self.files(), ignore_errors=True)
+        if record.status in FINISHED:
+            self.journal.remove()
+
     def _run(
-        self, part: str, function: Callable[..., Any], *, watcher: NvmlSampler | None = None, **arguments: Any
+        self,
+        part: str,
+        function: Callable[..., Any],
+        *,
+        keep: str | None = None,
+        watcher: NvmlSampler | None = None,
+        **arguments: Any,
     ) -> Any:
-        """One pass under the device's lock, watched from here; None without a whole answer, the reason under `part`."""
+        """One pass under the device's lock, watched from here; None without any answer, the reason under `part`.
+
+        Its answer is kept under the name `keep` until the record is written, and taken from there in a later run.
+        """
+        outcome = self.journal.read(keep, function) if keep is not None else None
+        if outcome is None:
+            outcome = self._run_now(function, watcher, {"cell": self.cell, "device": self.device} | arguments)
+            if keep is not None:
+                self.journal.write(keep, outcome)
+        self.progress.finish_pass()
+        if outcome.status != "ok":
+            self._note(part, outcome)
+        return outcome.value
+
+    def _run_now(
+        self, function: Callable[..., Any], watcher: NvmlSampler | None, arguments: dict[str, Any]
+    ) -> PassOutcome:
+        protocol = self.cell.protocol
+        limit_s, limit_name = protocol.pass_limit_s, "protocol.pass_limit_s"
+        if protocol.cell_limit_s is not None and protocol.cell_limit_s - self.spent_s < limit_s:
+            limit_s, limit_name = protocol.cell_limit_s - self.spent_s, "what was left of protocol.cell_limit_s"
+        if limit_s <= 0:
+            reason = f"did not begin: protocol.cell_limit_s={protocol.cell_limit_s:g} seconds were over"
+            return PassOutcome(status="timed_out", reason=reason, value=None, traceback="", duration_s=0.0)
 
         def show(update: dict[str, Any]) -> None:
             self.progress.update(**update)
 
         waiting = f"waiting: another pass holds {self.device}"
-        with device_lock(self.device, on_wait=lambda: self.progress.update(waiting)):
-            arguments = {"cell": self.cell, "device": self.device} | arguments
-            limit_s = self.cell.protocol.pass_limit_s
-            if watcher is None:
-                outcome = run_pass(function, arguments, limit_s=limit_s, on_progress=show)
-            else:
-                with watcher:
-                    outcome = run_pass(
-                        function, arguments, limit_s=limit_s, on_progress=show, on_start=watcher.watch_process
-                    )
-        self.progress.finish_pass()
-        if outcome.status != "ok":
-            self._note(part, outcome)
-        return outcome.value
+        with device_lock(self.device, on_wait=lambda: self.progress.update(waiting)), watcher or nullcontext():
+            outcome = run_pass(
+                function, arguments, limit_s=limit_s, limit_name=limit_name,
+                silence_limit_s=protocol.silence_limit_s, on_progress=show,
+                on_start=watcher.watch_process if watcher is not None else lambda pid: None,
+            )  # fmt: skip
+        self.spent_s += outcome.duration_s
+        if watcher is not None and outcome.value is not None:
+            outcome = dataclasses.replace(outcome, value=with_device_state(outcome.value, watcher.state()))
+        return outcome
 
     def _start(self, part: str, function: Callable[..., Any], **arguments: Any) -> Any:
         """A pass over the model as it starts: with the FP32 weights and the paths chosen for it."""
         return self._run(part, function, weights=self.weights, paths=self.paths, **arguments)
 
     def _note(self, part: str, outcome: PassOutcome) -> None:
-        reason = (
-            f"the {part} pass {outcome.reason}" if outcome.reason.startswith(("took", "ran", "was")) else outcome.reason
-        )
+        reason = f"the {part} pass {outcome.reason}" if outcome.reason.startswith(_VERBS) else outcome.reason
         self.statuses.append((outcome.status, reason))
         self.missing.setdefault(part, reason)
         if outcome.traceback:
@@ -266,17 +266,33 @@ class _CellRun:
             return True
         device_type = self.device.split(":")[0]
         path = weights_path(for_pretraining(self.cell), device_type=device_type)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-            if not path.is_file():
-                self._run("pretraining", passes.pretrain_pass, target=str(path))
-            else:
+        waiting = f"waiting: another run trains {path.name}"
+        with only_here(path, on_wait=lambda: self.progress.update(waiting)):
+            remove_leftovers(path)
+            if self._is_whole(path):
                 self.progress.finish_pass()
+            else:
+                resume = path.with_name(f".{path.name}.resume")
+                self._run("pretraining", passes.pretrain_pass, target=str(path), resume=str(resume))
         if not path.is_file():
             reason = f"there are no FP32 weights to start from: {self.missing.pop('pretraining')}"
             self.missing |= dict.fromkeys(("timing", "memory", "accuracy", "hypernet"), reason)
             return False
         self.weights = str(path)
+        return True
+
+    def _is_whole(self, path: Path) -> bool:
+        """Whether the shared weights are there; a damaged file is set aside and trained again."""
+        try:
+            read_sealed(path)
+        except FileNotFoundError:
+            return False
+        except (DamagedFileError, OSError) as error:
+            why = getattr(error, "strerror", None) or error
+            self.notices.append(f"The FP32 weights {path.name} were damaged ({why}) and have been trained again.")
+            with suppress(OSError):
+                path.replace(path.with_name(f"{path.name}.damaged"))
+            return False
         return True
 
     def _timing(self) -> TimingResult | None:
@@ -287,25 +303,30 @@ class _CellRun:
         for repeat in range(protocol.timing_processes):
             watcher = NvmlSampler(torch.device(self.device))
             answer = self._start(
-                "timing", passes.timing_pass, watcher=watcher, repeat=repeat,
+                "timing", passes.timing_pass, keep=f"timing {repeat + 1}", watcher=watcher, repeat=repeat,
                 energy_window_s=protocol.energy_window_s if watcher.counts_energy() else 0.0,
             )  # fmt: skip
-            if answer is None:
-                return None
-            repeats.append(with_device_state(answer, watcher.state()))
+            if answer is not None:
+                repeats.append(answer)
+            if "timing" in self.missing:
+                break  # what there is stands in the record: its reason says that it is not all
+        if not repeats:
+            return None
+        self.missing.pop("timing", None)
         return timing_result(repeats, batch_size=protocol.batch_size, warmup_steps=protocol.warmup_steps)
 
     def _memory(self) -> MemoryResult | None:
         if not self._wanted("memory"):
             return None
         snapshot = str(self.files() / SNAPSHOT_FILE) if self.device.startswith("cuda") else None
-        own = self._start("memory", passes.memory_pass, name="of the cell", snapshot=snapshot)
+        own = self._start("memory", passes.memory_pass, keep="memory", name="of the cell", snapshot=snapshot)
         fp32_cell = as_fp32(self.cell)
-        fp32 = self._start("memory", passes.memory_pass, cell=fp32_cell, name="of FP32")
+        fp32 = self._start("memory", passes.memory_pass, keep="memory of FP32", cell=fp32_cell, name="of FP32")
         without = None
         if self.cell.method.grad_quantizer == "hypernet":
             plain = without_hypernet(self.cell)
-            without = self._start("memory", passes.memory_pass, cell=plain, name="without hypernetwork")
+            name = "without hypernetwork"
+            without = self._start("memory", passes.memory_pass, keep=f"memory {name}", cell=plain, name=name)
         if own is None or fp32 is None:
             return None
         return memory_result(own, fp32, without)
@@ -313,9 +334,13 @@ class _CellRun:
     def _accuracy(self, check: passes.CheckAnswer) -> tuple[AccuracyResult | None, dict[str, float | Absent]]:
         if not self._wanted("accuracy"):
             return None, {}
-        answer: passes.AccuracyAnswer | None = self._start("accuracy", passes.accuracy_pass)
+        answer: passes.AccuracyAnswer | None = self._start(
+            "accuracy", passes.accuracy_pass, keep="accuracy",
+            resume=(str(self.journal.checkpoints), self.journal.owner),
+        )  # fmt: skip
         if answer is None:
             return None, {}
+        self.notices.extend(answer.fit.notices)
         self.losses = answer.fit.losses
         self.hypernet_points = answer.fit.hypernet
         self.surface = answer.surface
@@ -323,6 +348,8 @@ class _CellRun:
             self.missing.setdefault("accuracy", answer.accuracy_pct.reason)
             if check.data.synthetic:
                 return None, answer.observed
+        if not answer.fit.curve:
+            return None, answer.observed
         last = answer.fit.curve[-1]
         result = AccuracyResult(
             test_accuracy_pct=answer.accuracy_pct,
@@ -332,6 +359,7 @@ class _CellRun:
             steps=len(answer.fit.losses),
             curve=answer.fit.curve,
             losses_digest=answer.fit.losses_digest,
+            weights_digest=answer.weights_digest,
             error_bits_used=answer.error_bits_used,
         )
         return result, answer.observed
@@ -420,34 +448,3 @@ def _notices(check: passes.CheckAnswer | None, cell: CellConfig, device: str) ->
     if check.data.synthetic:
         notices.append("The data are synthetic: there is no accuracy to show.")
     return tuple(notices)
-
-
-def _set_aside(folder: Path) -> None:
-    """An earlier attempt is kept, out of the reports' way: records are never edited."""
-    if not folder.exists():
-        return
-    superseded = folder.parent / "superseded"
-    superseded.mkdir(exist_ok=True)
-    stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S%f")
-    shutil.move(folder, superseded / f"{folder.name}-{stamp}")
-
-
-def _save(folder: Path, cell: CellConfig, record: RunRecord, run: _CellRun) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if run.tracebacks:
-            (folder / "traceback.txt").write_text("\n".join(run.tracebacks), encoding="utf-8")
-        files = run.files()
-        for file in files.iterdir():
-            shutil.move(file, folder / file.name)
-        files.rmdir()
-    except OSError as error:
-        raise RecordError(
-            f"{folder} cannot be written ({error.strerror}): make room or choose another output_dir."
-        ) from error
-    write_curves(folder, record, run.losses, run.hypernet_points)
-    if run.surface is not None:
-        write_surface(folder, run.surface)
-    # The record comes last: a folder with a record is whole.
-    write_record(folder, record, config_yaml=OmegaConf.to_yaml(OmegaConf.create(as_plain(cell))))
-    run.paths_file().unlink(missing_ok=True)  # they stand in the record now

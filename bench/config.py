@@ -17,7 +17,10 @@ from bench.errors import ConfigError
 FLOAT_BITS = 32
 PASSES = ("timing", "memory", "accuracy")
 # What says where files lie or how a run is shown, not what is measured: left out of keys and of records.
-PLACE_KEYS = (("output_dir",), ("data", "root"), ("data", "download"), ("fresh",), ("progress",))
+PLACE_KEYS = (
+    ("output_dir",), ("data", "root"), ("data", "download"), ("fresh",), ("progress",), ("protocol", "checkpoint_s"),
+    ("protocol", "cell_limit_s"), ("protocol", "silence_limit_s"),
+)  # fmt: skip
 
 
 def require(condition: bool, key: str, value: object, rule: str) -> None:
@@ -197,16 +200,23 @@ class ProtocolConfig:
     energy_window_s: float = 2.0  # of each window for the energy of a phase, where the device counts energy; 0: none
     memory_steps: int = 3
     threads: int | None = None  # of torch's CPU operators; none: torch's default
+    checkpoint_s: float = 60.0  # between two checkpoints of a training, at epoch ends sooner; 0: after each step
+    cell_limit_s: float | None = None  # all passes of a cell together; what is left then is not measured: timed_out
+    silence_limit_s: float = 3600.0  # a pass that shows no progress for so long is ended: timed_out
     pass_limit_s: float = 86400.0  # a pass that takes longer is ended and the cell recorded as timed_out
 
     def __post_init__(self) -> None:
         """Check ranges."""
         counts = ("batch_size", "timing_processes", "timing_blocks", "steps_per_block", "memory_steps", "epochs")
-        check_positive("protocol", self, *counts, "pretrain_lr", "pass_limit_s", "timing_interval_pct")
-        for name in ("warmup_steps", "pretrain_epochs", "pretrain_weight_decay", "timing_budget_s", "energy_window_s"):
+        above_zero = ("pretrain_lr", "pass_limit_s", "silence_limit_s", "timing_interval_pct")
+        check_positive("protocol", self, *counts, *above_zero)
+        rates = ("pretrain_weight_decay", "timing_budget_s", "energy_window_s", "checkpoint_s")
+        for name in ("warmup_steps", "pretrain_epochs", *rates):
             require(
                 0 <= getattr(self, name) < math.inf, f"protocol.{name}", getattr(self, name), "0 or more, and finite"
             )
+        cell_s = self.cell_limit_s
+        require(cell_s is None or 0 < cell_s < math.inf, "protocol.cell_limit_s", cell_s, "above 0 and finite")
         schedules = ("constant", "step", "cosine")
         require(self.pretrain_schedule in schedules, "protocol.pretrain_schedule", self.pretrain_schedule, "constant, step or cosine")  # fmt: skip  # noqa: E501
         known = bool(self.passes) and set(self.passes) <= set(PASSES)

@@ -67,6 +67,10 @@ class OutOfMemoryError(UserError):
     exit_code = ExitCode.FAILED
 
 
+class StoppedError(Exception):
+    """A pass was asked to stop; ``report`` raises it at the end of a step."""
+
+
 class DivergedError(UserError):
     """Training left the finite numbers; a result, recorded as status ``diverged``."""
 

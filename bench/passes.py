@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from bench.config import FLOAT_BITS, CellConfig
 from bench.data import build_data, eval_batches, train_batches
 from bench.data.loader import EvalStream, TrainStream
 from bench.errors import DataError, DivergedError, RecordError
+from bench.files import DamagedFileError
 from bench.hypernets import Hypernet, layer_scales
 from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.kernels.selfcheck import check_device
@@ -48,9 +49,11 @@ from bench.records.schema import (
     TimingRepeat,
 )
 from bench.records.surface import is_finite
-from bench.timing import MARK_REPEATS, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
+from bench.timing import MARK_REPEATS, Sampled, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
-from bench.training.loop import FitResult, evaluate, fit
+from bench.training.checkpoint import Checkpoints, seal_state, unseal_state
+from bench.training.history import FitResult
+from bench.training.loop import evaluate, fit
 from bench.training.memory import snapshot_steps, take_largest_layer, track_steps
 from bench.training.shapes import bound_hypernet_bytes, track_shapes
 from bench.training.step import train_step
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from bench.data import AnyData
 
 Report = Callable[[dict[str, Any]], None]
+_UNFINISHED = Absent("the training did not come to its end")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +99,11 @@ class AccuracyAnswer:
     pretrained_pct: float | Absent
     observed: dict[str, float | Absent]
     error_bits_used: dict[str, dict[str, int]]  # by layer and width, where the method chooses the width
+    weights_digest: str | Absent = _UNFINISHED
     surface: HypernetSurface | None = None  # of the hypernetwork; None without one, or where it is not finite
 
 
-def check_pass(*, report: Report, cell: CellConfig, device: str, paths: Paths | None = None) -> CheckAnswer:
+def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
     """Self-check the integer GEMM, convert the model, count the products of one training step.
 
     Raises:
@@ -108,7 +113,7 @@ def check_pass(*, report: Report, cell: CellConfig, device: str, paths: Paths | 
     where, data = _prepare(cell, device)
     if build_method(cell).low_bit and cell.dispatch != "simulate":
         check_device(where)
-    parts = build_parts(cell, data, where, paths=paths)
+    parts = build_parts(cell, data, where)
     batches = _batches(cell, data, where)
     parts.model.train()
     floats = FloatProductCounter()
@@ -142,33 +147,42 @@ def check_pass(*, report: Report, cell: CellConfig, device: str, paths: Paths | 
     )
 
 
-def pretrain_pass(*, report: Report, cell: CellConfig, device: str, target: str) -> float | Absent:
-    """Train the FP32 model from random weights and leave its state dict at `target`, atomically.
+def pretrain_pass(*, report: Report, cell: CellConfig, device: str, target: str, resume: str) -> float | Absent:
+    """Train the FP32 model from random weights and leave its state dict at `target`, sealed.
+
+    Args:
+        report: takes progress.
+        cell: any of the cells that start from these weights.
+        device: where to train.
+        target: file of the weights.
+        resume: folder of the training's checkpoints.
 
     Returns:
         Its test accuracy in percent; absent for synthetic data.
     """
+    path = Path(target)
+    checkpoints = Checkpoints(Path(resume), owner=path.name, every_s=cell.protocol.checkpoint_s)
     cell = for_pretraining(cell)
     where, data = _prepare(cell, device)
     parts = build_parts(cell, data, where)
     test = _test_batches(cell, data, where)
     result = fit(
         parts, _batches(cell, data, where), None, cell.optimizer,
-        epochs=cell.protocol.epochs, phase="pretraining FP32", report=report,
+        epochs=cell.protocol.epochs, phase="pretraining FP32", report=_without_partial(report), checkpoints=checkpoints,
     )  # fmt: skip
     assert result.losses, "pretraining ran no step"
-    accuracy = Absent("synthetic data has no accuracy") if data.synthetic else evaluate(parts, test)
+    accuracy: float | Absent = Absent("synthetic data has no accuracy")
+    if not data.synthetic:
+        accuracy = evaluate(parts, test, beat=lambda: report({"phase": "evaluating FP32"}))
     state = {name: value.detach().cpu().contiguous() for name, value in parts.model.state_dict().items()}
-    path = Path(target)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        torch.save({"state": state, "accuracy_pct": None if isinstance(accuracy, Absent) else accuracy}, temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where a disk is full
-        temporary.unlink(missing_ok=True)
+        seal_state(path, {"state": state, "accuracy_pct": None if isinstance(accuracy, Absent) else accuracy})
+    except OSError as error:
         raise RecordError(
-            f"the FP32 weights cannot be written to {path.parent}: {str(error).splitlines()[0]}"
+            f"the FP32 weights cannot be written to {path.parent}: {error.strerror or error}; free space or choose "
+            "another output_dir."
         ) from error
+    checkpoints.remove()
     return accuracy
 
 
@@ -206,13 +220,24 @@ def timing_pass(
         )
         for name in sorted(configs, reverse=bool(repeat % 2))
     ]
-    sampled = sample_in_turn(sides, cell.protocol, report=report, phase=f"timing {repeat + 1}")
+
+    def report_samples(progress: dict[str, Any]) -> None:
+        so_far = progress.get("partial")
+        report(progress if so_far is None else progress | {"partial": lambda: _timing_repeat(so_far())})
+
+    sampled = sample_in_turn(sides, cell.protocol, report=report_samples, phase=f"timing {repeat + 1}")
     by_name = {side.name: side for side in sides}
     marked, unmarked = time_phase_marks(by_name["cell"], budget_s=mark_budget_s(sampled))
-    windows = list(sampled.windows)
     if energy_window_s:
         report({"phase": f"energy {repeat + 1}"})
-        windows += energy_windows(by_name["cell"], by_name["fp32"], window_s=energy_window_s)
+        sampled.windows += energy_windows(by_name["cell"], by_name["fp32"], window_s=energy_window_s)
+    return dataclasses.replace(
+        _timing_repeat(sampled), marked_step_ms=marked, unmarked_step_ms=unmarked, mark_repeats=MARK_REPEATS
+    )
+
+
+def _timing_repeat(sampled: Sampled) -> TimingRepeat:
+    """The samples of a process as the record keeps them."""
     blocks = sampled.blocks["cell"]
     names = list(dict.fromkeys(phase for block in blocks for phase in block.phases_ms))
     unwatched = Absent(reason="the process that trains does not watch itself; its parent does")
@@ -224,14 +249,11 @@ def timing_pass(
             for phase in names
         },
         throttled=unwatched,
-        stopped_by=sampled.stopped_by,
+        stopped_by=sampled.stopped_by or Absent("the process ended before its sampling did"),
         half_width_pct=sampled.half_width_pct
-        if math.isfinite(sampled.half_width_pct)
+        if 0 < sampled.half_width_pct < math.inf
         else Absent("fewer than six blocks have no 95 % interval"),
-        marked_step_ms=marked,
-        unmarked_step_ms=unmarked,
-        mark_repeats=MARK_REPEATS,
-        windows=tuple(windows),
+        windows=tuple(sampled.windows),
         throttled_steps=unwatched,
     )
 
@@ -307,9 +329,23 @@ def _hypernet_bound(cell: CellConfig, parts: Parts, images: Tensor) -> int | Abs
 
 
 def accuracy_pass(
-    *, report: Report, cell: CellConfig, device: str, weights: str | None, paths: Paths | None = None
+    *,
+    report: Report,
+    cell: CellConfig,
+    device: str,
+    weights: str | None,
+    paths: Paths | None = None,
+    resume: tuple[str, str] | None = None,
 ) -> AccuracyAnswer:
     """Fine-tune from the pretrained weights (or train from random ones) and test.
+
+    Args:
+        report: takes progress; under ``partial`` an AccuracyAnswer of what there is so far.
+        cell: the checked config.
+        device: where to run.
+        weights: the FP32 weights to start from.
+        paths: what dispatch=auto chose in the check.
+        resume: folder of the training's checkpoints and what they are of; None takes none.
 
     Raises:
         DivergedError: with an AccuracyAnswer of what there was in ``partial``.
@@ -323,16 +359,28 @@ def accuracy_pass(
         pretrained = Absent("synthetic data has no accuracy") if stored is None else stored
     sizes = [weight.numel() for weight in parts.weights]
     untrained = copy.deepcopy(parts.delayed.hypernet) if parts.delayed is not None else None
+
+    def report_answer(progress: dict[str, Any]) -> None:
+        so_far = progress.get("partial")
+        if so_far is not None:
+            answer = _accuracy_answer(parts, so_far, pretrained, sizes)
+            progress = progress | {"partial": dataclasses.replace(answer, accuracy_pct=_UNFINISHED)}
+        report(progress)
+
+    checkpoints = None
+    if resume is not None:
+        checkpoints = Checkpoints(Path(resume[0]), owner=resume[1], every_s=cell.protocol.checkpoint_s)
     try:
         result = fit(
             parts, _batches(cell, data, where), test, cell.optimizer,
-            epochs=cell.protocol.epochs, phase="training", report=report,
-            observe_every=cell.hypernet.observe_every, sample_every=cell.strategy.sample_every,
+            epochs=cell.protocol.epochs, phase="training", report=report_answer,
+            observe_every=cell.hypernet.observe_every, sample_every=cell.strategy.sample_every, checkpoints=checkpoints,
         )  # fmt: skip
     except DivergedError as error:
         error.partial = _accuracy_answer(parts, error.partial, pretrained, sizes)
         raise
     answer = _accuracy_answer(parts, result, pretrained, sizes)
+    answer = dataclasses.replace(answer, weights_digest=_weights_digest(parts.model))
     return answer if untrained is None else dataclasses.replace(answer, surface=_surface(parts, untrained))
 
 
@@ -374,7 +422,7 @@ def _accuracy_answer(
         observed |= _tabulation(result.observation.tabulation, layer_sizes)
     return AccuracyAnswer(
         fit=_without_tensors(result),
-        accuracy_pct=result.curve[-1].test_accuracy_pct,
+        accuracy_pct=result.curve[-1].test_accuracy_pct if result.curve else Absent("no epoch was finished"),
         pretrained_pct=pretrained,
         observed=observed,
         error_bits_used={
@@ -399,6 +447,20 @@ def _tabulation(sample: TabulationSample | None, layer_sizes: list[int]) -> dict
         "same_codes": same,
         "meta_angle_deg": finite_or_absent(angle, "the meta-gradient is zero or not finite"),
     }
+
+
+def _without_partial(report: Report) -> Report:
+    """A sink for a training whose result so far nobody keeps."""
+    return lambda progress: report({key: value for key, value in progress.items() if key != "partial"})
+
+
+def _weights_digest(model: nn.Module) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted((*model.named_parameters(), *model.named_buffers())):
+        digest.update(f"|{name} {value.dtype} {tuple(value.shape)}|".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _without_tensors(result: FitResult) -> FitResult:
@@ -517,8 +579,10 @@ def _load(weights: str | None) -> dict[str, Tensor] | None:
 
 def _read_weights(path: str) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+        content = unseal_state(Path(path))
+        return {key: content[key] for key in ("state", "accuracy_pct")}
+    except (DamagedFileError, KeyError, OSError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
         raise DataError(
-            f"the pretrained weights in {path} cannot be read ({error}): delete the file and run again."
+            f"the pretrained weights in {path} cannot be read ({why}): delete the file and run again."
         ) from error

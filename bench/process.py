@@ -1,12 +1,16 @@
 """Runs one pass in a fresh process and waits for it without spinning.
 
 A fork server that has imported the library, but never touched CUDA, keeps a fresh process cheap (tenths of a second).
-What goes wrong in the child comes back as an outcome: the parent decides nothing by exception but Ctrl-C.
+What goes wrong in the child comes back as an outcome: the parent decides nothing by exception but Ctrl-C, upon which
+the child is asked to stop at the end of its step. A child ends with its parent, whichever way that ends: the pipe tells
+it, and where it is too busy to listen the kernel ends it with the fork server.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import math
 import multiprocessing
 import os
 import signal
@@ -16,23 +20,29 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bench.errors import DivergedError, HardwareError, OutOfMemoryError, UserError
-from bench.records.schema import Status
+from bench.errors import DivergedError, OutOfMemoryError, StoppedError, UserError
+from bench.records.schema import FINISHED, Status
 
 PRELOAD = ["bench.passes"]
 ProgressSink = Callable[[dict[str, Any]], None]
-_TERMINATE_GRACE_S = 5.0
+STOPPING = "stopping at the end of this step (Ctrl-C again: at once)"
+_EXIT_GRACE_S = 5.0
+_STOP_GRACE_S = 60.0  # for the rest of a step and its checkpoint
+_PASS_SIGNALS = {signal.SIGINT, signal.SIGTERM}  # meant for the parent, which decides what becomes of a pass
+_LONGEST_WAIT_S = 3600.0  # select takes no larger numbers on every system
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)  # a process's own doing
 _OOM_MESSAGES = ("can't allocate memory", "out of memory", "not enough memory", "Cannot allocate memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassOutcome:
-    """How a pass ended; `value` is what it answered, also a partial answer of one that diverged."""
+    """How a pass ended; `value` is what it answered, or what it had reported of it before it diverged or ended."""
 
     status: Status
     reason: str
@@ -46,21 +56,29 @@ def run_pass(
     arguments: dict[str, Any],
     *,
     limit_s: float,
+    limit_name: str = "protocol.pass_limit_s",
+    silence_limit_s: float = math.inf,
     on_progress: ProgressSink,
     on_start: Callable[[int], None] = lambda pid: None,
 ) -> PassOutcome:
     """Call ``function(report=..., **arguments)`` in a fresh process.
 
     Args:
-        function: a module-level function; its ``report`` argument takes progress as a dict.
+        function: a module-level function; its ``report`` argument takes progress as a dict, in which ``partial`` is
+            the answer so far (or what makes it); ``report`` raises StoppedError where the pass should stop.
         arguments: picklable keyword arguments.
         limit_s: seconds after which the process is ended.
+        limit_name: the setting that says so.
+        silence_limit_s: seconds without any progress after which the process is ended too.
         on_progress: called in this process with each progress dict.
         on_start: called in this process with the new process's id.
 
     Returns:
         The outcome; a child that ended without an answer is ``timed_out``, ``crashed``, ``killed`` or, where the
         kernel says so, ``out_of_memory``, with the reason.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the pass has stopped at the end of its step, or was ended by the second.
     """
     started = time.monotonic()
     if multiprocessing.get_start_method(allow_none=True) not in (None, "fork", "spawn", "forkserver"):
@@ -72,27 +90,50 @@ def run_pass(
     child = context.Process(target=_child_main, args=(theirs, function, arguments), daemon=True)
     try:
         with _neutral_start():
+            _start_fork_server()
             child.start()
-    except OSError as error:
-        raise HardwareError(f"a process cannot be started ({error}); check TMPDIR and free memory.") from error
-    theirs.close()
+    except (OSError, EOFError) as error:
+        reason = f"has no process: none can be started ({error}); check TMPDIR and free memory"
+        return PassOutcome(status="failed", reason=reason, value=None, traceback="", duration_s=0.0)
+    finally:
+        theirs.close()
     assert child.pid is not None, "a started process has an id"
-    on_start(child.pid)
+    listener = _Listener(ours, child.sentinel, on_progress)
     try:
-        answer = _wait_for_answer(ours, child.sentinel, started + limit_s, on_progress)
-        child.join(timeout=None if answer is _CRASHED else _TERMINATE_GRACE_S)
+        on_start(child.pid)
+        answer = listener.wait(started + limit_s, silence_limit_s)
+        if answer is _CRASHED:
+            child.join()  # for its exit code
+        elif answer not in (_TOO_LONG, _SILENT):
+            child.join(_EXIT_GRACE_S)
+    except KeyboardInterrupt:
+        listener.stop()
+        raise
     finally:
         _end(child)
         ours.close()
     duration_s = time.monotonic() - started
-    if answer is _TIMED_OUT:
-        reason = f"took longer than protocol.pass_limit_s={limit_s:g} seconds and was ended"
-        return PassOutcome(status="timed_out", reason=reason, value=None, traceback="", duration_s=duration_s)
-    if answer is _CRASHED:
+    status: Status = "timed_out"
+    trace, value = "", listener.partial
+    if answer is _TOO_LONG:
+        reason = f"took longer than {limit_name}={limit_s:g} seconds and was ended"
+    elif answer is _SILENT:
+        reason = f"was ended after protocol.silence_limit_s={silence_limit_s:g} seconds without a sign of progress"
+    elif answer is _CRASHED:
         status, reason = _explain_exit(child.exitcode, _oom_kills() > kills_before)
-        return PassOutcome(status=status, reason=reason, value=None, traceback="", duration_s=duration_s)
-    status, reason, value, trace = answer
+    else:
+        status, reason, final, trace = answer
+        value = listener.partial if final is None and status not in FINISHED else final
     return PassOutcome(status=status, reason=reason, value=value, traceback=trace, duration_s=duration_s)
+
+
+def _start_fork_server() -> None:
+    """Start it deaf to Ctrl-C, or one in its first second would end it with a traceback; signals here only wait."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PASS_SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -116,46 +157,83 @@ def _neutral_start() -> Iterator[None]:
             os.environ[variable] = before
 
 
-_CRASHED = object()
-_TIMED_OUT = object()
+_CRASHED, _TOO_LONG, _SILENT = object(), object(), object()
 
 
-def _wait_for_answer(ours: Connection, sentinel: int, deadline: float, on_progress: ProgressSink) -> Any:
-    while True:
-        ready = wait([ours, sentinel], timeout=max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return _TIMED_OUT
-        if ours in ready:
-            try:
-                kind, payload = ours.recv()
-            except (EOFError, ConnectionResetError):
+class _Listener:
+    """The parent's end of the pipe: progress, the answer so far, the answer."""
+
+    def __init__(self, ours: Connection, sentinel: int, on_progress: ProgressSink) -> None:
+        self.ours, self.sentinel, self.on_progress = ours, sentinel, on_progress
+        self.partial: Any = None
+
+    def wait(self, deadline: float, silence_s: float) -> Any:
+        """The answer, or why there is none."""
+        heard = time.monotonic()
+        while True:
+            limit = min(deadline, heard + silence_s)
+            ready = wait([self.ours, self.sentinel], timeout=max(0.0, min(limit - time.monotonic(), _LONGEST_WAIT_S)))
+            if not ready:
+                if time.monotonic() < limit:
+                    continue
+                return _TOO_LONG if limit == deadline else _SILENT
+            if self.ours in ready:
+                try:
+                    kind, payload = self.ours.recv()
+                except (EOFError, OSError):
+                    return _CRASHED
+                if kind == "answer":
+                    return payload
+                heard = time.monotonic()
+                self.partial = payload.pop("partial", self.partial)
+                self.on_progress(payload)
+            elif not self.ours.poll():
                 return _CRASHED
-            if kind == "answer":
-                return payload
-            on_progress(payload)
-        elif not ours.poll():
-            return _CRASHED
+
+    def stop(self) -> None:
+        """Ask the child to stop and wait until it has; what it still sends may be cut and is not read."""
+        with contextlib.suppress(OSError):
+            self.ours.send("stop")
+        self.on_progress({"phase": STOPPING})
+        deadline = time.monotonic() + _STOP_GRACE_S
+        with contextlib.suppress(OSError):
+            while wait([self.ours], timeout=max(0.0, deadline - time.monotonic())):
+                if not os.read(self.ours.fileno(), 2**16):
+                    return
 
 
 def _end(child: Any) -> None:
-    """No child outlives its pass."""
-    if child.is_alive():
-        child.terminate()
-        child.join(_TERMINATE_GRACE_S)
+    """No child outlives its pass; what it was writing is written whole or not at all."""
     if child.is_alive():
         child.kill()
         child.join()
 
 
 def _child_main(connection: Connection, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    threading.Thread(target=_exit_with_parent, args=(connection,), daemon=True).start()
+    for number in _PASS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASS_SIGNALS)
+    _end_with_fork_server()
+    stopping = threading.Event()
+    threading.Thread(target=_listen, args=(connection, stopping), daemon=True).start()
     try:
-        value = function(report=_throttled(connection), **arguments)
+        value = function(report=_reporter(connection, stopping), **arguments)
         answer: tuple[Status, str, Any, str] = ("ok", "", value, "")
+    except StoppedError:
+        return  # the parent knows: it has asked
     except Exception as error:
         answer = classify(error)
     connection.send(("answer", answer))
+
+
+def _end_with_fork_server() -> None:
+    """Let the kernel end this process with the fork server, which ends with the parent: also while nothing listens."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        # The server lives as long as anybody holds this end of its pipe, and hands it to each of its children.
+        os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
+        forkserver._forkserver._forkserver_alive_fd = None  # type: ignore[attr-defined]
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def classify(error: Exception) -> tuple[Status, str, Any, str]:
@@ -175,23 +253,30 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _throttled(connection: Connection, interval_s: float = 0.2) -> ProgressSink:
+def _reporter(connection: Connection, stopping: threading.Event, interval_s: float = 0.2) -> ProgressSink:
+    """Sends progress a few times a second, a ready partial answer always; raises where the pass should stop."""
     last = 0.0
 
     def report(progress: dict[str, Any]) -> None:
         nonlocal last
-        now = time.monotonic()
-        if now - last >= interval_s:
+        if stopping.is_set():
+            raise StoppedError
+        now, partial = time.monotonic(), progress.get("partial")
+        if now - last >= interval_s or not (partial is None or callable(partial)):
             last = now
-            connection.send(("progress", progress))
+            ready = {"partial": partial()} if callable(partial) else {}
+            connection.send(("progress", progress | ready))
 
     return report
 
 
-def _exit_with_parent(connection: Connection) -> None:
-    """The parent never sends: the pipe turns readable only when the parent is gone."""
-    connection.poll(None)
-    os._exit(1)
+def _listen(connection: Connection, stopping: threading.Event) -> None:
+    """The parent sends one thing only, that the pass should stop; the pipe ends when the parent is gone."""
+    try:
+        while connection.recv() == "stop":
+            stopping.set()
+    except (EOFError, OSError):
+        os._exit(1)
 
 
 def _explain_exit(exitcode: int | None, oom_killed: bool) -> tuple[Status, str]:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -67,6 +67,29 @@ def seed_globals(seed: int) -> None:
     torch.manual_seed(sub_seed(seed, "torch"))
     np.random.seed(sub_seed(seed, "numpy") % 2**32)
     random.seed(sub_seed(seed, "python"))
+
+
+def globals_state() -> dict[str, Any]:
+    """Where the global generators of torch (CPU and every GPU in use), numpy and Python stand, as plain values."""
+    name, keys, position, has_gauss, cached = cast(tuple[Any, ...], np.random.get_state())
+    version, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "python": [version, list(words), gauss],
+    }
+
+
+def set_globals_state(state: dict[str, Any]) -> None:
+    """Put the global generators where ``globals_state`` found them; GPUs that are not there any more are left out."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
 
 
 @contextlib.contextmanager

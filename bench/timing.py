@@ -111,7 +111,7 @@ def sample_in_turn(sides: Sequence[Side], limits: Limits, *, report: Report, pha
         limits: at least ``timing_blocks`` blocks of ``steps_per_block`` steps a side; then it stops where the 95 %
             interval of both medians reaches no further than ``timing_interval_pct`` to either side, or after
             ``timing_budget_s`` seconds.
-        report: takes progress.
+        report: takes progress, under ``partial`` what answers the Sampled so far.
         phase: name shown in the progress.
     """
     for side in sides:
@@ -145,7 +145,8 @@ def _sample(sides: Sequence[Side], limits: Limits, sampled: Sampled, report: Rep
         rounds += 1
         spent_s = time.perf_counter() - started
         mean_ms = sum(sampled.blocks["cell"][-1].step_ms) / limits.steps_per_block
-        report({"phase": phase, "done": rounds, "total": _rounds(limits, rounds, spent_s), "step_ms": mean_ms})
+        total = _rounds(limits, rounds, spent_s)
+        report({"phase": phase, "done": rounds, "total": total, "step_ms": mean_ms, "partial": lambda: sampled})
         if rounds < limits.timing_blocks:
             continue
         medians = [[_median(block.step_ms) for block in sampled.blocks[side.name]] for side in sides]

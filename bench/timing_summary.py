@@ -87,8 +87,9 @@ def timing_result(repeats: list[TimingRepeat], *, batch_size: int, warmup_steps:
 
 def _mark_cost_pct(repeats: list[TimingRepeat]) -> Interval | None:
     """What one mark of each phase adds to a step: the marks were repeated, the difference is divided."""
-    times = repeats[0].mark_repeats
-    if isinstance(times, Absent):
+    repeats = [repeat for repeat in repeats if repeat.marked_step_ms]  # a process that was ended may have none
+    times = repeats[0].mark_repeats if repeats else None
+    if times is None or isinstance(times, Absent):
         return None
     ratio = ratio_interval(
         [repeat.marked_step_ms for repeat in repeats], [repeat.unmarked_step_ms for repeat in repeats], seed=0

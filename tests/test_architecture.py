@@ -6,10 +6,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # Import order of the library's rooms: each may use only those above it (and itself).
 ROOMS = (
-    "errors", "units", "config", "seeding", "layout", "hardware", "native", "kernels", "quantizers", "hypernets",
-    "optim", "layers", "models", "data", "update", "records.schema", "methods", "profilers", "training", "records",
-    "stats", "timing", "timing_summary", "gating", "keys", "locks", "progress", "estimate", "passes", "process",
-    "cell", "precheck", "app",
+    "errors", "units", "files", "config", "seeding", "layout", "hardware", "native", "kernels", "quantizers",
+    "hypernets", "optim", "layers", "models", "data", "update", "records.schema", "methods", "profilers", "training",
+    "records", "stats", "timing", "timing_summary", "gating", "keys", "locks", "progress", "estimate",
+    "passes", "process", "journal", "cell_folder", "cell", "precheck", "app",
 )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.app import parse_arguments, plan_cells
-from bench.cell import find_finished, locate, run_cell
+from bench.cell import locate, run_cell
+from bench.cell_folder import find_finished
 from bench.config import CellConfig
 from bench.keys import cell_key, weights_path
 from bench.profilers import nvml_sampler

@@ -53,6 +53,36 @@ def be_killed(*, report):
 def leave(*, report):
     os._exit(7)
 
+def grow(*, report, end):
+    for count in range(1, 4):
+        report({"phase": "growing", "partial": [count]})
+    end_with(end)
+
+def grow_lazily(*, report):
+    report({"phase": "growing", "partial": lambda: ["made when it is sent"]})
+    end_with("exit")
+
+def end_with(end):
+    if end == "signal":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if end == "exit":
+        os._exit(3)
+    if end == "error":
+        raise KeyError("planted")
+    time.sleep(600)
+
+def steps(*, report, folder):
+    for step in range(10_000):
+        open(f"{folder}/began-{step}", "w").close()
+        time.sleep(0.05)
+        open(f"{folder}/ended-{step}", "w").close()
+        report({"phase": "stepping", "done": step, "total": 10_000})
+
+def hold_the_lock(*, report, marker):
+    import ctypes
+    open(marker, "w").write(str(os.getpid()))
+    ctypes.PyDLL(None).sleep(600)  # with the interpreter's lock: no thread of this process runs
+
 def hang(*, report, marker=None):
     if marker:
         open(marker, "w").write(str(os.getpid()))
@@ -68,8 +98,10 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     sys.modules.pop("pass_functions", None)
 
 
-def run(function: Any, limit_s: float = 120.0, **arguments: Any) -> PassOutcome:
-    return run_pass(function, arguments, limit_s=limit_s, on_progress=lambda update: None)
+def run(function: Any, limit_s: float = 120.0, silence_limit_s: float = 120.0, **arguments: Any) -> PassOutcome:
+    return run_pass(
+        function, arguments, limit_s=limit_s, silence_limit_s=silence_limit_s, on_progress=lambda update: None
+    )
 
 
 def test_a_pass_answers_from_a_process_of_its_own_and_reports_progress(functions: Any) -> None:
@@ -116,19 +148,100 @@ def test_a_pass_that_hangs_is_ended_after_its_limit(functions: Any) -> None:
     assert "pass_limit_s=1" in outcome.reason
 
 
-def test_a_child_does_not_outlive_a_killed_parent(functions: Any, tmp_path: Path) -> None:
-    marker = tmp_path / "pid"
-    code = (
-        "import sys; from bench.process import run_pass; import pass_functions as f\n"
-        f"run_pass(f.hang, {{'marker': {str(marker)!r}}}, limit_s=600, on_progress=print)\n"
-    )
+def test_a_pass_that_shows_no_progress_is_ended_and_one_that_does_is_not(functions: Any, tmp_path: Path) -> None:
+    silent = run(functions.hang, silence_limit_s=0.5)
+    assert silent.status == "timed_out"
+    assert "protocol.silence_limit_s=0.5 seconds without" in silent.reason
+    lively = run(functions.steps, limit_s=3.0, silence_limit_s=1.5, folder=str(tmp_path))
+    assert "pass_limit_s=3" in lively.reason
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("signal", "crashed"), ("exit", "crashed"), ("error", "failed"), ("hang", "timed_out")]
+)
+def test_what_a_pass_had_answered_before_it_ended_is_kept(functions: Any, end: str, status: str) -> None:
+    outcome = run(functions.grow, limit_s=1.0 if end == "hang" else 60.0, end=end)
+    assert (outcome.status, outcome.value) == (status, [3])
+
+
+def test_a_partial_answer_is_made_when_it_is_sent(functions: Any) -> None:
+    assert run(functions.grow_lazily).value == ["made when it is sent"]
+
+
+def start_parent(tmp_path: Path, function: str, **arguments: str) -> subprocess.Popen[str]:
+    """A process that runs a pass, as a suite does, and says how it ended."""
     script = tmp_path / "parent.py"
-    script.write_text(f"if __name__ == '__main__':\n    {code.splitlines()[0]}\n    {code.splitlines()[1]}\n")
-    parent = subprocess.Popen([sys.executable, str(script)], cwd=tmp_path)
+    script.write_text(
+        "import signal, sys\n"
+        "def main():\n"
+        "    from bench.process import run_pass\n"
+        "    import pass_functions\n"
+        "    try:\n"
+        f"        run_pass(pass_functions.{function}, {arguments!r}, limit_s=600, on_progress=print)\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.exit('interrupted')\n"
+        "if __name__ == '__main__':\n"
+        "    main()\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, str(script)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("function", ["hang", "hold_the_lock"])
+def test_a_child_does_not_outlive_a_killed_parent(functions: Any, tmp_path: Path, function: str) -> None:
+    marker = tmp_path / "pid"
+    parent = start_parent(tmp_path, function, marker=str(marker))
     child = int(wait_for(lambda: marker.read_text() if marker.exists() else ""))
     parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    parent.communicate()
     assert wait_for(lambda: "gone" if not alive(child) else "") == "gone"
+
+
+def test_ctrl_c_lets_the_step_come_to_its_end(functions: Any, tmp_path: Path) -> None:
+    parent = start_parent(tmp_path, "steps", folder=str(tmp_path))
+    wait_for(lambda: (tmp_path / "ended-2").exists())
+    os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to all of them
+    output, errors = parent.communicate(timeout=60)
+    assert errors == "interrupted\n", "nobody else complains"
+    assert "stopping at the end of this step" in output
+    begun, ended = (len(list(tmp_path.glob(f"{name}-*"))) for name in ("began", "ended"))
+    assert begun == ended
+
+
+def test_a_second_ctrl_c_stops_at_once(functions: Any, tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    parent = start_parent(tmp_path, "hang", marker=str(marker))
+    child = int(wait_for(lambda: marker.read_text() if marker.exists() else ""))
+    os.killpg(parent.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert parent.poll() is None, "the first waits for the step"
+    os.killpg(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=30)
+    assert errors.endswith("interrupted\n")
+    assert not alive(child)
+
+
+def test_ctrl_c_while_the_fork_server_starts_leaves_no_traceback_of_it(functions: Any, tmp_path: Path) -> None:
+    parent = start_parent(tmp_path, "add", a="1", b="2")
+    server = wait_for(lambda: next((pid for pid in children_of(parent.pid) if "forkserver" in command_of(pid)), ""))
+    time.sleep(0.2)
+    os.killpg(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=60)
+    assert errors == "interrupted\n"
+    assert wait_for(lambda: "gone" if not alive(int(server)) else "") == "gone"
+
+
+def children_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def command_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def alive(pid: int) -> bool:

@@ -191,6 +191,7 @@ class AccuracyResult:
     steps: int
     curve: tuple[EpochPoint, ...]
     losses_digest: str  # sha256 over the float32 bytes of every step's loss: equal seeds, equal digest
+    weights_digest: str | Absent = NOT_RECORDED  # sha256 over the trained model's parameters and buffers
     # by layer, how many of its error signals had 8, 16 and 24 bits; only where the method chooses (afp)
     error_bits_used: dict[str, dict[str, int]] = field(default_factory=dict)
 

@@ -5,15 +5,12 @@ A run's folder holds ``config.yaml``, ``samples.csv`` and, last, ``record.json``
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
-import errno
 import io
 import math
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from typing import Any
 import msgspec
 
 from bench.errors import RecordError
+from bench.files import write_whole
 from bench.records.schema import SCHEMA_VERSION, RunRecord
 
 RECORD_FILE = "record.json"
@@ -31,7 +29,6 @@ SAMPLES_FILE = "samples.csv"
 SUPERSEDED = "superseded"  # a folder of runs that were measured again; never looked into
 SAMPLE_COLUMNS = ("repeat", "index", "series", "metric", "value")
 
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NUMBER_LIST = re.compile(rb"\[\n[\s\d.eE+,-]*\n\s*\]")  # a JSON string holds no raw line break
 _decoder = msgspec.json.Decoder(RunRecord)
 
@@ -133,20 +130,8 @@ def write_atomic(path: Path, data: bytes, *, replace: bool) -> None:
     Raises:
         RecordError: if it exists and must not be replaced, or cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(6)}.tmp")
     try:
-        try:
-            with temporary.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            if replace:
-                temporary.replace(path)
-            else:
-                _move_to_free_name(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        write_whole(path, data, replace=replace)
     except FileExistsError as error:
         raise RecordError(_already_there(path)) from error
     except OSError as error:
@@ -341,29 +326,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def _move_to_free_name(temporary: Path, path: Path) -> None:
-    """Give a file its name only if that is free; a hard link decides this even between processes."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        # A file system without hard links: the window between look and move is the price.
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
-        temporary.rename(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a new name survives a power cut, where the file system can do that."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _already_there(path: Path) -> str:
