@@ -35,10 +35,12 @@ from bench.records.schema import (
     SCHEMA_VERSION,
     STATUSES,
     AccuracyResult,
+    Ceilings,
     HypernetPoint,
     HypernetResult,
     HypernetSurface,
     MemoryResult,
+    ProfileResult,
     RunRecord,
     Status,
     TimingRepeat,
@@ -46,11 +48,20 @@ from bench.records.schema import (
 )
 from bench.records.store import read_record, write_record
 from bench.records.surface import write_surface
-from bench.timing_summary import busy_notices, difference, timing_notices, timing_result, with_device_state
+from bench.timing_summary import (
+    busy_notices,
+    difference,
+    memory_notices,
+    timing_notices,
+    timing_result,
+    with_device_state,
+)
 from bench.training.assemble import as_fp32, for_pretraining, without_hypernet
 from bench.units import Absent
 
 SNAPSHOT_FILE = "memory_snapshot.pickle"
+TRACE_FOLDER = "trace"
+_MEASURED = ("timing", "memory", "profile", "accuracy", "hypernet")
 
 
 def locate(cell: CellConfig) -> tuple[Path, str]:
@@ -104,7 +115,16 @@ def count_passes(cell: CellConfig) -> int:
     count = 1 + (cell.protocol.pretrain_epochs > 0)
     count += cell.protocol.timing_processes * ("timing" in chosen)
     count += (2 + (cell.method.grad_quantizer == "hypernet")) * ("memory" in chosen)
+    count += (1 + (_ceilings_key(cell, str(resolve_device(cell.device))) not in _ceilings)) * ("profile" in chosen)
     return count + ("accuracy" in chosen)
+
+
+# Of each device, by its number of threads: a process that runs a whole suite measures them once.
+_ceilings: dict[tuple[str, int | None], Ceilings] = {}
+
+
+def _ceilings_key(cell: CellConfig, device: str) -> tuple[str, int | None]:
+    return device, cell.protocol.threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,13 +166,14 @@ class _CellRun:
         if check is not None and check.paths:
             self.paths = check.paths
             self._store_paths(environment)
-        accuracy = timing = memory = hypernet = None
+        accuracy = timing = memory = profile = hypernet = None
         if check is None:
             reason = self.missing["check"]
-            self.missing = dict.fromkeys(("model", "data", "gemms", "timing", "memory", "accuracy", "hypernet"), reason)
+            self.missing = dict.fromkeys(("model", "data", "gemms", *_MEASURED), reason)
         elif self._pretrain():
             timing = self._timing()
             memory = self._memory()
+            profile = self._profile()
             accuracy, observed = self._accuracy(check)
             hypernet = self._hypernet(check, observed)
         status, reason = self._verdict()
@@ -182,7 +203,13 @@ class _CellRun:
             hypernet=hypernet,
             gemms=check.gemms if check else None,
             missing=self.missing,
-            notices=(*_notices(check, cell, self.device), *busy_notices(timing), *timing_notices(timing)),
+            notices=(
+                *_notices(check, cell, self.device),
+                *busy_notices(timing),
+                *timing_notices(timing),
+                *memory_notices(memory),
+            ),
+            profile=profile,
         )
 
     def _earlier_paths(self, environment: dict[str, Any]) -> Paths:
@@ -274,7 +301,7 @@ class _CellRun:
                 self.progress.finish_pass()
         if not path.is_file():
             reason = f"there are no FP32 weights to start from: {self.missing.pop('pretraining')}"
-            self.missing |= dict.fromkeys(("timing", "memory", "accuracy", "hypernet"), reason)
+            self.missing |= dict.fromkeys(_MEASURED, reason)
             return False
         self.weights = str(path)
         return True
@@ -309,6 +336,18 @@ class _CellRun:
         if own is None or fp32 is None:
             return None
         return memory_result(own, fp32, without)
+
+    def _profile(self) -> ProfileResult | None:
+        if not self._wanted("profile"):
+            return None
+        key = _ceilings_key(self.cell, self.device)
+        if key not in _ceilings:
+            measured = self._run("profile", passes.ceilings_pass)
+            if measured is None:
+                return None
+            _ceilings[key] = measured
+        folder = str(self.files() / TRACE_FOLDER)
+        return self._start("profile", passes.profile_pass, ceilings=_ceilings[key], folder=folder)
 
     def _accuracy(self, check: passes.CheckAnswer) -> tuple[AccuracyResult | None, dict[str, float | Absent]]:
         if not self._wanted("accuracy"):
