@@ -345,7 +345,7 @@ class SpanTime:
     """
 
     phase: str  # data, forward, backward, meta, optimizer, unattributed
-    layer: str  # as ``named_modules`` calls it; "" outside of the model's layers
+    layer: str  # as ``named_modules`` calls it; "" outside of them, and of short spans
     gemm: str  # fprop, dgrad, wgrad; "" of what serves both backward products or none
     # quantize, im2col, gemm, dequantize, norm, activation, pool, hypernet_forward, meta_gradient; rest: none of these
     piece: str
@@ -434,7 +434,7 @@ class SideProfile:
     span_overhead_pct: float  # what spans add to the median step
     unattributed_pct: float  # of the plain steps: what no phase claims
     phases_ms: dict[str, float]  # medians of the plain steps
-    spans: tuple[SpanTime, ...]  # those of less than 0.1 % of the step together as their phase's rest
+    spans: tuple[SpanTime, ...]  # less than 0.1 % of the step: summed up over layers, without their names
     products: tuple[ProductWork, ...]
     work: tuple[PhaseWork, ...]  # each phase as a whole, then by layer
     trace: TraceResult | None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.profilers.phase_timer import PhaseTimer
-from bench.profilers.span_timer import REST, Place, Places, SpanTimer, watch_places
+from bench.profilers.span_timer import Place, Places, SpanTimer, watch_places
 from bench.profilers.step_work import StepWork, count_work, phase_work, products_of
 from bench.profilers.trace import TraceRanges, read_trace, record_trace
 from bench.records.schema import Ceilings, SideProfile, SpanTime, TraceResult
@@ -130,11 +130,11 @@ def _step(parts: Parts, stream: Batches, lr: float, phases: Any) -> None:
 
 
 def _with_small_together(times: Counter[Place]) -> Counter[Place]:
-    """The same sum, with what is too short to be read of added to its phase's rest."""
+    """The same sums of phases and pieces; what is too short to be worth a row loses its layer."""
     least = times.total() * _SMALL_SHARE
     together: Counter[Place] = Counter()
     for place, span_ms in times.items():
-        together[place if span_ms >= least else Place(place.phase, "", "", REST)] += span_ms
+        together[place if span_ms >= least else Place(place.phase, "", place.gemm, place.piece)] += span_ms
     return together
 
 
