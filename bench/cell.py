@@ -35,21 +35,32 @@ from bench.records.schema import (
     SCHEMA_VERSION,
     STATUSES,
     AccuracyResult,
+    Ceilings,
     HypernetPoint,
     HypernetResult,
     HypernetSurface,
     MemoryResult,
+    ProfileResult,
     RunRecord,
     Status,
     TimingRepeat,
     TimingResult,
 )
-from bench.timing_summary import busy_notices, difference, timing_notices, timing_result, with_device_state
+from bench.timing_summary import (
+    busy_notices,
+    difference,
+    memory_notices,
+    timing_notices,
+    timing_result,
+    with_device_state,
+)
 from bench.training.assemble import as_fp32, for_pretraining, without_hypernet
 from bench.units import Absent
 
 _VERBS = ("took ", "ran ", "was ", "did not ", "has no ")  # with which an outcome's reason may begin
 SNAPSHOT_FILE = "memory_snapshot.pickle"
+TRACE_FOLDER = "trace"
+_MEASURED = ("timing", "memory", "profile", "accuracy", "hypernet")
 
 
 def locate(cell: CellConfig) -> tuple[Path, str]:
@@ -94,7 +105,16 @@ def count_passes(cell: CellConfig) -> int:
     count = 1 + (cell.protocol.pretrain_epochs > 0)
     count += cell.protocol.timing_processes * ("timing" in chosen)
     count += (2 + (cell.method.grad_quantizer == "hypernet")) * ("memory" in chosen)
+    count += (1 + (_ceilings_key(cell, str(resolve_device(cell.device))) not in _ceilings)) * ("profile" in chosen)
     return count + ("accuracy" in chosen)
+
+
+# Of each device, by its number of threads: a process that runs a whole suite measures them once.
+_ceilings: dict[tuple[str, int | None], Ceilings] = {}
+
+
+def _ceilings_key(cell: CellConfig, device: str) -> tuple[str, int | None]:
+    return device, cell.protocol.threads
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,13 +145,14 @@ class _CellRun:
         self.progress.start_cell(f"{cell.variant_name} {cell.model.name} {cell.data.name}", count_passes(cell))
         check: passes.CheckAnswer | None = self._run("check", passes.check_pass, keep="check")
         self.paths = check.paths if check is not None else {}
-        accuracy = timing = memory = hypernet = None
+        accuracy = timing = memory = profile = hypernet = None
         if check is None:
             reason = self.missing["check"]
-            self.missing = dict.fromkeys(("model", "data", "gemms", "timing", "memory", "accuracy", "hypernet"), reason)
+            self.missing = dict.fromkeys(("model", "data", "gemms", *_MEASURED), reason)
         elif self._pretrain():
             timing = self._timing()
             memory = self._memory()
+            profile = self._profile()
             accuracy, observed = self._accuracy(check)
             hypernet = self._hypernet(check, observed)
         status, reason = self._verdict()
@@ -165,10 +186,12 @@ class _CellRun:
                 *_notices(check, cell, self.device),
                 *busy_notices(timing),
                 *timing_notices(timing),
+                *memory_notices(memory),
                 *self.journal.sittings(),
                 *self.notices,
                 *self.journal.notices,
             ),
+            profile=profile,
         )
 
     def files(self) -> Path:
@@ -276,7 +299,7 @@ class _CellRun:
                 self._run("pretraining", passes.pretrain_pass, target=str(path), resume=str(resume))
         if not path.is_file():
             reason = f"there are no FP32 weights to start from: {self.missing.pop('pretraining')}"
-            self.missing |= dict.fromkeys(("timing", "memory", "accuracy", "hypernet"), reason)
+            self.missing |= dict.fromkeys(_MEASURED, reason)
             return False
         self.weights = str(path)
         return True
@@ -330,6 +353,18 @@ class _CellRun:
         if own is None or fp32 is None:
             return None
         return memory_result(own, fp32, without)
+
+    def _profile(self) -> ProfileResult | None:
+        if not self._wanted("profile"):
+            return None
+        key = _ceilings_key(self.cell, self.device)
+        if key not in _ceilings:
+            measured = self._run("profile", passes.ceilings_pass)
+            if measured is None:
+                return None
+            _ceilings[key] = measured
+        folder = str(self.files() / TRACE_FOLDER)
+        return self._start("profile", passes.profile_pass, keep="profile", ceilings=_ceilings[key], folder=folder)
 
     def _accuracy(self, check: passes.CheckAnswer) -> tuple[AccuracyResult | None, dict[str, float | Absent]]:
         if not self._wanted("accuracy"):

@@ -40,7 +40,7 @@ class CellFiles:
     hypernet_points: tuple[HypernetPoint, ...]
     surface: HypernetSurface | None
     tracebacks: tuple[str, ...]
-    made_by_passes: tuple[Path, ...]  # files to lie beside the record
+    made_by_passes: tuple[Path, ...]  # files and folders to lie beside the record
 
 
 @contextlib.contextmanager
@@ -151,7 +151,7 @@ def _write(folder: Path, files: CellFiles) -> None:
         if files.tracebacks:
             write_whole(folder / "traceback.txt", "\n".join(files.tracebacks).encode())
         for path in files.made_by_passes:
-            write_whole(folder / path.name, path.read_bytes())
+            _copy(path, folder / path.name)
     except OSError as error:
         raise RecordError(
             f"{show_path(folder)} cannot be written ({error.strerror or error}): make room or choose another "
@@ -162,3 +162,13 @@ def _write(folder: Path, files: CellFiles) -> None:
         write_surface(folder, files.surface)
     # The record comes last: a folder with a record is whole.
     write_record(folder, files.record, config_yaml=files.config_yaml)
+
+
+def _copy(path: Path, target: Path) -> None:
+    """A file, or a folder with all that is in it."""
+    if path.is_dir():
+        target.mkdir()
+        for inner in path.iterdir():
+            _copy(inner, target / inner.name)
+    else:
+        write_whole(target, path.read_bytes())

@@ -15,7 +15,7 @@ from typing import Any
 from bench.errors import ConfigError
 
 FLOAT_BITS = 32
-PASSES = ("timing", "memory", "accuracy")
+PASSES = ("timing", "memory", "profile", "accuracy")
 # What says where files lie or how a run is shown, not what is measured: left out of keys and of records.
 PLACE_KEYS = (
     ("output_dir",), ("data", "root"), ("data", "download"), ("fresh",), ("progress",), ("protocol", "checkpoint_s"),
@@ -199,6 +199,7 @@ class ProtocolConfig:
     timing_budget_s: float = 60.0  # or until a process has sampled for so long
     energy_window_s: float = 2.0  # of each window for the energy of a phase, where the device counts energy; 0: none
     memory_steps: int = 3
+    profile_steps: int = 6  # with spans, and as many without in turn, of the cell and of FP32
     threads: int | None = None  # of torch's CPU operators; none: torch's default
     checkpoint_s: float = 60.0  # between two checkpoints of a training, at epoch ends sooner; 0: after each step
     cell_limit_s: float | None = None  # all passes of a cell together; what is left then is not measured: timed_out
@@ -207,8 +208,16 @@ class ProtocolConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        counts = ("batch_size", "timing_processes", "timing_blocks", "steps_per_block", "memory_steps", "epochs")
-        above_zero = ("pretrain_lr", "pass_limit_s", "silence_limit_s", "timing_interval_pct")
+        counts = (
+            "batch_size",
+            "timing_processes",
+            "timing_blocks",
+            "steps_per_block",
+            "memory_steps",
+            "epochs",
+            "profile_steps",
+        )
+        above_zero = ("profile_steps", "pretrain_lr", "pass_limit_s", "silence_limit_s", "timing_interval_pct")
         check_positive("protocol", self, *counts, *above_zero)
         rates = ("pretrain_weight_decay", "timing_budget_s", "energy_window_s", "checkpoint_s")
         for name in ("warmup_steps", "pretrain_epochs", *rates):

@@ -3,13 +3,14 @@
 check: self-check of the integer GEMM, one counted training step, facts of model and data.
 pretrain: the FP32 weights that the cells of a model, data set and seed share.
 timing: blocks of the cell's steps alternating with blocks of FP32 steps.
-memory: peaks of a few steps. accuracy: the training itself.
+memory: peaks of a few steps. profile: a few steps by layer and product, and a trace. accuracy: the training itself.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from bench.layers.convert import quantized_layers
 from bench.layers.dispatch import Paths
 from bench.methods import build_method
 from bench.profilers.base import NO_PHASES
+from bench.profilers.ceilings import measure_ceilings
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
 from bench.profilers.memory import MemoryMeter, MemoryPeaks, keep_large_blocks_apart
 from bench.profilers.memory_categories import MemoryProfile
@@ -39,12 +41,15 @@ from bench.profilers.phase_timer import PhaseTimer
 from bench.quantizers import AdaptiveQuantizer
 from bench.records.schema import (
     SCHEMA_VERSION,
+    Ceilings,
     DataFacts,
     GemmResult,
     HypernetSurface,
     Label,
     LayerFacts,
     ModelFacts,
+    ProfileResult,
+    SideProfile,
     SurfaceAxis,
     TimingRepeat,
 )
@@ -55,6 +60,7 @@ from bench.training.checkpoint import Checkpoints, seal_state, unseal_state
 from bench.training.history import FitResult
 from bench.training.loop import evaluate, fit
 from bench.training.memory import snapshot_steps, take_largest_layer, track_steps
+from bench.training.profile import profile_side, trace_steps
 from bench.training.shapes import bound_hypernet_bytes, track_shapes
 from bench.training.step import train_step
 from bench.units import Absent
@@ -67,6 +73,7 @@ if TYPE_CHECKING:
 
 Report = Callable[[dict[str, Any]], None]
 _UNFINISHED = Absent("the training did not come to its end")
+CEILING_BUDGET_S = 0.4  # for each of the four
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,6 +335,52 @@ def _hypernet_bound(cell: CellConfig, parts: Parts, images: Tensor) -> int | Abs
     return bound_hypernet_bytes(tracker, parts)
 
 
+def ceilings_pass(*, report: Report, cell: CellConfig, device: str) -> Ceilings:
+    """Measure the device's ceilings with the cell's number of threads."""
+    report({"phase": "ceilings"})
+    return measure_ceilings(_device(cell, device), budget_s=CEILING_BUDGET_S)
+
+
+def profile_pass(
+    *,
+    report: Report,
+    cell: CellConfig,
+    device: str,
+    weights: str | None,
+    paths: Paths | None = None,
+    ceilings: Ceilings,
+    folder: str,
+) -> ProfileResult:
+    """A few steps of the cell, then of FP32, by layer, product and piece, counted and traced.
+
+    Args:
+        report: takes progress.
+        cell: the checked config.
+        device: where to run.
+        weights: the FP32 weights to start from.
+        paths: what dispatch=auto chose in the check.
+        ceilings: of the device.
+        folder: for the traces, one file a side.
+    """
+    where, data = _prepare(cell, device)
+    state = _load(weights)
+    sides: dict[str, SideProfile] = {}
+    configs = {"cell": cell, "fp32": as_fp32(cell)}
+    is_reference = cell.method.name == "fp32"
+    for done, (name, config) in enumerate(configs.items()):
+        if name == "fp32" and is_reference:
+            sides[name] = sides["cell"]
+            break
+        report({"phase": f"profile, {name}", "done": done, "total": 2 - is_reference})
+        parts = build_parts(config, data, where, initial_state=state, paths=paths)
+        stream, lr = _endless(_batches(cell, data, where)), cell.optimizer.lr
+        trace = functools.partial(trace_steps, parts, stream, lr, where, folder=Path(folder), worker=name)
+        sides[name] = profile_side(
+            parts, stream, lr, where, steps=cell.protocol.profile_steps, ceilings=ceilings, trace=trace
+        )
+    return ProfileResult(ceilings=ceilings, cell=sides["cell"], fp32=sides["fp32"])
+
+
 def accuracy_pass(
     *,
     report: Report,
@@ -467,12 +520,17 @@ def _without_tensors(result: FitResult) -> FitResult:
     return dataclasses.replace(result, observation=None)
 
 
-def _prepare(cell: CellConfig, device: str) -> tuple[torch.device, AnyData]:
+def _device(cell: CellConfig, device: str) -> torch.device:
     if cell.protocol.threads is not None:
         torch.set_num_threads(cell.protocol.threads)
     where = torch.device(device)
     if where.type == "cuda":
         torch.cuda.set_device(where)
+    return where
+
+
+def _prepare(cell: CellConfig, device: str) -> tuple[torch.device, AnyData]:
+    where = _device(cell, device)
     config = cell.data
     data = build_data(
         config.name, root=config.root, download=config.download, image_size=config.image_size,

@@ -7,14 +7,16 @@ import statistics
 from collections.abc import Sequence
 from typing import TypeVar
 
+from bench.profilers.base import UNATTRIBUTED
 from bench.profilers.nvml_sampler import DeviceState
-from bench.records.schema import Interval, Summary, TimingRepeat, TimingResult
+from bench.records.schema import Interval, MemoryResult, Summary, TimingRepeat, TimingResult
 from bench.stats import ratio_interval, summarize
 from bench.units import Absent
 
 Number = TypeVar("Number", int, float)
 _BUSY_SPREAD, _BUSY_APART = 0.5, 1.25
 _MARKS_COST_TOO_MUCH_PCT = 1.0
+MAX_UNATTRIBUTED_PCT, MAX_OTHER_PCT = 3.0, 5.0  # of a step's time that no phase, of memory that no category claims
 
 
 def with_device_state(repeat: TimingRepeat, state: DeviceState) -> TimingRepeat:
@@ -134,7 +136,7 @@ def busy_sentences(reference: Summary, process_medians: Sequence[float]) -> tupl
 
 
 def timing_notices(timing: TimingResult | None) -> tuple[str, ...]:
-    """What a reader of the times must know: throttled samples, and marks that cost more than they may."""
+    """What a reader of the times must know: throttled samples, and marks or an unclaimed rest above their bounds."""
     notices: list[str] = []
     if timing is None:
         return ()
@@ -145,7 +147,21 @@ def timing_notices(timing: TimingResult | None) -> tuple[str, ...]:
         notices.append(f"{count} of {total} timed steps ran while the device was throttled ({', '.join(seen)}).")
     if marks is not None and marks.low > _MARKS_COST_TOO_MUCH_PCT:
         notices.append(f"Marking the phases added {marks.value:.1f} % to the step; the times hold it.")
+    unclaimed = timing.phase_share_pct.get(UNATTRIBUTED, 0.0)
+    if unclaimed > MAX_UNATTRIBUTED_PCT:
+        notices.append(f"{unclaimed:.1f} % of the step's time lies in no phase.")
     return tuple(notices)
+
+
+def memory_notices(memory: MemoryResult | None) -> tuple[str, ...]:
+    """A sentence if more of a phase's peak than may is in no category."""
+    if memory is None or isinstance(memory.phases, Absent):
+        return ()
+    shares = {entry.phase: 100 * entry.categories.get("other", 0) / max(1, entry.peak_bytes) for entry in memory.phases}
+    phase, share = max(shares.items(), key=lambda item: item[1], default=("", 0.0))
+    if share <= MAX_OTHER_PCT:
+        return ()
+    return (f"{share:.0f} % of the memory at the peak of the phase {phase} is in no category.",)
 
 
 def difference(more: Number | Absent, less: Number | Absent) -> Number | Absent:

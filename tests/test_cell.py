@@ -41,7 +41,7 @@ def cell_of(tmp_path: Path) -> RunCell:
 
 
 def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell) -> None:
-    cell = cell_of("variant=metagrad_int4_slim")
+    cell = cell_of("variant=metagrad_int4_slim", "protocol.passes=[timing,memory,profile,accuracy]")
     record = run_cell(cell)
     folder, key = locate(cell)
     assert (record.status, record.reason, record.key, record.missing) == ("ok", "", key, {})
@@ -78,6 +78,15 @@ def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell
     assert isinstance(record.memory.hypernet_bound_bytes, int)
     assert record.memory.hypernet_extra_allocated_bytes <= record.memory.hypernet_bound_bytes
     assert record.memory.snapshot == Absent("only CUDA's allocator keeps a history")
+    assert record.profile is not None
+    for side in (record.profile.cell, record.profile.fp32):
+        assert len(side.plain_step_ms) == len(side.spanned_step_ms) == 1
+        assert sum(span.span_ms for span in side.spans) == pytest.approx(side.spanned_step_ms[0])
+        assert side.trace is not None
+        assert (folder / side.trace.file).is_file()
+        assert len(side.trace.operators) == 10
+        assert len(side.products) == 59, "all but the first layer's dgrad"
+    assert isinstance(record.profile.ceilings.int8_gops, float)
     names = {path.name for path in folder.iterdir()}
     assert names >= {"record.json", "config.yaml", "samples.csv", "training.csv", "events.out.tfevents.metagrad-bench"}
     header, *rows = (folder / "hypernet.csv").read_text(encoding="utf-8").splitlines()

@@ -29,7 +29,7 @@ settings most used:
   weight_bits activation_bits error_bits grad_bits   2 to 8 (weights 1), 32 for FP32 (variant=custom)
   edge_layers=same|int8|full    first convolution and last linear layer
   data.root=DIR  data.download=false
-  protocol.epochs=N  protocol.timing_blocks=N  protocol.passes=[timing,memory,accuracy]
+  protocol.epochs=N  protocol.timing_blocks=N  protocol.passes=[timing,memory,profile,accuracy]
   model=custom model.factory=package.module:function   your own network
 
 Hydra flags:

@@ -1,8 +1,9 @@
 """Where the time of a layer goes: spans named by piece, layer and GEMM, recorded only where someone asks.
 
 Pieces are ``quantize``, ``im2col`` (laying operands out for a product), ``gemm``, ``dequantize``, ``norm``,
-``activation`` and ``pool``. Spans do not nest. Off, a span costs one comparison; on, it costs two clock readings, so
-that a run with spans is never the run whose step time is reported.
+``activation`` and ``pool``; the delayed update's are ``hypernet_forward`` and ``meta_gradient``. Spans of layers do not
+nest. Off, a span costs one comparison; on, two clock readings, so that a run with spans is never the run whose step
+time is reported.
 """
 
 from __future__ import annotations
@@ -12,11 +13,19 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 PIECES = ("quantize", "im2col", "gemm", "dequantize", "norm", "activation", "pool")
+
+
+class SpanSink(Protocol):
+    """Whoever records spans."""
+
+    def open_span(self, piece: str, layer: str, gemm: str) -> AbstractContextManager[None]:
+        """Bound one span."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +64,9 @@ class _Log:
         self.device = device
         self.marks: list[tuple[str, str, str, Any, Any]] = []
 
+    def open_span(self, piece: str, layer: str, gemm: str) -> AbstractContextManager[None]:
+        return _Open(self, piece, layer, gemm)
+
     def now(self) -> Any:
         if self.device.type != "cuda":
             return time.perf_counter_ns()
@@ -71,13 +83,24 @@ class _Log:
         ]
 
 
-_log: _Log | None = None
+_sink: SpanSink | None = None
 _OFF: AbstractContextManager[None] = nullcontext()
 
 
 def span(piece: str, *, layer: str = "", gemm: str = "") -> AbstractContextManager[None]:
-    """Time the block as one of ``PIECES``, if spans are being recorded."""
-    return _OFF if _log is None else _Open(_log, piece, layer, gemm)
+    """Bound the block as one piece of work, if spans are being recorded."""
+    return _OFF if _sink is None else _sink.open_span(piece, layer, gemm)
+
+
+@contextmanager
+def send_spans(sink: SpanSink) -> Iterator[None]:
+    """Tell ``sink`` alone of the spans of the block."""
+    global _sink
+    outer, _sink = _sink, sink
+    try:
+        yield
+    finally:
+        _sink = outer
 
 
 @contextmanager
@@ -87,13 +110,12 @@ def record_spans(device: torch.device) -> Iterator[list[Span]]:
     Args:
         device: where the work runs: CUDA events there, the processor's clock elsewhere.
     """
-    global _log
-    outer, _log = _log, _Log(device)
+    log = _Log(device)
     spans: list[Span] = []
     try:
-        yield spans
+        with send_spans(log):
+            yield spans
     finally:
-        log, _log = _log, outer
         spans.extend(log.spans())
 
 

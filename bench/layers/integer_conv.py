@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -109,7 +110,8 @@ class _ConvFunction(Function):
         elif layer.dispatch == "auto":
             y_npqo = _fastest_fprop(*both_quantized(a, w), plan, layer, bias)
         else:
-            y_npqo = float_fprop(values_of(a), values_of(w), plan)
+            with span("gemm", layer=layer.name, gemm="fprop"):
+                y_npqo = float_fprop(values_of(a), values_of(w), plan)
             if bias is not None:
                 y_npqo.add_(bias)
         ctx.layer, ctx.plan = layer, plan
@@ -158,7 +160,9 @@ class _ConvFunction(Function):
                 db = add_up([error_sum(_channel_sums(grid.codes), grid, plan.rows) for grid in for_dw])
         else:
             dx_error, dw_error = (error_npqo if grids is None else sum_of_grids(grids) for grids in (for_dx, for_dw))
-            dx, dw_hat = float_backward(dx_error, dw_error, values_of(a), values_of(w), plan, (needs_dx, needs_dw))
+            dx, dw_hat = float_backward(
+                dx_error, dw_error, values_of(a), values_of(w), plan, (needs_dx, needs_dw), layer=layer.name
+            )
             if dx is not None and inside is not None:
                 dx.mul_(unpack_bits(inside, dx.shape))
             db = dw_error.sum((0, 1, 2)) if needs_db else None
@@ -461,7 +465,14 @@ def float_fprop(a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan) -> Tensor:
 
 
 def float_backward(
-    dx_error: Tensor, dw_error: Tensor, a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan, needs: tuple[bool, bool]
+    dx_error: Tensor,
+    dw_error: Tensor,
+    a_nhwc: Tensor,
+    w_orsc: Tensor,
+    plan: ConvPlan,
+    needs: tuple[bool, bool],
+    *,
+    layer: str = "",
 ) -> tuple[Tensor | None, Tensor | None]:
     """Floating-point dgrad (N, H, W, C) and wgrad (O, R, S, C/groups), each only if needed.
 
@@ -472,20 +483,21 @@ def float_backward(
         w_orsc: (O, R, S, C/groups).
         plan: the sizes.
         needs: whether dgrad and wgrad are wanted.
+        layer: the layer's name, for a span around each product; "" where the caller sets it.
     """
     a, w = _padded_nchw(a_nhwc, plan), _plain(w_orsc.permute(0, 3, 1, 2))
 
-    def backward(error_npqo: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
-        error = _plain(error_npqo.permute(0, 3, 1, 2))
-        dx, dw, _ = torch.ops.aten.convolution_backward(
-            error, a, w, None, plan.stride, (0, 0), plan.dilation, False, (0, 0), plan.groups, (*wanted, False)
-        )
-        return dx, dw
+    def backward(error_npqo: Tensor, gemm: str) -> Tensor:
+        error, wanted = _plain(error_npqo.permute(0, 3, 1, 2)), (gemm == "dgrad", gemm == "wgrad", False)
+        with span("gemm", layer=layer, gemm=gemm) if layer else nullcontext():
+            dx, dw, _ = torch.ops.aten.convolution_backward(
+                error, a, w, None, plan.stride, (0, 0), plan.dilation, False, (0, 0), plan.groups, wanted
+            )
+        gradient: Tensor = dx if wanted[0] else dw
+        return gradient
 
-    if dx_error is dw_error or not all(needs):
-        dx, dw = backward(dx_error if needs[0] else dw_error, needs)
-    else:
-        (dx, _), (_, dw) = backward(dx_error, (True, False)), backward(dw_error, (False, True))
+    dx = backward(dx_error, "dgrad") if needs[0] else None
+    dw = backward(dw_error, "wgrad") if needs[1] else None
     if dx is not None:
         (top, _), (left, _) = plan.padding
         dx = dx[:, :, top : top + plan.h, left : left + plan.w].permute(0, 2, 3, 1).contiguous()

@@ -84,7 +84,8 @@ class _LinearFunction(Function):
         if layer.dispatch != "simulate":
             y = integer_fprop(*both_quantized(a, w), layer.name)
         else:
-            y = values_of(a) @ values_of(w).t()
+            with span("gemm", layer=layer.name, gemm="fprop"):
+                y = values_of(a) @ values_of(w).t()
         if bias is not None:
             y.add_(bias)
         ctx.layer = layer
@@ -124,8 +125,10 @@ class _LinearFunction(Function):
                 db = add_up([error_sum(total, grid, len(error_mn)) for grid, total in pairs]) if needs_db else None
         else:
             dx_error, dw_error = (error_mn if grids is None else sum_of_grids(grids) for grids in (for_dx, for_dw))
-            dx = dx_error @ values_of(w) if needs_dx else None
-            dw = dw_error.t() @ values_of(a) if needs_dw else None
+            with span("gemm", layer=layer.name, gemm="dgrad"):
+                dx = dx_error @ values_of(w) if needs_dx else None
+            with span("gemm", layer=layer.name, gemm="wgrad"):
+                dw = dw_error.t() @ values_of(a) if needs_dw else None
             db = dw_error.sum(0) if needs_db else None
         if dx is not None and inside is not None:
             dx.mul_(unpack_bits(inside, dx.shape))

@@ -38,6 +38,7 @@ BUILD_LIMIT_S = 120
 
 _off = 0
 _shapes = 0
+_watcher: Callable[[Tensor], None] | None = None
 
 
 class Geometry(ctypes.Structure):
@@ -118,8 +119,21 @@ def pieces(device: torch.device) -> str | Absent:
     return found if isinstance(found, Absent) else f"compiled by {Path(_compiler() or 'cc').name}"
 
 
+@contextmanager
+def watch_operands(watcher: Callable[[Tensor], None]) -> Iterator[None]:
+    """Call ``watcher`` with every tensor that is handed to a compiled piece inside the block, as often as it is."""
+    global _watcher
+    outer, _watcher = _watcher, watcher
+    try:
+        yield
+    finally:
+        _watcher = outer
+
+
 def pointer(tensor: Tensor | None) -> int | None:
     """Address of a contiguous tensor's first value."""
+    if _watcher is not None and tensor is not None:
+        _watcher(tensor)
     return None if tensor is None else 0 if _shapes else tensor.data_ptr()
 
 

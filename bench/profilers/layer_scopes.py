@@ -86,5 +86,10 @@ class LayerScopes:
 
 
 def _nodes_of(values: Any) -> Iterable[Any]:
-    tensors = [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+    if isinstance(values, Tensor):
+        tensors = [values]
+    elif isinstance(values, tuple) and all(isinstance(value, Tensor) for value in values):
+        tensors = list(values)
+    else:
+        tensors = [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
     return (tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None)

@@ -339,14 +339,14 @@ class Ceilings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpanTime:
-    """Time of one piece of work of one layer in a step with spans; the spans of a side add up to its step.
+    """Time of one piece of work of one layer in a step with spans.
 
-    Exclusive: what runs inside another span is counted there alone. The median over the spanned steps of the sum within
-    a step.
+    Exclusive: what runs inside another span is counted there alone, so that all spans of one step add up to it. The
+    median over the steps with spans of the sum within a step.
     """
 
     phase: str  # data, forward, backward, meta, optimizer, unattributed
-    layer: str  # as ``named_modules`` calls it; "" outside of the model's layers
+    layer: str  # as ``named_modules`` calls it; "" outside of them, and of short spans
     gemm: str  # fprop, dgrad, wgrad; "" of what serves both backward products or none
     # quantize, im2col, gemm, dequantize, norm, activation, pool, hypernet_forward, meta_gradient; rest: none of these
     piece: str
@@ -384,7 +384,7 @@ class PhaseWork:
 
     phase: str  # data, forward, backward, meta, optimizer
     layer: str  # "" for the phase as a whole
-    operations: dict[str, int]  # by kind: int8, fp32, bf16
+    operations: dict[str, int]  # by kind (int8, fp32, bf16); a kind without any is left out
     num_bytes: int
     time_ms: float | Absent  # of the phase in steps without spans; of a layer in steps with them
     gops: float | Absent  # all operations over time_ms
@@ -396,11 +396,11 @@ class PhaseWork:
 class OperatorTime:
     """One operator of a trace, all its calls together; a step's."""
 
-    name: str  # aten::..., an autograd node, or ``range: piece`` for a range's own time, compiled pieces among it
+    name: str  # aten::..., or an autograd node: compiled pieces are in the own time of the node that calls them
     calls: float
-    self_ms: float  # without the operators and ranges that it calls; on CUDA the host's time
+    self_ms: float  # the host's time without the operators that it calls
     device_ms: float | Absent  # of the kernels that it launched itself; CUDA only
-    share_pct: float  # of the traced step: of its self_ms, on CUDA of its device_ms in all kernels' time
+    share_pct: float  # of all operators' self_ms, on CUDA of their device_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -435,7 +435,7 @@ class SideProfile:
     span_overhead_pct: float  # what spans add to the median step
     unattributed_pct: float  # of the plain steps: what no phase claims
     phases_ms: dict[str, float]  # medians of the plain steps
-    spans: tuple[SpanTime, ...]
+    spans: tuple[SpanTime, ...]  # less than 0.1 % of the step: summed up over layers, without their names
     products: tuple[ProductWork, ...]
     work: tuple[PhaseWork, ...]  # each phase as a whole, then by layer
     trace: TraceResult | None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.kernels.spans import span
 from bench.training.assemble import Parts
 
 PhaseContext = Callable[[str], AbstractContextManager[Any]]
@@ -49,7 +50,8 @@ def train_step(parts: Parts, images: Tensor, labels: Tensor, lr: float, phases: 
         if parts.quantize_grads:
             for weight, quantize in zip(parts.weights, parts.quantize_grads, strict=True):
                 assert weight.grad is not None, "backward left no gradient in a quantized layer"
-                quantize.quantize_(weight.grad)
+                with span("quantize", gemm="wgrad"):
+                    quantize.quantize_(weight.grad)
         parts.optimizer.lr = lr
         parts.optimizer.step(lr_factors=parts.lr_factors() if parts.lr_factors is not None else None)
         if delayed is not None:

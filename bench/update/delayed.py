@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from bench.errors import ConfigError
 from bench.hypernets import Hypernet
+from bench.kernels.spans import span
 from bench.layout import flat, laid_out_like
 from bench.optim import Adam, Optimizer
 from bench.optim.base import gather_grads, move_
@@ -212,7 +213,7 @@ class DelayedUpdate:
         if self.pending is None:
             return
         weights = [param.detach() for param in self.params]
-        with self.phases("hypernet_forward"):
+        with self.phases("hypernet_forward"), span("hypernet_forward"):
             replaced = self.strategy.outputs(self.hypernet, self.pending, weights)
             for index, output in enumerate(replaced):  # one by one, so that never both forms of all layers are there
                 replaced[index] = self.quantize(output)
@@ -242,7 +243,7 @@ class DelayedUpdate:
         if self.pending is None:
             return
         grads = gather_grads(self.params, None)
-        with self.phases("meta_gradient"):
+        with self.phases("meta_gradient"), span("meta_gradient"):
             for param in self.meta_optimizer.params:
                 param.grad = None
             operands = _MetaOperands(self, [laid_out_like(grad, p) for grad, p in zip(grads, self.params, strict=True)])
