@@ -15,6 +15,7 @@ from reports.figures import FIGURES, draw_across, draw_section, inline_svg
 from reports.figures.style import GRID, INK, PALETTE, row_colours, tag
 from reports.rows import Section
 from reports.sections import build_sections
+from reports.tables import TOPICS
 
 Make = Callable[..., list[RunRecord]]
 SectionOf = Callable[[list[RunRecord]], Section]
@@ -78,6 +79,7 @@ def test_every_figure_is_drawn_where_its_data_is_and_the_same_twice(
     assert [drawing.key for drawing in figures.drawn] == KEYS
     for drawing in figures.drawn:
         assert drawing.alt, drawing.key
+        assert drawing.topic in TOPICS, drawing.key
         assert drawing.png.startswith(b"\x89PNG")
         width, height = struct.unpack(">II", drawing.png[16:24])
         assert width == 1238, "one width for all"
