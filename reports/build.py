@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +57,7 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
         for folder in (out_dir, out_dir / "figures", out_dir / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
         sections = build_sections(loaded.records)
-        figures, notes = _write_figures(sections, out_dir)
+        figures, notes = _write_figures(sections, loaded.folders, out_dir)
         _write_tables(sections, loaded.records, out_dir / "tables")
         page = build_page(loaded, sections, figures, notes)
         html, markdown = out_dir / "report.html", out_dir / "report.md"
@@ -107,11 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(ExitCode.OK)
 
 
-def _write_figures(sections: Sequence[Section], out_dir: Path) -> tuple[dict[int, tuple[Figure, ...]], dict[int, str]]:
-    from reports.figures import draw_section
+def _write_figures(
+    sections: Sequence[Section], folders: Mapping[str, Path], out_dir: Path
+) -> tuple[dict[int, tuple[Figure, ...]], dict[int, str]]:
+    from reports.figures import comparable_sections, draw_across, draw_section
 
     shown: dict[int, tuple[Figure, ...]] = {}
     notes: dict[int, str] = {}
+    across = {group[0]: group for group in comparable_sections(sections)[:MAX_FIGURE_SECTIONS]}
     for index, section in enumerate(sections):
         if index >= MAX_FIGURE_SECTIONS:
             notes[index] = (
@@ -119,7 +122,13 @@ def _write_figures(sections: Sequence[Section], out_dir: Path) -> tuple[dict[int
             )
             continue
         prefix = "" if len(sections) == 1 else f"{index + 1}-"
-        shown[index] = tuple(_write_figure(drawing, prefix, out_dir) for drawing in draw_section(section))
+        figures = draw_section(section, folders)
+        drawn = figures.drawn
+        if index in across:
+            drawn = (*draw_across([sections[position] for position in across[index]]).drawn, *drawn)
+        shown[index] = tuple(_write_figure(drawing, prefix, out_dir) for drawing in drawn)
+        reasons = "; ".join(f"{figure.title} ({figure.reason})" for figure in figures.not_drawn)
+        notes[index] = f"Not drawn: {reasons}." if reasons else ""
     return shown, notes
 
 
@@ -134,7 +143,14 @@ def _write_figure(drawing: Drawing, prefix: str, out_dir: Path) -> Figure:
     (out_dir / f"{name}.png").write_bytes(drawing.png)
     # matplotlib escapes the texts that it draws; inline_svg escapes the description.
     svg = Markup(inline_svg(drawing.svg, f"{prefix}{drawing.key}", drawing.alt))
-    return Figure(key=drawing.key, title=drawing.title, caption=drawing.caption, alt=drawing.alt, svg=svg, file=name)
+    return Figure(
+        topic=drawing.topic,
+        title=drawing.title,
+        caption=drawing.caption,
+        alt=drawing.alt,
+        svg=svg,
+        file=name,
+    )
 
 
 def _write_tables(sections: Sequence[Section], records: Sequence[RunRecord], folder: Path) -> None:

@@ -417,9 +417,10 @@ def _too_short() -> Absent:
 
 def _resident_bytes(pid: int) -> int | Absent:
     try:
-        return int(psutil.Process(pid).memory_info().rss)
+        resident = int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
-        return Absent("the process has ended")
+        resident = 0
+    return resident or Absent("the process has ended")  # one that was not waited for yet has nothing left
 
 
 def _first_reason(values: Sequence[object]) -> Absent:

@@ -1,0 +1,149 @@
+"""Loss and accuracy over steps and over seconds, every method against the straight-through estimator.
+
+Source: the layout of MetaQuant's Figs. 5 to 15 (Chen et al., NeurIPS 2019), with seconds beside steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from bench.records.schema import EpochPoint, Interval
+from bench.stats import mean_interval
+from bench.units import Absent
+from reports.figures.style import (
+    INK,
+    NotDrawn,
+    Sketch,
+    cap_rows,
+    legend_below,
+    log_axis,
+    panels,
+    row_colours,
+    tag,
+    wants_log,
+)
+from reports.rows import Row, Section
+
+MAX_LINES = 14
+REFERENCES = ("ste", "fp32")  # drawn first, in ink and grey
+_LOG_ABOVE = 4  # largest over smallest loss
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One quantity of one row: by seed, and their mean where they share their steps."""
+
+    seeds: tuple[np.ndarray, ...]  # (points, 3) each: step, seconds, value
+    mean: np.ndarray  # (points, 5): step, seconds, mean, low, high; low = high = mean for one seed
+
+
+def convergence(section: Section) -> Sketch | NotDrawn:
+    """Mean training loss and test accuracy after every epoch, over steps and over seconds of training."""
+    key, topic, title = "convergence", "convergence", "Convergence"
+    trained = [row for row in section.rows if any(points_of(row, "train_loss"))]
+    rows, more = cap_rows(sorted(trained, key=_drawing_order), MAX_LINES)
+    if not rows:
+        return NotDrawn(key=key, topic=topic, title=title, reason="no row was trained")
+    quantities = [("train_loss", "training loss")]
+    if not section.synthetic and any(any(points_of(row, "test_accuracy_pct")) for row in rows):
+        quantities.append(("test_accuracy_pct", "test accuracy, %"))
+    figure, axes = panels(
+        section,
+        len(quantities),
+        2,
+        height_in=2.5 * len(quantities) + 1.0 + 0.05 * len(rows),
+        sharex="col",
+        sharey="row",
+    )
+    colours = row_colours(section.rows)
+    for (name, label), line in zip(quantities, axes, strict=True):
+        for row in rows:
+            curve = curve_of(row, name)
+            if curve is None:
+                continue
+            for column, ax in enumerate(line):
+                _draw(ax, row, curve, column, colours[row.label])
+        line[0].set_ylabel(label)
+    losses = [value for row in rows for seed in points_of(row, "train_loss") for *_, value in seed]
+    if wants_log(losses, _LOG_ABOVE):
+        log_axis(axes[0][0], "y")
+    axes[-1][0].set_xlabel("steps")
+    axes[-1][1].set_xlabel("seconds of training")
+    legend_below(figure, axes[0][0])
+    ste = [row for row in rows if row.method.name == "ste"]
+    caption = (
+        "One point an epoch: the epoch's mean loss, the accuracy after it. STE stands in black, FP32 in grey; of "
+        f"several seeds (n) a thin line each, their mean, and its 95 % interval.{more}"
+    )
+    if not ste:
+        caption += " No STE row was measured here."
+    alt = _describe(rows, with_accuracy=len(quantities) > 1)
+    return Sketch(key=key, topic=topic, title=title, caption=caption, alt=alt, figure=figure)
+
+
+def points_of(row: Row, name: str) -> list[list[tuple[float, float, float]]]:
+    """By seed: (step, seconds, value) of every epoch in which the value is known."""
+    seeds: list[list[tuple[float, float, float]]] = []
+    for record in row.records:
+        curve: Sequence[EpochPoint] = record.accuracy.curve if record.accuracy is not None else ()
+        points = [(float(p.step), p.seconds, v) for p in curve if not isinstance(v := getattr(p, name), Absent)]
+        if points:
+            seeds.append(points)
+    return seeds
+
+
+def curve_of(row: Row, name: str) -> Curve | None:
+    """The row's curves by seed and their mean with its 95 % interval, as far as all seeds went."""
+    seeds = points_of(row, name)
+    if not seeds:
+        return None
+    shared = sorted(set.intersection(*({step for step, *_ in seed} for seed in seeds)))
+    mean = []
+    for step in shared:
+        at = [next(point for point in seed if point[0] == step) for seed in seeds]
+        interval = mean_interval([value for *_, value in at])
+        seconds, value = (float(np.mean([point[i] for point in at])) for i in (1, 2))
+        ends = (interval.low, interval.high) if isinstance(interval, Interval) else (value, value)
+        mean.append((step, seconds, value, *ends))
+    return Curve(tuple(np.array(seed) for seed in seeds), np.array(mean).reshape(-1, 5))
+
+
+def _draw(ax: Axes, row: Row, curve: Curve, column: int, style: tuple[str, str]) -> None:
+    colour, marker = style
+    line, width = "-", 1.4
+    if row.method.name in REFERENCES:
+        colour, line, width = (INK, "--", 1.8) if row.method.name == "ste" else ("#8a8a8a", ":", 1.8)
+    if len(curve.seeds) > 1:
+        for seed in curve.seeds:
+            ax.plot(seed[:, column], seed[:, 2], color=colour, linewidth=0.7, alpha=0.45, linestyle=line)
+        ax.fill_between(
+            curve.mean[:, column], curve.mean[:, 3], curve.mean[:, 4], color=colour, alpha=0.15, linewidth=0
+        )
+    every = max(1, len(curve.mean) // 16)  # a marker on each of 100 epochs is a thick line
+    ax.plot(
+        curve.mean[:, column], curve.mean[:, 2], color=colour, marker=marker, markersize=3.8, linewidth=width,
+        linestyle=line, markevery=every, label=tag(row, seeds=True),
+    )  # fmt: skip
+
+
+def _drawing_order(row: Row) -> int:
+    """References first: they are what a reader compares with."""
+    return REFERENCES.index(row.method.name) if row.method.name in REFERENCES else len(REFERENCES)
+
+
+def _describe(rows: Sequence[Row], *, with_accuracy: bool) -> str:
+    ends = []
+    for row in rows:
+        loss, accuracy = curve_of(row, "train_loss"), curve_of(row, "test_accuracy_pct")
+        if loss is None or not len(loss.mean):
+            continue
+        words = f"{row.label} loss {loss.mean[0, 2]:.3g} to {loss.mean[-1, 2]:.3g}"
+        if with_accuracy and accuracy is not None and len(accuracy.mean):
+            words += f", accuracy {accuracy.mean[0, 2]:.4g} to {accuracy.mean[-1, 2]:.4g} %"
+        ends.append(f"{words} in {loss.mean[-1, 0]:,.0f} steps")
+    what = "Training loss and test accuracy" if with_accuracy else "Training loss"
+    return f"{what} over steps and over seconds, from the first epoch to the last: {'; '.join(ends)}."

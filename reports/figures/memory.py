@@ -1,0 +1,203 @@
+"""Peak memory by category: every row, and a hypernetwork's strategies side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from bench.profilers.memory_categories import CATEGORIES
+from bench.records.schema import MemoryPhase
+from bench.units import MEBIBYTE, Absent
+from reports.figures.style import (
+    INK,
+    PALETTE,
+    NotDrawn,
+    Sketch,
+    cap_rows,
+    legend_below,
+    name_rows,
+    panels,
+    same_but,
+    shorten,
+)
+from reports.rows import Row, Section, missing_reason, status_text
+from reports.text import clean_text
+
+STRATEGIES = ("retain", "slim", "recompute", "tabulate")
+MAX_GROUPS = 6
+_UNTOLD = "not told apart"
+_STYLES = {
+    "weights": (PALETTE[0], ""), "integer_copies": (PALETTE[9], ".."), "activations": (PALETTE[1], ""),
+    "gradients": (PALETTE[2], "//"), "optimizer_state": (PALETTE[5], ""), "hypernet_parameters": (PALETTE[3], ""),
+    "hypernet_activations": (PALETTE[4], "xx"), "pending_gradients": (PALETTE[6], "\\\\"),
+    "workspaces": ("#949494", ""), "data": ("#5f5f5f", ".."), "other": ("#d9d9d9", ""), _UNTOLD: ("#c8c8c8", "oo"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """One row's peak, MiB by category, and what stands beside it."""
+
+    parts: dict[str, float]
+    note: str
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+
+def memory_by_category(section: Section) -> Sketch | NotDrawn:
+    """What each row held when its step held most, by category; the whole peak where that was not told apart."""
+    key, topic, title = "memory", "memory", "Peak memory by category"
+    known = [row for row in section.rows if _bar(row, "peak_allocated_bytes") is not None]
+    name, peak_name = "peak_allocated_bytes", "allocated"
+    if not known:
+        name, peak_name = "peak_process_bytes", "of the process"
+        known = [row for row in section.rows if _bar(row, name) is not None]
+    rows, more = cap_rows(known)
+    if not rows:
+        return NotDrawn(key=key, topic=topic, title=title, reason="no row's memory was measured")
+    bars = [bar for row in rows if (bar := _bar(row, name)) is not None]
+    figure, axes = panels(section, 1, 2, height_in=1.9 + 0.32 * len(rows), sharey=True)
+    _stack(axes[0], bars)
+    name_rows(axes[0][0], rows)
+    axes[0][0].set_xlabel(f"peak {peak_name}, MiB")
+    axes[0][1].set_xlabel("share of the peak, %")
+    legend_below(figure, axes[0][0], 4)
+    top = max(range(len(rows)), key=lambda index: bars[index].total)
+    alt = (
+        f"Peak memory ({peak_name}) of {len(rows)} rows; the largest is {rows[top].label} with "
+        f"{bars[top].total:.4g} MiB, most of it {_most(bars[top])}."
+    )
+    caption = (
+        "Live tensors at the moment in which the step held most; beside it the sum, and in brackets what the "
+        f"hypernetwork adds to the peak, measured in two processes.{more}"
+    )
+    return Sketch(key=key, topic=topic, title=title, caption=caption, alt=alt, figure=figure)
+
+
+def memory_of_strategies(section: Section) -> Sketch | NotDrawn:
+    """One panel per configuration: retain, slim, recompute and tabulate below each other, absent ones named."""
+    key, topic, title = "memory_strategies", "memory", "Memory of the hypernetwork's strategies"
+    groups: dict[str, dict[str, Row]] = {}
+    for row in section.rows:
+        if row.has_hypernet:
+            groups.setdefault(_configuration(row), {})[row.method.strategy] = row
+    several = [group for group in groups.values() if len(group) > 1]
+    if not several:
+        reason = "no configuration was measured with two strategies" if groups else "no row has a hypernetwork"
+        return NotDrawn(key=key, topic=topic, title=title, reason=reason)
+    shown = several[:MAX_GROUPS]
+    if not any(_bar(row, "peak_allocated_bytes") for group in shown for row in group.values()):
+        return NotDrawn(key=key, topic=topic, title=title, reason="no strategy's memory was measured")
+    figure, axes = panels(section, len(shown), 2, height_in=1.6 + 1.35 * len(shown), sharex="col", sharey=True)
+    sentences = []
+    for line, group in zip(axes, shown, strict=True):
+        ax = line[0]
+        bars = [_strategy_bar(group.get(strategy)) for strategy in STRATEGIES]
+        _stack(line, bars)
+        ax.set_yticks(range(len(STRATEGIES)), STRATEGIES)
+        ax.set_ylim(len(STRATEGIES) - 0.4, -0.6)
+        first = next(iter(group.values()))
+        name = _group_name(first)
+        ax.set_title(name)
+        told = [
+            f"{strategy} {bar.total:.4g} MiB" if bar.parts else f"{strategy} {bar.note}"
+            for strategy, bar in zip(STRATEGIES, bars, strict=True)
+        ]
+        sentences.append(f"{name}: {', '.join(told)}.")
+    axes[-1][0].set_xlabel("peak allocated, MiB")
+    axes[-1][1].set_xlabel("share of the peak, %")
+    legend = next(ax for ax in axes[:, 0] if ax.get_legend_handles_labels()[0])
+    legend_below(figure, legend, 4)
+    caption = (
+        "The same configuration under each strategy: live tensors at the moment in which the step held most; in "
+        "brackets what the hypernetwork adds to the peak."
+    )
+    if len(several) > MAX_GROUPS:
+        caption += f" The first {MAX_GROUPS} of {len(several)} configurations."
+    return Sketch(key=key, topic=topic, title=title, caption=caption, alt=" ".join(sentences), figure=figure)
+
+
+def highest_phase(row: Row) -> MemoryPhase | None:
+    """The phase in which the row held most, of all its seeds; None where categories were not told apart."""
+    told = [record.memory.phases for record in row.records if record.memory is not None]
+    phases = [phase for one in told if not isinstance(one, Absent) for phase in one]
+    return max(phases, key=lambda phase: phase.peak_bytes) if phases else None
+
+
+def _bar(row: Row, name: str) -> _Bar | None:
+    """Peak by category, as far as it was told apart; None where it is unknown."""
+    peak = getattr(row, name)
+    highest = highest_phase(row) if name == "peak_allocated_bytes" else None
+    if highest is not None:
+        parts = {category: size / MEBIBYTE for category, size in highest.categories.items() if size}
+    elif isinstance(peak, Absent):
+        return None
+    else:
+        parts = {_UNTOLD: peak / MEBIBYTE}
+    extra = getattr(row, "hypernet_extra_process_bytes" if "process" in name else "hypernet_extra_allocated_bytes")
+    note = ""
+    if row.has_hypernet:
+        note = " (added: n/a)" if isinstance(extra, Absent) else f" ({extra / MEBIBYTE:+.3g})"
+    return _Bar(parts, note)
+
+
+def _strategy_bar(row: Row | None) -> _Bar:
+    if row is None:
+        return _Bar({}, "n/a (not in these records)")
+    bar = _bar(row, "peak_allocated_bytes")
+    if bar is not None:
+        return bar
+    record = row.first
+    reason = status_text(record) if record.status != "ok" else missing_reason(record, "memory")
+    return _Bar({}, f"n/a ({shorten(clean_text(reason), 60)})")
+
+
+def _stack(axes: Sequence[Axes], bars: Sequence[_Bar]) -> None:
+    """Horizontal stacked bars, one below the other: MiB with their sum and note on the left, percent on the right."""
+    totals = np.array([bar.total for bar in bars])
+    starts = np.zeros(len(bars))
+    units = (np.ones(len(bars)), 100 / np.where(totals == 0, 1.0, totals))
+    for category in (*CATEGORIES, _UNTOLD):
+        sizes = np.array([bar.parts.get(category, 0.0) for bar in bars])
+        if not sizes.any():
+            continue
+        colour, hatch = _STYLES.get(category, (PALETTE[7], "**"))
+        label = category.replace("_", " ").replace("hypernet ", "hypernetwork ")
+        for ax, unit in zip(axes, units, strict=True):
+            ax.barh(
+                range(len(bars)), sizes * unit, left=starts * unit, height=0.72, color=colour, hatch=hatch,
+                edgecolor="#ffffff", linewidth=0.4, label=label,
+            )  # fmt: skip
+        starts += sizes
+    absolute, relative = axes
+    for place, bar in enumerate(bars):
+        text = f" {bar.total:.3g}{bar.note}" if bar.parts else f" {bar.note}"
+        absolute.annotate(text, (bar.total, place), va="center", fontsize=7.5, color=INK)
+    absolute.set_xlim(0, max(max(totals) * 1.32, absolute.get_xlim()[1]))
+    absolute.grid(visible=False, axis="y")
+    relative.set_xlim(0, 100)
+    relative.grid(visible=False, axis="y")
+
+
+def _most(bar: _Bar) -> str:
+    name, size = max(bar.parts.items(), key=lambda part: part[1])
+    return f"{name.replace('_', ' ')} with {size:.4g} MiB"
+
+
+def _configuration(row: Row) -> str:
+    return same_but(
+        row, method={"strategy": ""}, cell=lambda cell: {name: v for name, v in cell.items() if name != "strategy"}
+    )
+
+
+def _group_name(row: Row) -> str:
+    facts = row.method
+    hidden = "" if isinstance(facts.hidden, Absent) else f", H = {facts.hidden}"
+    ran = f", {row.ran_as}" if isinstance(row.ran_as, str) else ""
+    bits = f"{facts.name}, ∇y {facts.error_bits} bit, ∇W {facts.grad_bits} bit"
+    return shorten(clean_text(f"{bits}: {facts.hypernet}{hidden}{ran}"), 100)

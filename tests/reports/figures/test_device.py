@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bench.records.schema import RunRecord
+from bench.units import MEBIBYTE, Absent
+from reports.figures.device import device_over_time
+from reports.figures.style import NotDrawn, Sketch
+from reports.rows import Section
+
+Make = Callable[..., list[RunRecord]]
+SectionOf = Callable[[list[RunRecord]], Section]
+SketchOf = Callable[[Sketch | NotDrawn], Sketch]
+Change = Callable[..., RunRecord]
+
+
+def test_every_process_is_a_line_and_throttled_samples_are_crossed(
+    demo_records: Make, section_of: SectionOf, sketch_of: SketchOf, with_device: Change
+) -> None:
+    (record,) = demo_records(["fp32"])
+    gone = Absent("the process has ended")
+    record = with_device(
+        record,
+        power_w=(100.0, 300.0, 200.0),
+        process_bytes=(MEBIBYTE, 2 * MEBIBYTE, gone),
+        throttled=(False, True, gone),
+    )
+    sketch = sketch_of(device_over_time(section_of([record])))
+    power, memory = sketch.figure.axes
+    assert [ax.get_title(loc="left") for ax in (power, memory)] == ["power, W", "memory of the process, MiB"]
+    assert [list(line.get_ydata()) for line in power.lines] == [[100.0, 300.0, 200.0]] * 3
+    assert list(power.lines[0].get_xdata()) == [0.1, 0.2, 0.3]
+    assert list(memory.lines[0].get_ydata()) == [1.0, 2.0], "an unknown end is left away"
+    assert power.collections[0].get_offsets().tolist() == [[0.2, 300.0]]
+    assert "clock: n/a (not reported)" in sketch.caption
+    assert "power, W: 100 to 300, median 200." in sketch.alt
+    assert {text.get_text() for text in sketch.figure.legends[0].get_texts()} == {"fp32", "throttled"}
+
+
+def test_where_nothing_was_sampled_the_sensors_reason_is_told(
+    demo_records: Make, section_of: SectionOf, with_device: Change
+) -> None:
+    (record,) = demo_records(["fp32"])
+    for one, reason in (
+        (record, "the device was not sampled while steps were timed"),
+        (with_device(record, power_w=Absent("no permission")), "no permission"),
+    ):
+        sketch = device_over_time(section_of([one]))
+        assert isinstance(sketch, NotDrawn)
+        assert sketch.reason == reason
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_panels_without_a_quantity_are_hidden(
+    demo_records: Make, section_of: SectionOf, sketch_of: SketchOf, with_device: Change, count: int
+) -> None:
+    names = ("power_w", "clock_mhz", "memory_clock_mhz", "temperature_c", "utilisation_pct", "process_bytes")[:count]
+    (record,) = demo_records(["fp32"])
+    record = with_device(record, **dict.fromkeys(names, (1.0, 2.0, 3.0)))
+    sketch = sketch_of(device_over_time(section_of([record])))
+    assert sum(ax.get_visible() for ax in sketch.figure.axes) == count
