@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from reports.page import Figure
     from reports.rows import Section
 
+#: Topic that each figure belongs to, by the drawing's key.
+FIGURE_TOPICS = {
+    "accuracy": "accuracy", "phases": "time", "steps": "time", "memory": "memory", "convergence": "convergence",
+}  # fmt: skip
 MAX_FIGURE_SECTIONS = 4  # a drawn section costs about two seconds
 EXAMPLE = "example: metagrad-bench report out/demo -o out/demo"
 
@@ -134,7 +138,14 @@ def _write_figure(drawing: Drawing, prefix: str, out_dir: Path) -> Figure:
     (out_dir / f"{name}.png").write_bytes(drawing.png)
     # matplotlib escapes the texts that it draws; inline_svg escapes the description.
     svg = Markup(inline_svg(drawing.svg, f"{prefix}{drawing.key}", drawing.alt))
-    return Figure(key=drawing.key, title=drawing.title, caption=drawing.caption, alt=drawing.alt, svg=svg, file=name)
+    return Figure(
+        topic=FIGURE_TOPICS[drawing.key],
+        title=drawing.title,
+        caption=drawing.caption,
+        alt=drawing.alt,
+        svg=svg,
+        file=name,
+    )
 
 
 def _write_tables(sections: Sequence[Section], records: Sequence[RunRecord], folder: Path) -> None:

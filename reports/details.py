@@ -10,7 +10,6 @@ from typing import Any
 from bench.records.schema import LayerFacts, LayerMemory, RunRecord
 from bench.stats import summarize
 from bench.units import Absent, format_absent, format_bytes, format_ms
-from reports.load import Folder
 from reports.reproduce import reproduce_command
 from reports.tables.model import Cell, absent_cell
 from reports.tables.profile import (
@@ -86,17 +85,16 @@ class Detail:
     samples: tuple[Samples, ...] = ()
 
 
-def build_detail(record: RunRecord, label: str, anchor: str, folder: Folder | None, *, in_full: bool) -> Detail:
+def build_detail(record: RunRecord, label: str, anchor: str, files: tuple[str, ...], *, in_full: bool) -> Detail:
     """Lay one record out.
 
     Args:
         record: any.
         label: of its row.
         anchor: that rows link to.
-        folder: where it lies, if that is known.
+        files: beside the record, by name.
         in_full: with every value; otherwise what it is, how it ended and its key figures.
     """
-    files = () if folder is None else tuple(f"{folder.name}/{name}".lstrip("/") for name in folder.files)
     title = f"{label}, seed {record.seed}, {record.device}"
     command = reproduce_command(record, with_model=True, with_data=True, seeds=[record.seed])
     if not in_full:

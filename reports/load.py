@@ -22,20 +22,13 @@ class UnreadFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """Where a record lies: the folder below the one that was asked for, and the files in it by name."""
-
-    name: str  # "" for the folder that was asked for: its own name may be anything
-    files: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Loaded:
     """What a report is made of: records in reading order and the files that could not be read."""
 
     records: tuple[RunRecord, ...]
     problems: tuple[UnreadFile, ...]
-    folders: Mapping[str, Folder] = field(default_factory=dict)  # by the record's key
+    folders: Mapping[str, Path] = field(default_factory=dict)  # of each record's files, by its key
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # named from the folder that was asked for
 
 
 def load_records(paths: Sequence[Path]) -> Loaded:
@@ -58,16 +51,17 @@ def load_records(paths: Sequence[Path]) -> Loaded:
         detail = f" ({unread[0].name}: {unread[0].reason})" if unread else ""
         raise NothingMeasuredError(f"no run record was found in {names}{detail}: run `metagrad-bench run` first")
     records = sorted((one.record for one in found), key=lambda record: (record.started_at, record.key))
-    folders = {one.record.key: _folder(one.path, roots) for one in found}
-    return Loaded(records=tuple(records), problems=unread, folders=folders)
+    folders = {one.record.key: one.path.parent for one in found}
+    files = {key: _files(folder, roots) for key, folder in folders.items()}
+    return Loaded(records=tuple(records), problems=unread, folders=folders, files=files)
 
 
-def _folder(record_file: Path, roots: Sequence[Path]) -> Folder:
-    folder = record_file.parent
+def _files(folder: Path, roots: Sequence[Path]) -> tuple[str, ...]:
+    """Files of a folder, by name below the folder that was asked for: that one's own name may be a person's."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    shown = names[:MAX_FILES] + ([f"and {len(names) - MAX_FILES} more"] if len(names) > MAX_FILES else [])
-    below = any(root.is_dir() and folder != root and folder.is_relative_to(root) for root in roots)
-    return Folder(name=_name_below(folder, roots) if below else "", files=tuple(shown))
+    below = next((root for root in roots if root.is_dir() and folder.is_relative_to(root)), folder)
+    shown = [(folder.relative_to(below) / name).as_posix() for name in names[:MAX_FILES]]
+    return (*shown, f"and {len(names) - MAX_FILES} more") if len(names) > MAX_FILES else tuple(shown)
 
 
 def _name_below(path: Path, roots: Sequence[Path]) -> str:

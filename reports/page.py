@@ -24,17 +24,13 @@ from reports.verdict import Verdict, headlines, section_titles, section_verdicts
 
 FULL_DETAILS = 120  # records shown in full; the others in brief: 5,000 in full would be a file of 200 MB
 SIDE_TABLE_ROWS = 600  # rows of the page that have tables besides the main one, whole sections at a time
-#: Topic that each figure belongs to, by the drawing's key.
-FIGURE_TOPICS = {
-    "accuracy": "accuracy", "phases": "time", "steps": "time", "memory": "memory", "convergence": "convergence",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     """A figure as the page shows it."""
 
-    key: str
+    topic: str  # a key of TOPICS
     title: str
     caption: str
     alt: str
@@ -152,7 +148,7 @@ def _details(loaded: Loaded, sections: Sequence[Section]) -> tuple[Detail, ...]:
     first_seeds = [row.first.key for section in sections for row in section.rows]
     in_full = set(list(dict.fromkeys([*first_seeds, *(record.key for record, _ in shown)]))[:FULL_DETAILS])
     return tuple(
-        build_detail(record, label, f"cell-{number}", loaded.folders.get(record.key), in_full=record.key in in_full)
+        build_detail(record, label, f"cell-{number}", loaded.files.get(record.key, ()), in_full=record.key in in_full)
         for number, (record, label) in enumerate(shown, start=1)
     )
 
@@ -229,7 +225,7 @@ def _topics(section: Section, anchor: str, figures: Sequence[Figure], *, side_ta
     topics: list[Topic] = []
     for key, (title, _) in TOPICS.items():
         tables = topic_tables(section, key) if side_tables or not topics else ()
-        drawn = tuple(figure for figure in figures if FIGURE_TOPICS[figure.key] == key)
+        drawn = tuple(figure for figure in figures if figure.topic == key)
         if tables or drawn:
             topics.append(Topic(anchor=f"{anchor}-{key}", title=title, tables=tables, figures=drawn))
     return tuple(topics)
