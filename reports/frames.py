@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.records.schema import Interval, RunRecord, Summary
+from bench.records.schema import Interval, LayerFacts, RunRecord, Summary
 from bench.units import Absent
 from reports.rows import Estimate, Ratio, Row, Section
 from reports.tables.cells import error_cell, forward_cell, grad_cell
@@ -64,12 +64,14 @@ def curves_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
 
 def layers_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row per convolution or linear layer of each record."""
+    names = [field.name for field in dataclasses.fields(LayerFacts)]
     rows: list[dict[str, Any]] = []
     for record in records:
+        identity = _identity(record)
         for layer in record.model.layers if record.model else ():
-            values = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
+            values = {name: getattr(layer, name) for name in names}
             values["weight_shape"] = "x".join(map(str, layer.weight_shape))
-            rows.append({**_identity(record), **_with_reasons(values)})
+            rows.append(identity | _with_reasons(values))
     return pd.DataFrame(rows)
 
 
@@ -133,7 +135,10 @@ def _record_row(record: RunRecord) -> dict[str, Any]:
     for path, value in leaves(_without_lists(record)):
         if "[" in path:
             continue
-        row |= _with_reasons({path: shown_value(record, path, value)})
+        shown = shown_value(record, path, value)
+        row[path] = None if isinstance(shown, Absent) else shown
+        if isinstance(shown, Absent):
+            row[f"{path}.reason"] = shown.reason
     return row
 
 
@@ -145,6 +150,8 @@ def _without_lists(record: RunRecord) -> RunRecord:
         model=None if model is None else dataclasses.replace(model, layers=()),
         accuracy=None if accuracy is None else dataclasses.replace(accuracy, curve=()),
         timing=None if timing is None else dataclasses.replace(timing, repeats=()),
+        memory=None if record.memory is None else dataclasses.replace(record.memory, phases=(), layers=()),
+        profile=None,
         cell={},
         environment={},
         notices=(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
 from typing import Any
 
 from bench.records.schema import RunRecord
@@ -16,24 +16,35 @@ _RATIO_ENDS = tuple(
 )
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
     """Walk a record to its single values: (dotted path, value), lists by index, ``Absent`` and None as they are."""
-    if isinstance(value, Absent):
-        yield path, value
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from leaves(getattr(value, field.name), f"{path}.{field.name}" if path else field.name)
+    found: list[tuple[str, Any]] = []
+    _collect(value, path, found)
+    return found
+
+
+def _collect(value: Any, path: str, found: list[tuple[str, Any]]) -> None:
+    if value is None or isinstance(value, str | int | float | Absent):
+        found.append((path, value))
     elif isinstance(value, dict):
         if set(value) == {"reason"} and isinstance(value["reason"], str):
-            yield path, Absent(reason=value["reason"])
+            found.append((path, Absent(reason=value["reason"])))
             return
         for key in sorted(value, key=str):
-            yield from leaves(value[key], f"{path}.{key}" if path else str(key))
+            _collect(value[key], f"{path}.{key}" if path else str(key), found)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from leaves(item, f"{path}[{index}]")
+            _collect(item, f"{path}[{index}]", found)
+    elif names := _field_names(value.__class__):
+        for name in names:
+            _collect(getattr(value, name), f"{path}.{name}" if path else name, found)
     else:
-        yield path, value
+        found.append((path, value))
+
+
+@functools.cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
 
 
 def is_synthetic(record: RunRecord) -> bool:
