@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from reports.page import Figure
     from reports.rows import Section
 
-#: Topic that each figure belongs to, by the drawing's key.
-FIGURE_TOPICS = {
-    "accuracy": "accuracy", "phases": "time", "steps": "time", "memory": "memory", "convergence": "convergence",
-}  # fmt: skip
 MAX_FIGURE_SECTIONS = 4  # a drawn section costs about two seconds
 EXAMPLE = "example: metagrad-bench report out/demo -o out/demo"
 
