@@ -1,6 +1,7 @@
-"""``metagrad-bench gate``: compare recorded runs with a baseline and answer with an exit code.
+"""``metagrad-bench gate``: compare recorded runs with a baseline, or two revisions, and answer with an exit code.
 
-The verdicts are made in ``bench.gating``; here both sides are read, and what was found is counted into one exit code.
+The verdicts are made in ``bench.gating``; here both sides are read or measured, and what was found is counted into one
+exit code.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bench.gating.policy_file import Rules, Treat, read_policy, read_treat, with
 from bench.gating.verdicts import OUTCOMES
 from bench.records.baseline import Baseline, Entry, is_baseline, newest_entries, read_baseline
 from bench.records.store import find_records, show_path
+from tools.against.verb import CONFIRM, REPEATS, compare_with_revision, shared_alpha
 from tools.gate_output import RENDERERS, conclude, publish, unit
 
 EPILOG = """thresholds, how much worse than the baseline a metric may become (recorded runs / measured in turn):
@@ -42,6 +44,7 @@ example:
   metagrad-bench baseline out/demo -o baseline.json
   metagrad-bench run suite=demo output_dir=out/new
   metagrad-bench gate out/new/demo --baseline baseline.json --write junit=gate.xml --thresholds step_ms=15
+  metagrad-bench gate --against origin/main suite=demo
 """
 
 
@@ -49,21 +52,39 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe the arguments of the verb."""
     parser = argparse.ArgumentParser(
         prog="metagrad-bench gate",
-        description="Compare recorded runs with a baseline, cell by cell and metric by metric, and answer with an exit "
-        "code.",
+        description="Compare recorded runs with a baseline, or the working tree with another revision, cell by cell "
+        "and metric by metric, and answer with an exit code.",
         epilog=EPILOG.format(thresholds="\n".join(map(_threshold_line, THRESHOLDS.items()))),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "candidate", nargs="+", type=Path, metavar="CANDIDATE", help="folder of runs, a record.json or a baseline file"
-    )
-    parser.add_argument(
-        "--baseline", required=True, type=Path, metavar="FILE", help="written by `metagrad-bench baseline`"
-    )
+        "candidate", nargs="*", metavar="CANDIDATE",
+        help="folder of runs, a record.json or a baseline file; with --against what to run: suite=NAME, key=value",
+    )  # fmt: skip
+    reference = parser.add_mutually_exclusive_group(required=True)
+    reference.add_argument("--baseline", type=Path, metavar="FILE", help="written by `metagrad-bench baseline`")
+    reference.add_argument(
+        "--against", metavar="REV",
+        help="run both the working tree and this revision of the repository in the current folder, in turn",
+    )  # fmt: skip
     parser.add_argument(
         "--release-baseline", type=Path, metavar="FILE",
         help="a second baseline that stays where a release was, so that small accepted steps add up",
     )  # fmt: skip
+    parser.add_argument(
+        "--confirm", type=_count, metavar="N",
+        help="measure cells that would fail again, up to N times, and judge them on all repeats; recorded runs only "
+        f"where they were made (default: {CONFIRM} with --against, else 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--repeats", type=_positive, metavar="N", help=f"with --against: runs of each side (default: {REPEATS})"
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="with --against: your own suites and variants, as `run` takes it"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="with --against: new folder for both sides' records (in out/against)"
+    )
     add_output_arguments(parser)
     return parser
 
@@ -105,9 +126,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    rules = read_rules(arguments, Policy(), parser.error)
+    _check_mode(arguments, parser.error)
+    rules = read_rules(arguments, Policy(interleaved=arguments.against is not None), parser.error)
     files = read_files(arguments.write, parser.error)
-    entries, notes = read_entries(arguments.candidate)
+    run = _compare_recorded if arguments.against is None else _compare_revisions
+    comparison, notes = run(arguments, rules.policy)
+    outcome = conclude(comparison, rules, notes, warn_only=arguments.warn_only)
+    publish(outcome, arguments.format, files, explain=arguments.explain)
+    return outcome.exit_code
+
+
+def _check_mode(arguments: argparse.Namespace, complain: Callable[[str], NoReturn]) -> None:
+    """Refuse what the chosen way of comparing has no use for."""
+    if not arguments.candidate:
+        complain("give folders of runs to compare, or with --against what to run, such as suite=demo")
+    if arguments.against is None:
+        for name in ("repeats", "config_dir", "output"):
+            if getattr(arguments, name) is not None:
+                complain(f"--{name.replace('_', '-')} goes with --against: a baseline is compared without running")
+    elif arguments.release_baseline is not None:
+        complain("--release-baseline goes with --baseline: against a release measure its tag, --against v1.0")
+
+
+def _compare_revisions(arguments: argparse.Namespace, policy: Policy) -> tuple[Comparison, tuple[str, ...]]:
+    comparison, notes = compare_with_revision(
+        arguments.against, arguments.candidate, policy,
+        repeats=REPEATS if arguments.repeats is None else arguments.repeats,
+        confirm=CONFIRM if arguments.confirm is None else arguments.confirm,
+        config_dir=arguments.config_dir, output=arguments.output,
+    )  # fmt: skip
+    require_substance(comparison)
+    return comparison, notes
+
+
+def _compare_recorded(arguments: argparse.Namespace, policy: Policy) -> tuple[Comparison, tuple[str, ...]]:
+    times = arguments.confirm or 0
+    policy = shared_alpha(policy, times)
+    paths = [Path(name) for name in arguments.candidate]
+    entries, notes = read_entries(paths)
     baseline = read_side(arguments.baseline).entries
     release = read_side(arguments.release_baseline).entries if arguments.release_baseline else None
     if not entries:
@@ -115,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path, side in ((arguments.baseline, baseline), (arguments.release_baseline, release)):
         if side is not None and not side:
             raise NothingMeasuredError(f"The baseline {show_path(path)} holds no entries: write it again.")
-    comparison = compare(entries, baseline, rules.policy, release=release or ())
+    comparison = compare(entries, baseline, policy, release=release or ())
     require_substance(comparison)
     if release is not None and not comparison.num_released:
         name = show_path(arguments.release_baseline)
@@ -123,9 +179,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"The release baseline {name} holds no cell that can be compared: pin one of this machine and suite."
         )
     notes = (*notes, *_notes(entries, baseline))
-    outcome = conclude(comparison, rules, notes, warn_only=arguments.warn_only)
-    publish(outcome, arguments.format, files, explain=arguments.explain)
-    return outcome.exit_code
+    if times:
+        from tools.against.confirm import confirm_recorded
+
+        found, _ = find_records(path for path in paths if not is_baseline(path))
+        comparison, more = confirm_recorded(comparison, entries, found, baseline, release or (), policy, times=times)
+        notes = (*notes, *more)
+    return comparison, notes
 
 
 def require_substance(comparison: Comparison) -> None:
@@ -248,3 +308,17 @@ def _threshold_line(item: tuple[str, Threshold]) -> str:
         limits += f" / {threshold.interleaved_limit:g}"
     floor = f", and {threshold.floor_pct:g} % of {threshold.floor_of}" if threshold.floor_of else ""
     return f"  {name:<31}{limits} {unit(name)}{floor}"
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 100:
+        raise ValueError
+    return number
+
+
+def _positive(text: str) -> int:
+    number = _count(text)
+    if not number:
+        raise ValueError
+    return number

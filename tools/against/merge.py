@@ -87,6 +87,8 @@ def merge(entries: Sequence[Entry]) -> Entry:
         entries[-1],
         status=worst.status,
         reason=worst.reason,
+        throttled_set_aside=sum(entry.throttled_set_aside for entry in entries),
+        throttled_kept=sum(entry.throttled_kept for entry in entries),
         metrics={name: _joined([entry.metrics[name] for entry in entries if name in entry.metrics]) for name in names},
     )
 

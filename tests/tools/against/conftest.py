@@ -36,7 +36,9 @@ record["code_version"] = pace["name"]
 record["cell"].update(pace.get("settings", {}))
 record["timing"]["repeats"] = [record["timing"]["repeats"][0]]
 (repeat,) = record["timing"]["repeats"]
-repeat["step_ms"] = [value * pace["factor"] for value in repeat["step_ms"]]
+number = int(settings["output_dir"].rsplit("-", 1)[1])
+factor = pace["later"] if number >= pace.get("later_from", 10**6) else pace["factor"]
+repeat["step_ms"] = [value * factor for value in repeat["step_ms"]]
 place = pathlib.Path(settings["output_dir"], "demo", "cell")
 place.mkdir(parents=True)
 (place / "record.json").write_text(json.dumps(record))
