@@ -46,15 +46,16 @@ def layer_times(section: Section) -> Sketch | NotDrawn:
     shown = _largest(layers, reference.fp32.products)
     figure, axes = panels(section, 1, len(GEMMS), height_in=1.6 + 0.17 * len(shown), sharey=True)
     colours = row_colours(section.rows)
-    places = {layer: place for place, layer in enumerate(shown)}
+    places = {layer: place - 0.1 * len(rows) for place, layer in enumerate(shown)}
     totals: dict[str, list[str]] = {gemm: [] for gemm in GEMMS}
     for ax, gemm in zip(axes[0], GEMMS, strict=True):
-        total = _draw_times(ax, reference.fp32.products, gemm, places, _FP32, "|", "FP32")
+        total = _draw_times(ax, reference.fp32.products, gemm, places, (_FP32, "|"), "FP32")
         totals[gemm].append(f"FP32 {total:.4g} ms")
-        for row in rows:
+        for number, row in enumerate(rows, start=1):
             profile = profile_of(row)
             assert profile is not None, "profiled rows have a profile"
-            total = _draw_times(ax, profile.cell.products, gemm, places, *colours[row.label], tag(row))
+            above = {layer: place + 0.2 * number for layer, place in places.items()}
+            total = _draw_times(ax, profile.cell.products, gemm, above, colours[row.label], tag(row))
             totals[gemm].append(f"{row.label} {total:.4g} ms")
         ax.set_title(gemm)
         ax.set_xlabel("ms")
@@ -103,7 +104,7 @@ def roofline(section: Section) -> Sketch | NotDrawn:
                     label=f"{name}, {gemm}", zorder=3,
                 )  # fmt: skip
     low, high = min(x for x, _ in everything) / 2, max(x for x, _ in everything) * 2
-    told = _draw_ceilings(ax, first.ceilings, low, high)
+    told = _draw_ceilings(ax, first.ceilings, {p.kind for _, products, _ in sides for p in products}, low, high)
     log_axis(ax, "x")
     log_axis(ax, "y", (1.0, 3.0))
     ax.set_xlim(low, high)
@@ -160,9 +161,15 @@ def _largest(layers: Sequence[str], products: Sequence[ProductWork]) -> list[str
 
 
 def _draw_times(
-    ax: Axes, products: Sequence[ProductWork], gemm: str, places: dict[str, int], colour: str, marker: str, label: str
+    ax: Axes,
+    products: Sequence[ProductWork],
+    gemm: str,
+    places: dict[str, float],
+    style: tuple[str, str],
+    label: str,
 ) -> float:
     """One side's times of one product; answers their sum over the layers shown, ms."""
+    colour, marker = style
     known = [
         (places[p.layer], p.product_ms, p.all_ms)
         for p in products
@@ -171,10 +178,9 @@ def _draw_times(
     for place, alone, whole in known:
         if not isinstance(alone, Absent) and alone < whole:
             ax.plot([alone, whole], [place] * 2, color=colour, linewidth=1.1, alpha=0.7)
-    size = 60 if marker == "|" else 20
-    ax.scatter(
-        [w for *_, w in known], [p for p, *_ in known], s=size, marker=marker, color=colour, label=label, zorder=3
-    )
+    size = 36 if marker == "|" else 16
+    at = [place for place, *_ in known]
+    ax.scatter([whole for *_, whole in known], at, s=size, marker=marker, color=colour, label=label, zorder=3)
     return sum(whole for *_, whole in known)
 
 
@@ -187,13 +193,13 @@ def _points(products: Sequence[ProductWork]) -> dict[str, list[tuple[float, floa
     return points
 
 
-def _draw_ceilings(ax: Axes, ceilings: Ceilings, low: float, high: float) -> str:
-    """The roofs over the range of intensities, and what they are in words."""
+def _draw_ceilings(ax: Axes, ceilings: Ceilings, kinds: set[str], low: float, high: float) -> str:
+    """The roofs of the kinds that ran over the range of intensities, and what they are in words."""
     copy = ceilings.copy_gb_s
     told = [] if isinstance(copy, Absent) else [f"copying {copy:.4g} GB/s"]
-    for index, (_, name, words) in enumerate(_CEILINGS):
+    for index, (kind, name, words) in enumerate(_CEILINGS):
         top = getattr(ceilings, name)
-        if isinstance(top, Absent):
+        if isinstance(top, Absent) or kind not in kinds:
             continue
         style = ("-", "--", ":")[index]
         ridge = low if isinstance(copy, Absent) else min(max(top / copy, low), high)

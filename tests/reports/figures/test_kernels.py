@@ -28,7 +28,7 @@ def test_layers_show_each_product_of_fp32_and_of_one_row_a_width(
     assert [text.get_text() for text in sketch.figure.legends[0].get_texts()] == [
         "FP32", "uint8_int8 · integer", "uint8_int4 · emulated",
     ]  # fmt: skip
-    drawn = [[tuple(point) for point in c.get_offsets().tolist()] for c in wgrad.collections]
+    drawn = [[(x, round(y)) for x, y in c.get_offsets().tolist()] for c in wgrad.collections]
     assert drawn == [[(1.5, 0), (3.0, 1)], [(0.375, 0), (0.75, 1)], [(0.75, 0), (1.5, 1)]]
     assert [len(c.get_offsets()) for c in dgrad.collections] == [1, 1, 1], "the first layer has no dgrad"
     assert [list(line.get_xdata()) for line in fprop.lines[:2]] == [[1.0, 1.5], [2.0, 3.0]], "alone, and with all"
