@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 OUT ?= out
 DEVICE ?= auto
 
-.PHONY: demo test test-slow check lint types bench clean
+.PHONY: demo test test-slow check lint types bench gate-proof clean
 .DEFAULT_GOAL := help
 .PHONY: help
 
@@ -45,6 +45,9 @@ bench: $(STAMP) ## the project's own benchmarks: the demo's cells timed against 
 	$(BIN)/metagrad-bench kernels --device $(DEVICE) --json $(OUT)/bench/kernels.json
 	$(BIN)/metagrad-bench kernels --model mobilenet_v2 --dispatch auto --device $(DEVICE) --json $(OUT)/bench/kernels_mobilenet_v2.json
 	$(BIN)/metagrad-bench hypernets --device $(DEVICE) --json $(OUT)/bench/hypernets.json
+
+gate-proof: $(STAMP) ## what the regression gate is worth on this machine: docs/gate-proof.md, up to an hour; goes on where it was stopped
+	$(BIN)/python -m tools.gate_proof
 
 clean: ## remove the environment, caches and what was measured
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 
 from bench.gating import Policy, Verdict, compare
 from bench.records.baseline import Entry
+from tools.against.verb import CONFIRM, REPEATS, shared_alpha, suspects
 from tools.gate_proof.runs import Recorded, Run
 
 CONFIDENCE = 0.95
@@ -19,7 +20,7 @@ PHASE_METRICS = ("data_ms", "forward_ms", "backward_ms", "meta_ms", "optimizer_m
 MEMORY_METRICS = ("peak_allocated_bytes", "peak_process_bytes")
 # As the gate decides; resampling what lies within its threshold changes no verdict and takes most of the time.
 RECORDED = Policy(resample_all=False)
-INTERLEAVED = Policy(interleaved=True, resample_all=False)
+INTERLEAVED = shared_alpha(Policy(interleaved=True, resample_all=False), CONFIRM)
 
 
 class Count(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +51,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     regressed: list[str]  # metrics
     inconclusive: list[str]
     regressed_cells: list[str] = []  # config digests, one for each of `regressed`
+    suspects: list[str] = []  # names of cells that the gate would measure again
 
     def of_cell(self, cell: Entry) -> Finding:
         """What regressed in one cell."""
@@ -59,7 +61,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge(candidates: Iterable[Entry], baselines: Iterable[Entry], policy: Policy) -> Finding:
     """Let the gate compare; the candidate's cells are the baseline's."""
-    rows = compare(candidates, baselines, policy).rows
+    comparison = compare(candidates, baselines, policy)
+    rows = comparison.rows
     odd = [row for row in rows if row.verdict not in _USUAL]
     assert not odd, f"equal cells are compared in full, but {odd[0].metric} is {odd[0].verdict}: {odd[0].reason}"
     worse = [row for row in rows if row.verdict is Verdict.REGRESSED]
@@ -67,6 +70,7 @@ def judge(candidates: Iterable[Entry], baselines: Iterable[Entry], policy: Polic
         regressed=[row.metric for row in worse],
         inconclusive=[row.metric for row in rows if row.verdict is Verdict.INCONCLUSIVE],
         regressed_cells=[row.config_digest for row in worse],
+        suspects=suspects(comparison),
     )
 
 
@@ -93,7 +97,10 @@ def equal_pairs(recorded: Recorded) -> dict[str, list[Finding]]:
 
 
 def slowed_groups(recorded: Recorded) -> dict[str, dict[str, list[Finding]]]:
-    """Every group's slowed processes against its unslowed ones, in turn: findings by phase and size."""
+    """Every group's slowed processes against its unslowed ones, in turn: findings by phase and size.
+
+    As ``gate --against`` does it: the first turns are judged, and all of them where that leaves a doubt.
+    """
     groups: dict[tuple[int, str], list[Run]] = {}
     for run in recorded.of("slowed"):
         groups.setdefault((run.number, run.phase), []).append(run)
@@ -103,7 +110,9 @@ def slowed_groups(recorded: Recorded) -> dict[str, dict[str, list[Finding]]]:
         for size in sorted({run.size_pct for run in runs} - {0.0}):
             slowed = [run for run in runs if run.size_pct == size]
             if len(slowed) == len(plain):
-                finding = judge([recorded.entry(*slowed)], [recorded.entry(*plain)], INTERLEAVED)
+                finding = judge([recorded.entry(*slowed[:REPEATS])], [recorded.entry(*plain[:REPEATS])], INTERLEAVED)
+                if finding.suspects:
+                    finding = judge([recorded.entry(*slowed)], [recorded.entry(*plain)], INTERLEAVED)
                 findings.setdefault(phase, {}).setdefault(f"{size:g}", []).append(finding)
     return findings
 

@@ -21,6 +21,7 @@ FP32 = "fp32_step_ms"
 STEP = "step_ms"
 _CLOCK_SHARE = 0.2  # of processes in which the clock falls for a while
 _CLOCK_FACTOR = 1.10
+_CALIBRATION_PROCESSES = 4000
 _TAILS = (4.2, 30.0)  # degrees of freedom of Student's t that noise is drawn from, at least and at most
 
 
@@ -75,7 +76,7 @@ def measure_noise(recorded: Recorded) -> Noise:
         name: [run.metrics[name][0][0] for run in runs if name in run.metrics]
         for name in ("peak_allocated_bytes", "peak_process_bytes")
     }
-    return Noise(
+    noise = Noise(
         phases=names,
         level_ms=[float(np.exp(np.median(machine)) * np.exp(value)) for value in np.median(means, axis=0)],
         fp32_ms=float(np.exp(np.median(machine))),
@@ -92,6 +93,18 @@ def measure_noise(recorded: Recorded) -> Noise:
         memory_bytes={name: float(np.median(values)) for name, values in memory.items()},
         memory_sd={name: float(np.std(values) / np.median(values)) for name, values in memory.items()},
     )
+    # A process's medians vary because its steps do; only what is beyond that is a shift of the process.
+    return msgspec.structs.replace(noise, process_cov=_positive(process_cov - _median_cov(noise)).tolist())
+
+
+def _median_cov(noise: Noise) -> np.ndarray:
+    """(K, K) covariance of a process's log medians against FP32 that its steps alone bring about."""
+    nothing = np.zeros_like(noise.process_cov).tolist()
+    still = msgspec.structs.replace(noise, run_cov=nothing, process_cov=nothing)
+    design = Design(interleaved=False, processes=_CALIBRATION_PROCESSES)
+    (values,) = draw_side(still, design, 1, [{}], np.random.default_rng(0), clock_share=0.0)
+    logs = np.log([np.median(values[name], axis=1) for name in noise.phases]) - np.log(np.median(values[FP32], axis=1))
+    return np.cov(logs, ddof=1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +113,17 @@ class Design:
 
     interleaved: bool  # every process a run of its own, in turn; else one run of several processes each
     processes: int
-    # Recorded runs may lie days apart and the proof's lie an hour apart: shifts between them are so many times as wide.
-    run_factor: float = 1.0
 
 
-def draw_side(noise: Noise, design: Design, cells: int, slow: Sequence[dict[str, float]], rng: Any) -> list[Values]:
+def draw_side(
+    noise: Noise,
+    design: Design,
+    cells: int,
+    slow: Sequence[dict[str, float]],
+    rng: Any,
+    *,
+    clock_share: float = _CLOCK_SHARE,
+) -> list[Values]:
     """Samples of one side of a suite.
 
     Args:
@@ -113,17 +132,18 @@ def draw_side(noise: Noise, design: Design, cells: int, slow: Sequence[dict[str,
         cells: of the suite.
         slow: for each cell, by what factor phases take longer.
         rng: numpy's generator.
+        clock_share: of processes in which the clock falls for a while.
 
     Returns:
         For each cell the samples of its metrics.
     """
     count, kinds, processes = noise.rounds * noise.steps_per_block, len(noise.phases), design.processes
     runs = processes if design.interleaved else 1
-    shift = design.run_factor * _heavy(rng, noise.run_cov, (cells, runs))  # (C, R, K)
+    shift = _heavy(rng, noise.run_cov, (cells, runs))  # (C, R, K)
     shift = shift + _heavy(rng, noise.process_cov, (cells, processes))
     machine = noise.machine_sd * rng.standard_normal((cells, processes, 1))
     times = _times(noise)  # (2, n): of cell and of FP32 steps, as shares of the process
-    speed = machine[:, :, None] + _machine(noise, times, cells, processes, rng)  # (C, P, 2, n)
+    speed = machine[:, :, None] + _machine(noise, times, cells, processes, rng, clock_share)  # (C, P, 2, n)
     own = _autocorrelated(_heavy(rng, noise.step_cov, (cells, processes, count), noise.tail_df), noise, axis=2)
     reference = _autocorrelated(
         noise.fp32_sd * _student(rng, (cells, processes, count, 1), noise.tail_df), noise, axis=2
@@ -144,11 +164,11 @@ def draw_side(noise: Noise, design: Design, cells: int, slow: Sequence[dict[str,
     return values
 
 
-def _machine(noise: Noise, times: np.ndarray, cells: int, processes: int, rng: Any) -> np.ndarray:
+def _machine(noise: Noise, times: np.ndarray, cells: int, processes: int, rng: Any, clock_share: float) -> np.ndarray:
     """(C, P, 2, n) what drift and a clock that falls for a while do to steps at these times."""
     slope = noise.drift_sd * rng.standard_normal((cells, processes, 1, 1))
     start, length = rng.random((2, cells, processes, 1, 1))
-    is_slow = (rng.random((cells, processes, 1, 1)) < _CLOCK_SHARE) & (times >= start) & (times < start + length / 2)
+    is_slow = (rng.random((cells, processes, 1, 1)) < clock_share) & (times >= start) & (times < start + length / 2)
     return slope * (times - 0.5) + np.log(_CLOCK_FACTOR) * is_slow
 
 

@@ -25,6 +25,7 @@ from bench.records.baseline import entry_of
 from bench.records.schema import RunRecord, TimingRepeat
 from bench.training.assemble import for_pretraining
 from bench.units import Absent, format_duration
+from tools.against.verb import CONFIRM, REPEATS
 from tools.gate_proof.planted import Slowdown, leaking_memory_pass, slowed_timing_pass
 from tools.gate_proof.runs import RUNS_VERSION, Recorded, Run, Values, read_runs, values_of, with_values, write_runs
 
@@ -38,7 +39,7 @@ SIZES_PCT = (3.0, 5.0, 10.0, 20.0)
 PHASES = ("forward", "backward", "meta")
 LEAKS_PCT = (1.0, 5.0)
 _PASS_LIMIT_S = 600.0
-_MEMORY_EVERY = 6  # of the equal pairs so many-th has memory passes too: they take longer than the timing
+_MEMORY_EVERY = 10  # of the equal pairs so many-th has memory passes too: they take longer than the timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,8 @@ class Counts:
     """How much to run."""
 
     pairs: int = 60  # disjoint pairs of equal runs
-    groups: int = 5  # of slowed processes, for each phase
-    rounds: int = 4  # turns in a group: repeats of each side
+    groups: int = 3  # of slowed processes, for each phase
+    rounds: int = REPEATS * (1 + CONFIRM)  # turns in a group: repeats of each side, and as many to confirm
     leaks: int = 5  # leaking runs of each size
 
 

@@ -36,8 +36,8 @@ WAYS = {
     "in_turn": "processes in turn",
 }
 DESIGN_WORDS = {
-    "in_turn": f"in turn, {IN_TURN.processes} processes a side",
-    "apart": f"recorded apart, {APART.processes} processes a side, shifts between runs doubled",
+    "in_turn": f"in turn, {IN_TURN.processes} processes a side, suspects measured again once",
+    "apart": f"recorded apart, {APART.processes} processes a side",
 }
 
 
