@@ -88,10 +88,11 @@ def save(folder: Path, files: CellFiles) -> None:
     Raises:
         RecordError: it cannot be written; the sentence says where the results went instead.
     """
+    spare = spare_folder(folder)
     try:
         _write(folder, files)
+        shutil.rmtree(spare, ignore_errors=True)  # of an earlier, failed attempt
     except RecordError as error:
-        spare = spare_folder(folder)
         try:
             root = spare.parents[1]
             root.mkdir(mode=0o700, exist_ok=True)

@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,7 @@ def run_pass(
 
 def _start_fork_server() -> None:
     """Start it deaf to Ctrl-C, or one in its first second would end it with a traceback; signals here only wait."""
+    resource_tracker.ensure_running()  # or starting the server would start it, which unblocks signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _PASS_SIGNALS)
     try:
         forkserver.ensure_running()
