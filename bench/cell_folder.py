@@ -114,7 +114,7 @@ def fetch_spare(folder: Path) -> None:
         set_aside(folder)
         folder.mkdir(parents=True)
         for path in sorted(spare.iterdir(), key=lambda path: path.name == RECORD_FILE):  # the record last
-            write_whole(folder / path.name, path.read_bytes())
+            _copy(path, folder / path.name)
         shutil.rmtree(spare)
     except (OSError, RecordError):
         return

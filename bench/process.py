@@ -34,7 +34,8 @@ STOPPING = "stopping at the end of this step (Ctrl-C again: at once)"
 _EXIT_GRACE_S = 5.0
 _STOP_GRACE_S = 60.0  # for the rest of a step and its checkpoint
 _PASS_SIGNALS = {signal.SIGINT, signal.SIGTERM}  # meant for the parent, which decides what becomes of a pass
-_LONGEST_WAIT_S = 3600.0  # select takes no larger numbers on every system
+_LONGEST_WAIT_S = 10.0  # at a time, so that a stop of this process is seen as one
+_OVERSLEPT_S = 2.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)  # a process's own doing
 _OOM_MESSAGES = ("can't allocate memory", "out of memory", "not enough memory", "Cannot allocate memory")
@@ -172,9 +173,15 @@ class _Listener:
         """The answer, or why there is none."""
         heard = time.monotonic()
         while True:
-            limit = min(deadline, heard + silence_s)
-            ready = wait([self.ours, self.sentinel], timeout=max(0.0, min(limit - time.monotonic(), _LONGEST_WAIT_S)))
+            limit, began = min(deadline, heard + silence_s), time.monotonic()
+            timeout_s = max(0.0, min(limit - began, _LONGEST_WAIT_S))
+            ready = wait([self.ours, self.sentinel], timeout=timeout_s)
             if not ready:
+                # Who sleeps much longer than asked was stopped (Ctrl-Z), most likely with the pass: it does not count.
+                overslept_s = time.monotonic() - began - timeout_s
+                if overslept_s > _OVERSLEPT_S:
+                    deadline, heard = deadline + overslept_s, heard + overslept_s
+                    continue
                 if time.monotonic() < limit:
                     continue
                 return _TOO_LONG if limit == deadline else _SILENT
