@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 OUT ?= out
 DEVICE ?= auto
 
-.PHONY: demo test test-slow check lint types bench gate-proof clean
+.PHONY: demo test test-slow faults check lint types bench gate-proof clean
 .DEFAULT_GOAL := help
 .PHONY: help
 
@@ -29,6 +29,9 @@ test: $(STAMP) ## the test suite, a few minutes
 
 test-slow: $(STAMP) ## what takes longer: wheel in an empty environment, browser, seeds
 	$(BIN)/python -m pytest -m slow -q
+
+faults: $(STAMP) ## the fault campaign: suites killed, disks filled, files damaged; about ten minutes
+	$(BIN)/python -P -m tools.faults
 
 check: lint types test ## lint, types and tests
 

@@ -8,6 +8,7 @@ one ``ConfigError``; ``hydra_main`` runs only what has passed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import importlib.resources
@@ -68,7 +69,10 @@ def hydra_main(config: DictConfig) -> str:
     """One Hydra job: one cell. Returns the record's status; a failing cell does not raise."""
     from bench.cell import run_cell
 
-    return run_cell(to_cell(config)).status
+    cell = to_cell(config)
+    with contextlib.suppress(OSError):  # the sweeper's own copy names the working folder; each run keeps its config
+        (Path(cell.output_dir) / cell.suite_name / "multirun.yaml").unlink()
+    return run_cell(cell).status
 
 
 def to_cell(config: DictConfig) -> CellConfig:

@@ -82,14 +82,15 @@ def run_cell(cell: CellConfig) -> RunRecord:
     progress = current(cell.progress)
     with only_here(folder, on_wait=lambda: progress.update(f"waiting: another run measures {folder.name}")):
         fetch_spare(folder)
-        earlier = find_finished(folder)
-        if earlier is not None and not cell.fresh:
-            progress.skip_cell(folder.name)
-            return earlier
         run = _CellRun(
             cell=cell, device=str(device), progress=progress, folder=folder,
             journal=Journal(folder.with_name(f".{folder.name}.resume"), owner=f"{key} {device}"),
         )  # fmt: skip
+        earlier = find_finished(folder)
+        if earlier is not None and not cell.fresh:
+            run.clean_up(earlier)  # a run may have been killed before it did
+            progress.skip_cell(folder.name)
+            return earlier
         if cell.fresh:
             run.journal.remove()
         record = run.measure(key)
@@ -196,9 +197,12 @@ class _CellRun:
 
     def files(self) -> Path:
         """Where passes leave files that belong beside the record; hidden until the record is written."""
-        place = self.folder.with_name(f".{self.folder.name}.files")
+        place = self._files_folder()
         place.mkdir(parents=True, exist_ok=True)
         return place
+
+    def _files_folder(self) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.files")
 
     def left(self, record: RunRecord) -> CellFiles:
         """All that goes into the cell's folder."""
@@ -209,12 +213,12 @@ class _CellRun:
             hypernet_points=self.hypernet_points,
             surface=self.surface,
             tracebacks=tuple(self.tracebacks),
-            made_by_passes=tuple(self.files().iterdir()),
+            made_by_passes=tuple(self._files_folder().glob("*")),
         )
 
     def clean_up(self, record: RunRecord) -> None:
         """The record is written: what waited for it goes; what an unfinished cell could go on from stays."""
-        shutil.rmtree(self.files(), ignore_errors=True)
+        shutil.rmtree(self._files_folder(), ignore_errors=True)
         if record.status in FINISHED:
             self.journal.remove()
 

@@ -88,10 +88,11 @@ def save(folder: Path, files: CellFiles) -> None:
     Raises:
         RecordError: it cannot be written; the sentence says where the results went instead.
     """
+    spare = spare_folder(folder)
     try:
         _write(folder, files)
+        shutil.rmtree(spare, ignore_errors=True)  # of an earlier, failed attempt
     except RecordError as error:
-        spare = spare_folder(folder)
         try:
             root = spare.parents[1]
             root.mkdir(mode=0o700, exist_ok=True)
@@ -113,7 +114,7 @@ def fetch_spare(folder: Path) -> None:
         set_aside(folder)
         folder.mkdir(parents=True)
         for path in sorted(spare.iterdir(), key=lambda path: path.name == RECORD_FILE):  # the record last
-            write_whole(folder / path.name, path.read_bytes())
+            _copy(path, folder / path.name)
         shutil.rmtree(spare)
     except (OSError, RecordError):
         return

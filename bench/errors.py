@@ -6,7 +6,11 @@ Programming errors are not here: they keep their traceback.
 from __future__ import annotations
 
 import enum
+import errno
 from typing import Any
+
+# What a disk answers that is full, over its quota, read-only, broken or away.
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 class ExitCode(enum.IntEnum):

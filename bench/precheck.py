@@ -11,7 +11,9 @@ from bench.data import DATASETS, check_data
 from bench.errors import ConfigError, RecordError
 from bench.hardware.probe import resolve_device
 from bench.methods import build_method
-from bench.models import check_model
+from bench.models import CUSTOM, check_model
+from bench.models.custom import build_custom
+from bench.seeding import global_stream
 from bench.training.assemble import check_training
 
 
@@ -37,11 +39,18 @@ def _check_device(cell: CellConfig) -> None:
 
 
 def _check_model(cell: CellConfig) -> None:
+    entry = DATASETS.get(cell.data.name)
     image_size = cell.data.image_size
-    if image_size is None and cell.data.name in DATASETS:
-        image_size = DATASETS[cell.data.name].image_size
+    if image_size is None and entry is not None:
+        image_size = entry.image_size
     model = cell.model
     check_model(model.name, image_size=image_size, shortcut=model.shortcut, factory=model.factory)
+    if model.name == CUSTOM and entry is not None and model.factory is not None and image_size is not None:
+        # As build_parts will, so that a factory that fails does so before anything is written.
+        with global_stream(cell.seed, "model_init"):
+            build_custom(
+                model.factory, num_classes=entry.num_classes, in_channels=entry.in_channels, image_size=image_size
+            )
 
 
 def _check_data(cell: CellConfig) -> None:

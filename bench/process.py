@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ STOPPING = "stopping at the end of this step (Ctrl-C again: at once)"
 _EXIT_GRACE_S = 5.0
 _STOP_GRACE_S = 60.0  # for the rest of a step and its checkpoint
 _PASS_SIGNALS = {signal.SIGINT, signal.SIGTERM}  # meant for the parent, which decides what becomes of a pass
-_LONGEST_WAIT_S = 3600.0  # select takes no larger numbers on every system
+_LONGEST_WAIT_S = 10.0  # at a time, so that a stop of this process is seen as one
+_OVERSLEPT_S = 2.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)  # a process's own doing
 _OOM_MESSAGES = ("can't allocate memory", "out of memory", "not enough memory", "Cannot allocate memory")
@@ -129,6 +130,7 @@ def run_pass(
 
 def _start_fork_server() -> None:
     """Start it deaf to Ctrl-C, or one in its first second would end it with a traceback; signals here only wait."""
+    resource_tracker.ensure_running()  # or starting the server would start it, which unblocks signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _PASS_SIGNALS)
     try:
         forkserver.ensure_running()
@@ -171,9 +173,15 @@ class _Listener:
         """The answer, or why there is none."""
         heard = time.monotonic()
         while True:
-            limit = min(deadline, heard + silence_s)
-            ready = wait([self.ours, self.sentinel], timeout=max(0.0, min(limit - time.monotonic(), _LONGEST_WAIT_S)))
+            limit, began = min(deadline, heard + silence_s), time.monotonic()
+            timeout_s = max(0.0, min(limit - began, _LONGEST_WAIT_S))
+            ready = wait([self.ours, self.sentinel], timeout=timeout_s)
             if not ready:
+                # Who sleeps much longer than asked was stopped (Ctrl-Z), most likely with the pass: it does not count.
+                overslept_s = time.monotonic() - began - timeout_s
+                if overslept_s > _OVERSLEPT_S:
+                    deadline, heard = deadline + overslept_s, heard + overslept_s
+                    continue
                 if time.monotonic() < limit:
                     continue
                 return _TOO_LONG if limit == deadline else _SILENT

@@ -86,7 +86,7 @@ class SuiteProgress:
             "left": f"{format_duration(left)} left" if left is not None else "",
         }
         if not self.interactive:
-            if phase.startswith("waiting") or time.monotonic() - self.last_line >= _LINE_INTERVAL_S:
+            if phase.startswith(("waiting", "stopping")) or time.monotonic() - self.last_line >= _LINE_INTERVAL_S:
                 self.last_line = time.monotonic()
                 self._print(f"{share:4.0%}  " + "  ".join(text for text in fields.values() if text))
             return
@@ -105,8 +105,12 @@ class SuiteProgress:
 
     def _print(self, text: str) -> None:
         target = self.bar.console if self.bar is not None else self.console
-        target.print(Text(text), soft_wrap=True)
-        sys.stderr.flush()
+        try:
+            target.print(Text(text), soft_wrap=True)
+            if sys.stderr is not None:
+                sys.stderr.flush()
+        except (OSError, ValueError):  # closed or full: a measurement does not end for want of a place to say so
+            self.show = False
 
 
 class _Plain(ProgressColumn):

@@ -78,6 +78,11 @@ def steps(*, report, folder):
         open(f"{folder}/ended-{step}", "w").close()
         report({"phase": "stepping", "done": step, "total": 10_000})
 
+def nap(*, report, marker):
+    report({"phase": "napping"})
+    open(marker, "w").close()
+    time.sleep(2)
+
 def hold_the_lock(*, report, marker):
     import ctypes
     open(marker, "w").write(str(os.getpid()))
@@ -187,6 +192,23 @@ def start_parent(tmp_path: Path, function: str, **arguments: str) -> subprocess.
         [sys.executable, str(script)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
+
+
+def test_time_in_which_all_of_it_was_stopped_does_not_count(functions: Any, tmp_path: Path) -> None:
+    code = "run_pass(pass_functions.nap, {'marker': sys.argv[1]}, limit_s=600, silence_limit_s=2.5, on_progress=print)"
+    script = f"import sys, pass_functions\nfrom bench.process import run_pass\nprint('status', {code}.status)\n"
+    (tmp_path / "stopped.py").write_text(script)
+    marker = tmp_path / "began"
+    suite = subprocess.Popen(
+        [sys.executable, "stopped.py", str(marker)], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for(marker.exists)
+    os.killpg(suite.pid, signal.SIGSTOP)  # as Ctrl-Z does
+    time.sleep(5)
+    os.killpg(suite.pid, signal.SIGCONT)
+    output, _ = suite.communicate(timeout=60)
+    assert "status ok" in output
 
 
 @pytest.mark.parametrize("function", ["hang", "hold_the_lock"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from bench.errors import ExitCode, UserError
+from bench.errors import STORAGE_ERRORS, ExitCode, UserError
 
 # verb -> (module with main(argv) -> int, one line)
 VERBS = {
@@ -52,19 +55,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return _complain(f"There is no verb {verb!r}: use one of {', '.join(VERBS)} (see metagrad-bench --help).")
     try:
-        return int(importlib.import_module(VERBS[verb][0]).main(rest))
+        _check_working_folder()
+        code = int(importlib.import_module(VERBS[verb][0]).main(rest))
+        if sys.stdout is not None:
+            sys.stdout.flush()  # or a full disk would show only when Python ends
+        return code
     except UserError as error:
         return _complain(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _complain("Interrupted; what had been measured is kept.", ExitCode.INTERRUPTED)
+        return _complain(
+            "Interrupted; what had been measured is kept, and the same command goes on.", ExitCode.INTERRUPTED
+        )
     except BrokenPipeError:
         # The reader went away (`| head`): nothing is wrong, and Python must not complain when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return ExitCode.OK
+    except OSError as error:
+        if error.errno not in (*STORAGE_ERRORS, errno.EBADF):
+            raise
+        _forget_output()
+        return _complain(f"The output cannot be written ({error.strerror}).", ExitCode.FAILED)
+
+
+def _check_working_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UserError("The working folder is not there any more: change into one that is.") from error
+
+
+def _forget_output() -> None:
+    """Let what is still to be flushed go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(sentence: str, code: int = ExitCode.USAGE) -> int:
-    print(f"metagrad-bench: {sentence}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):
+        print(f"metagrad-bench: {sentence}", file=sys.stderr)
     return int(code)
 
 

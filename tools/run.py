@@ -7,10 +7,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bench.errors import ConfigError, ExitCode, RecordError
+from bench.errors import STORAGE_ERRORS, ConfigError, ExitCode, RecordError
 
 HELP = """usage: metagrad-bench run [suite=NAME | variant=NAME] [key=value ...] [Hydra flags]
 
@@ -25,7 +25,10 @@ settings most used:
   device=all                    on one device of each kind in turn: the CPU and the first GPU of every model
   seed=0                        with --multirun several: seed=0,1,2
   output_dir=out                where records go
-  fresh=true                    measure again what is already there (the earlier record is set aside)
+  --fresh (or fresh=true)       measure again what is already there (the earlier record is set aside), from the start
+  protocol.cell_limit_s=S       end a cell after so many seconds in its passes; protocol.pass_limit_s one pass,
+  protocol.silence_limit_s=S    and a pass that shows no progress for so long
+  protocol.checkpoint_s=60      seconds between two checkpoints of a training
   weight_bits activation_bits error_bits grad_bits   2 to 8 (weights 1), 32 for FP32 (variant=custom)
   edge_layers=same|int8|full    first convolution and last linear layer
   data.root=DIR  data.download=false
@@ -44,6 +47,9 @@ examples:
   metagrad-bench run suite=demo device=cpu seed=0,1,2
   metagrad-bench run variant=metagrad_int4_slim model=resnet20 data=fashion_mnist hypernet.hidden=100
 
+An interrupted run is gone on with by the same command: finished cells and passes are not measured again, a training
+goes on from its last checkpoint. Ctrl-C (or SIGTERM) stops at the end of the step, a second one at once.
+
 exit codes: 0 every cell finished (diverged is a result), 1 a cell failed, crashed, was killed, took too long or ran
 out of memory, 2 wrong usage or bad input (nothing was written), 130 interrupted (also by SIGTERM).
 """
@@ -61,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         groups = "\n".join(f"  {group:<10} {', '.join(app.group_options(group))}" for group in app.GROUPS)
         print(HELP.format(groups=groups), end="")
         return ExitCode.OK
-    argv = _with_threads(argv)
+    argv = _with_threads(["fresh=true" if argument == "--fresh" else argument for argument in argv])
     args = app.parse_arguments(argv)
     if any(getattr(args, name) for name in app.PASSTHROUGH):
         return _call_hydra(argv)
@@ -124,11 +130,20 @@ def _call_hydra(argv: Sequence[str]) -> int:
             return int(stop.code or 0)
         except app.CONFIG_ERRORS as error:
             raise ConfigError(app.explain(error)) from error
+        except OSError as error:
+            if error.errno not in STORAGE_ERRORS:
+                raise
+            return _say(f"{error.filename or 'the output'} cannot be written ({error.strerror}): make room.")
         except RecordError as error:
             # Cells have run: this is no usage error, and the summary still has to be given.
-            print(f"metagrad-bench: {error}", file=sys.stderr)
-            return ExitCode.FAILED
+            return _say(str(error))
     return ExitCode.OK
+
+
+def _say(sentence: str) -> ExitCode:
+    with suppress(OSError, ValueError):  # closed or full
+        print(f"metagrad-bench: {sentence}", file=sys.stderr)
+    return ExitCode.FAILED
 
 
 @contextmanager
@@ -148,17 +163,20 @@ def _sum_up(folders: list[Path]) -> int:
     from bench.records.store import read_record
 
     counts: dict[str, int] = {}
+    lines = []
     for folder in folders:
         try:
             record = read_record(folder / "record.json")
         except RecordError as error:
             counts["failed"] = counts.get("failed", 0) + 1
-            print(f"{'failed':<13} {folder.name}: {error}")
+            lines.append(f"{'failed':<13} {folder.name}: {error}")
             continue
         counts[record.status] = counts.get(record.status, 0) + 1
         if record.status != "ok":
-            print(f"{record.status:<13} {folder.name}: {record.reason}")
+            lines.append(f"{record.status:<13} {folder.name}: {record.reason}")
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     places = sorted({str(folder.parent) for folder in folders})
-    print(f"{len(folders)} cells: {summary}. Records: {', '.join(places)}")
+    lines.append(f"{len(folders)} cells: {summary}. Records: {', '.join(places)}")
+    with suppress(OSError, ValueError):  # closed or full: the exit code says it all the same
+        print("\n".join(lines), flush=True)
     return ExitCode.OK if set(counts) <= set(FINISHED) else ExitCode.FAILED

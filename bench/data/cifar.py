@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.data.base import AugmentPolicy, DataSet, content_fingerprint
-from bench.data.place import check_writable, fetch, own_folders, reason
+from bench.data.place import check_regular, check_writable, fetch, own_folders, reason
 from bench.errors import DataError
 
 IMAGE_SHAPE = (3, 32, 32)
@@ -144,6 +144,7 @@ def _archive(cifar: Cifar, root: Path | None, download: bool) -> Path:
 def _check_sum(archive: Path, checksum: str) -> None:
     """Compare a file with ``algorithm:hex``."""
     algorithm, _, expected = checksum.partition(":")
+    check_regular(archive)
     try:
         with archive.open("rb") as file:
             actual = hashlib.file_digest(file, algorithm).hexdigest()

@@ -16,10 +16,12 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.place import reason
+from bench.data.place import check_regular, reason
 from bench.errors import DataError
 
 UNSIGNED_BYTE = 0x08
+LARGEST_BYTES = 2**33  # of the items of one file; more is a damaged header or a packed trap
+_PIECE_BYTES = 2**24
 
 
 def read_idx(path: Path, item_shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -33,8 +35,10 @@ def read_idx(path: Path, item_shape: tuple[int, ...]) -> NDArray[np.uint8]:
         (items, *item_shape) uint8, writable.
 
     Raises:
-        DataError: unreadable, damaged gzip, another type or shape, no item, truncated, or longer than it says.
+        DataError: no regular file, unreadable, damaged gzip, another type or shape, no item or too many, truncated, or
+            longer than it says.
     """
+    check_regular(path)
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             return _read(file, path, item_shape)
@@ -65,7 +69,11 @@ def _read(file: IO[bytes] | gzip.GzipFile, path: Path, item_shape: tuple[int, ..
     if items == 0:
         raise DataError(f"{path} holds no items.")
     expected = items * math.prod(item_shape)
-    payload = bytearray(file.read(expected + 1))  # one more, to see a file that is too long
+    if expected > LARGEST_BYTES:
+        raise DataError(f"{path} claims {items} items, {expected} bytes, which no file of its kind has; replace it.")
+    payload = bytearray()  # piece by piece: what a header claims need not be there
+    while piece := file.read(min(_PIECE_BYTES, expected + 1 - len(payload))):  # one more, to see one that is too long
+        payload += piece
     if len(payload) != expected:
         wrong = f"truncated: {len(payload)} of" if len(payload) < expected else "too long: more than"
         raise DataError(f"{path} is {wrong} {expected} bytes of data; replace it.")

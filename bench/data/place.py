@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def check_writable(folder: Path) -> None:
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise DataError(f"The data cannot be downloaded into {folder}: {nearest} is not writable; set data.root.")
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no file: reading a named pipe would wait for ever.
+
+    Raises:
+        DataError: it is something else, or cannot be looked at.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path} is no regular file; put the file there.")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {reason(error)}.") from error
 
 
 def fetch(urls: Sequence[str], target: Path, checksum: str) -> None:

@@ -89,7 +89,7 @@ CUSTOM_SUMMARY = "your own network: model=custom model.factory=package.module:fu
 
 
 def check_model(name: str, *, image_size: int | None = None, shortcut: str = "A", factory: str | None = None) -> None:
-    """Refuse what ``build_model`` would refuse before it builds; imports a user's factory but does not call it.
+    """Refuse what ``build_model`` would refuse before it builds; imports a user's factory and leaves calling to it.
 
     Args:
         name: a key of ``MODELS``, or ``custom``.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,19 @@ def refusal(folder: Path, content: bytes, name: str = "images") -> str:
     assert "\n" not in message
     assert str(path) in message
     return message
+
+
+def test_a_header_that_claims_more_than_memory_holds_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    header = bytes((0, 0, 8, 3)) + b"\xff\xff\xff\xff" + (28).to_bytes(4, "big") * 2
+    assert "claims 4294967295 items" in refusal(tmp_path, header)
+    fitting = bytes((0, 0, 8, 3)) + (2**23).to_bytes(4, "big") + (28).to_bytes(4, "big") * 2
+    assert "truncated" in refusal(tmp_path, fitting + b"abc")
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "images")
+    with pytest.raises(DataError, match="no regular file"):
+        read_idx(tmp_path / "images", (28, 28))
 
 
 @given(hnp.arrays(np.uint8, SHAPES), st.booleans())
@@ -87,5 +101,5 @@ def test_each_fault_is_said_as_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read: is a directory"):
+    with pytest.raises(DataError, match="is no regular file"):
         read_idx(tmp_path, (28, 28))
