@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 _CANCEL_GRACE_S = 10.0
 _REACH_S = 5.0
+_LOOK_S = 30.0  # without a finished cell, how long until the nodes are looked at
 
 
 @dataclass
@@ -175,7 +176,12 @@ def _collect(ray: Any, refs: dict[Any, int], names: Sequence[str], log: Any) -> 
     pending = list(refs)
     try:
         while pending:
-            (ref,), pending = ray.wait(pending, num_returns=1)
+            done, pending = ray.wait(pending, num_returns=1, timeout=_LOOK_S)
+            if not done:
+                if not any(node["Alive"] for node in ray.nodes()):
+                    raise WorkerError("All nodes of the Ray cluster are gone: start them and run again.")
+                continue
+            (ref,) = done
             name = names[refs[ref]]
             try:
                 job, place = ray.get(ref)
