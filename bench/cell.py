@@ -29,6 +29,7 @@ from bench.methods import describe
 from bench.process import PassOutcome, run_pass
 from bench.profilers.nvml_sampler import NvmlSampler
 from bench.progress import SuiteProgress, current
+from bench.pulse import CellPulse
 from bench.quantizers import PUBLISHED_FOR_ERRORS
 from bench.records.schema import (
     FINISHED,
@@ -93,8 +94,9 @@ def run_cell(cell: CellConfig) -> RunRecord:
             return earlier
         if cell.fresh:
             run.journal.remove()
-        record = run.measure(key)
-        save(folder, run.left(record))
+        with CellPulse(folder, cell, device=str(device)) as progress.pulse:
+            record = run.measure(key)
+            save(folder, run.left(record))
         run.clean_up(record)
     progress.finish_cell(record.status if not record.reason else f"{record.status}: {record.reason}")
     return record

@@ -75,6 +75,12 @@ class StoppedError(Exception):
     """A pass was asked to stop; ``report`` raises it at the end of a step."""
 
 
+class WorkerError(UserError):
+    """A launcher's worker that is not there, or ended without a record."""
+
+    exit_code = ExitCode.FAILED
+
+
 class DivergedError(UserError):
     """Training left the finite numbers; a result, recorded as status ``diverged``."""
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from bench.pulse import CellPulse
 from bench.units import format_duration, format_ms
 
 _LINE_INTERVAL_S = 15.0
@@ -32,6 +33,7 @@ class SuiteProgress:
         self.last_line = 0.0
         self.bar: Progress | None = None
         self.task: Any = None
+        self.pulse: CellPulse | None = None
 
     def start_cell(self, name: str, passes: int) -> None:
         """A cell of so many passes begins."""
@@ -56,6 +58,11 @@ class SuiteProgress:
 
     def update(self, phase: str, done: int = 0, total: int = 0, step_ms: float | None = None) -> None:
         """Where the running pass stands."""
+        if self.pulse is not None:
+            self.pulse.update(
+                phase=phase, done=done, total=total, step_ms=step_ms, passes_done=self.passes_done,
+                passes=self.passes_in_cell,
+            )  # fmt: skip
         self._draw(phase, done / total if total else 0.0, step_ms)
 
     def close(self) -> None:

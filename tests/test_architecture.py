@@ -8,8 +8,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "errors", "units", "files", "config", "seeding", "layout", "hardware", "native", "kernels", "quantizers",
     "hypernets", "optim", "layers", "models", "data", "update", "records.schema", "methods", "profilers", "training",
-    "records", "stats", "timing", "timing_summary", "gating", "keys", "locks", "progress", "estimate",
-    "passes", "process", "journal", "cell_folder", "cell", "precheck", "app",
+    "records", "stats", "timing", "timing_summary", "gating", "keys", "locks", "jobs", "pulse", "progress",
+    "estimate", "passes", "process", "journal", "cell_folder", "cell", "precheck", "status", "app",
 )  # fmt: skip
 
 

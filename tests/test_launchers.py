@@ -1,28 +1,176 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from bench.app import parse_arguments, plan_cells
+from bench.errors import ConfigError, WorkerError
+from bench.jobs import check_shared, shared_mark
 from bench.records.store import find_records
+from bench.status import StatusReader
+from hydra_plugins.metagrad_launchers.ray_launcher import task_resources
 
 ROOT = Path(__file__).parents[1]
+PROGRAM = [sys.executable, "-P", "-m", "tools.cli", "run", "--multirun"]
+QUICK = [
+    "data=synthetic", "protocol=tiny", "protocol.pretrain_epochs=0", "protocol.passes=[timing]", "device=cpu",
+    "data.train_limit=256",
+]  # fmt: skip
+ENDLESS = ["protocol.timing_budget_s=500", "protocol.timing_interval_pct=0.0001", "protocol.timing_blocks=3"]
+
+
+def start(cwd: Path, *argv: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("OMP_NUM_THREADS", None)  # launchers give each worker its share of the cores
+    return subprocess.Popen(
+        [*PROGRAM, *argv], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def run(cwd: Path, *argv: str) -> tuple[int, str, str]:
+    process = start(cwd, *argv)
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[str]:
+    """Address of a Ray cluster of two nodes with one CPU each."""
+    cluster = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "ray_cluster.py"), "2"], text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert cluster.stdout is not None
+    address = cluster.stdout.readline().strip()
+    assert address, "the cluster did not start"
+    yield address
+    cluster.communicate()
 
 
 @pytest.mark.slow
 def test_joblib_runs_the_cells_of_a_sweep_and_no_two_passes_share_the_device(tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-P", "-m", "tools.cli", "run", "--multirun", "seed=1,2", "protocol=tiny",
-        "data.train_limit=128", "data.test_limit=64", "protocol.passes=[accuracy]", "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("OMP_NUM_THREADS", None)  # joblib gives each worker its share of the cores
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    sweep = ["seed=1,2", "protocol=tiny", "data.train_limit=128", "data.test_limit=64", "protocol.passes=[accuracy]"]
+    code, _, err = run(tmp_path, *sweep, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert code == 0, err[-3000:]
     found, problems = find_records([tmp_path / "out"])
     assert not problems
     assert [(item.record.seed, item.record.status) for item in found] == [(1, "ok"), (2, "ok")]
+
+
+@pytest.mark.slow
+def test_ray_runs_a_sweep_on_two_nodes_and_its_records_land_in_one_store(two_nodes: str, tmp_path: Path) -> None:
+    ray = ["hydra/launcher=ray", f"hydra.launcher.address={two_nodes}"]
+    code, out, err = run(tmp_path, "seed=1,2", "variant=fp32,ste_int4", *QUICK, *ray)
+    assert code == 0, err[-3000:]
+    assert "4 cells: 4 ok" in out
+    nodes = re.findall(r"\[\d/4\] .*: ok \(node (\w+)\)", err)
+    assert len(nodes) == 4
+    assert len(set(nodes)) == 2, "both nodes measured"
+    found, problems = find_records([tmp_path / "out"])
+    assert not problems
+    done = sorted((item.record.variant, item.record.seed, item.record.status) for item in found)
+    assert done == [("fp32", 1, "ok"), ("fp32", 2, "ok"), ("ste_int4", 1, "ok"), ("ste_int4", 2, "ok")]
+    status = StatusReader([tmp_path / "out"]).read()
+    assert (status.counts, status.runners) == ({"ok": 4}, 0)
+    assert not list((tmp_path / "out" / "single").glob(".launch-*"))
+
+    code, out, err = run(tmp_path, "seed=1,2,3", "variant=fp32", *QUICK, *ray)
+    assert code == 0, err[-3000:]
+    assert "3 cells: 3 ok" in out
+    assert len(find_records([tmp_path / "out"])[0]) == 5, "only what was missing was measured"
+
+
+@pytest.mark.slow
+def test_ray_says_in_a_sentence_what_a_worker_could_not_do(two_nodes: str, tmp_path: Path) -> None:
+    ray = ["hydra/launcher=ray", f"hydra.launcher.address={two_nodes}"]
+    code, out, err = run(tmp_path, "device=cuda", "seed=1", *QUICK[:4], *ray)
+    assert code == 1
+    assert "No node of the Ray cluster has the 1 CPU, 1 GPU" in err
+    assert "Traceback" not in err
+    assert "1 failed" in out
+    code, _, err = run(tmp_path, "seed=1", *QUICK, "hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:9")
+    assert code == 1
+    assert "cannot be joined" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_submitit_runs_the_jobs_of_a_sweep_into_one_store(tmp_path: Path) -> None:
+    code, out, err = run(tmp_path, "seed=1", "variant=fp32,ste_int4", *QUICK, "hydra/launcher=submitit_local")
+    assert code == 0, err[-3000:]
+    assert "2 cells: 2 ok" in out
+    assert len(re.findall(r"\[\d/2\] .*: ok \(job \d+\)", err)) == 2
+    assert [item.record.status for item in find_records([tmp_path / "out"])[0]] == ["ok", "ok"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_ctrl_c_ends_the_jobs_of_every_launcher(launcher: str, two_nodes: str, tmp_path: Path) -> None:
+    settings = {"joblib": ["hydra.launcher.n_jobs=2"], "ray": [f"hydra.launcher.address={two_nodes}"]}.get(launcher, [])
+    process = start(tmp_path, "seed=1,2", *QUICK, *ENDLESS, f"hydra/launcher={launcher}", *settings)
+    reader = None
+    for _ in range(120):
+        time.sleep(0.5)
+        if (tmp_path / "out").is_dir():
+            reader = reader or StatusReader([tmp_path / "out"])
+            if "running" in reader.read().counts:
+                break
+    assert reader is not None
+    assert "running" in reader.read().counts
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Interrupted" in err
+    assert "Traceback" not in err
+    time.sleep(6)
+    counts = reader.read().counts
+    assert "running" not in counts, counts
+    left = [p.info["pid"] for p in psutil.process_iter(["pid", "cwd"]) if p.info["cwd"] == str(tmp_path)]
+    assert left == [], [psutil.Process(pid).cmdline() for pid in left]
+
+
+def test_a_launcher_without_a_sweep_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--multirun"):
+        plan_cells(parse_arguments(["seed=1", "hydra/launcher=ray"]))
+    assert plan_cells(parse_arguments(["-m", "seed=1,2", "hydra/launcher=ray"])).here is False
+    assert plan_cells(parse_arguments(["-m", "seed=1,2", "hydra/launcher=joblib"])).here is True
+
+
+HEAD, CPUS, GPUS = {"memory": 1.0}, {"CPU": 16.0}, {"CPU": 32.0, "GPU": 4.0}
+
+
+def test_a_cell_reserves_a_gpu_or_a_nodes_cpus_so_that_its_device_is_its_own() -> None:
+    def reserve(device: str, nodes: list[dict[str, float]]) -> tuple[float, int]:
+        options = task_resources(device, nodes, num_cpus=None, resources={})
+        return options["num_cpus"], options["num_gpus"]
+
+    assert reserve("cpu", [HEAD, CPUS, {"CPU": 8.0}]) == (8.0, 0)
+    assert reserve("auto", [HEAD, CPUS]) == (16.0, 0)
+    assert reserve("auto", [CPUS, GPUS]) == (1.0, 1)
+    assert reserve("cuda", [CPUS, GPUS]) == (1.0, 1)
+    assert task_resources("cuda", [GPUS], num_cpus=4, resources={}) == {"num_cpus": 4, "num_gpus": 1, "resources": {}}
+
+
+def test_what_no_node_has_is_refused_instead_of_waited_for() -> None:
+    for device, cpus, resources in (("cuda", None, {}), ("cpu", 64.0, {}), ("cpu", None, {"rack7": 1.0})):
+        with pytest.raises(WorkerError, match="No node"):
+            task_resources(device, [HEAD, CPUS], num_cpus=cpus, resources=resources)
+    with pytest.raises(WorkerError, match="use device=cuda"):
+        task_resources("cuda:1", [GPUS], num_cpus=None, resources={})
+
+
+def test_a_worker_that_does_not_share_the_store_says_so(tmp_path: Path) -> None:
+    with shared_mark(tmp_path / "out") as mark:
+        check_shared(mark)
+    with pytest.raises(WorkerError, match="that all machines share"):
+        check_shared(mark, wait_s=0.0)

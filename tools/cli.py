@@ -16,6 +16,7 @@ from bench.errors import STORAGE_ERRORS, ExitCode, UserError
 # verb -> (module with main(argv) -> int, one line)
 VERBS = {
     "run": ("tools.run", "measure a suite, or one cell (a Hydra application)"),
+    "status": ("tools.status", "cells of running and finished suites: queued, running, stopped, done, failed"),
     "report": ("reports.build", "write report.html, report.md, figures and tables from run folders"),
     "gate": ("tools.gate", "compare run folders with a baseline and answer with an exit code"),
     "baseline": ("tools.baseline", "write a baseline for the gate from run folders"),

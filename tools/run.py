@@ -9,8 +9,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bench.errors import STORAGE_ERRORS, ConfigError, ExitCode, RecordError
+from bench.errors import STORAGE_ERRORS, ConfigError, ExitCode, RecordError, UserError
+
+if TYPE_CHECKING:
+    from bench.app import Plan
 
 HELP = """usage: metagrad-bench run [suite=NAME | variant=NAME] [key=value ...] [Hydra flags]
 
@@ -78,19 +82,22 @@ def main(argv: Sequence[str]) -> int:
     from bench import cell as cells
     from bench.precheck import check_cells
     from bench.progress import SuiteProgress, set_current
+    from bench.pulse import announced
 
-    check_cells(plan.cells)
-    folders = [cells.locate(cell)[0] for cell in plan.cells]
+    check_cells(plan.cells, here=plan.here)
+    folders = [cells.locate(cell)[0] for cell in plan.cells] if plan.here else []
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's end is like Ctrl-C: children go, records stay
     progress = SuiteProgress(len(plan.cells), show=plan.cells[0].progress)
     set_current(progress)
     try:
-        code = _call_hydra(argv)
+        places: Sequence[Path | None] = folders or [None] * len(plan.cells)
+        with announced(list(zip(plan.cells, places, strict=True)), launcher=plan.launcher):
+            code = _call_hydra(argv)
     finally:
         progress.close()
         set_current(None)
-    return max(code, _sum_up(folders))
+    return max(code, _sum_up(folders if plan.here else _find_records(plan)))
 
 
 def _with_devices(argv: Sequence[str]) -> list[str]:
@@ -106,9 +113,10 @@ def _with_devices(argv: Sequence[str]) -> list[str]:
 
 
 def _with_threads(argv: Sequence[str]) -> list[str]:
-    """Another launcher's workers may be given fewer threads than this process: a cell's threads are fixed here."""
-    elsewhere = any(argument.startswith("hydra/launcher=") and argument != "hydra/launcher=basic" for argument in argv)
-    if not elsewhere or any(argument.lstrip("+").startswith("protocol.threads=") for argument in argv):
+    """Joblib gives its workers fewer threads than this process has: a cell's threads are fixed here."""
+    if "hydra/launcher=joblib" not in argv or any(
+        argument.lstrip("+").startswith("protocol.threads=") for argument in argv
+    ):
         return list(argv)
     import torch
 
@@ -134,9 +142,13 @@ def _call_hydra(argv: Sequence[str]) -> int:
             if error.errno not in STORAGE_ERRORS:
                 raise
             return _say(f"{error.filename or 'the output'} cannot be written ({error.strerror}): make room.")
-        except RecordError as error:
+        except UserError as error:
             # Cells have run: this is no usage error, and the summary still has to be given.
             return _say(str(error))
+        except RuntimeError as error:
+            if not type(error).__module__.startswith("joblib."):
+                raise
+            return _say(f"a worker of joblib ended ({type(error).__name__}); run again.")
     return ExitCode.OK
 
 
@@ -157,7 +169,25 @@ def _arguments(argv: list[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def _sum_up(folders: list[Path]) -> int:
+def _find_records(plan: Plan) -> list[Path]:
+    """Folders of cells that other machines measured: their names hold those machines' fingerprints."""
+    from bench.pulse import planned
+    from bench.status import match_cells
+
+    suites: dict[Path, list[int]] = {}
+    for number, cell in enumerate(plan.cells):
+        suites.setdefault(Path(cell.output_dir) / cell.suite_name, []).append(number)
+    folders = {}
+    for suite, numbers in suites.items():
+        wanted = [planned(plan.cells[number]) for number in numbers]
+        for number, asked, found in zip(
+            numbers, wanted, match_cells(suite, [cell.digest for cell in wanted]), strict=True
+        ):
+            folders[number] = found or suite / f"{asked.variant}-{asked.model}-{asked.data}-seed{asked.seed}"
+    return [folders[number] for number in range(len(plan.cells))]
+
+
+def _sum_up(folders: Sequence[Path]) -> int:
     """One line per cell that is not ok, and where the records lie."""
     from bench.records.schema import FINISHED
     from bench.records.store import read_record

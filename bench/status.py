@@ -1,0 +1,377 @@
+"""Where suites stand, read from their folders: records, pulses of running cells, plans of what is to come.
+
+Reads only. A finished cell is one with a record, and a record is read once, since it is never edited; so a look at a
+folder that was looked at before costs a listing and the few files that changed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import msgspec
+
+from bench.errors import RecordError
+from bench.pulse import (
+    PLANS,
+    PULSES,
+    STALE_S,
+    Plan,
+    PlannedCell,
+    Pulse,
+    Writer,
+    config_digest,
+    started_ticks,
+    this_machine,
+)
+from bench.records.schema import FINISHED, Status
+from bench.records.store import RECORD_FILE, SUPERSEDED, show_path
+
+State = Literal["running", "waiting", "stopped", "queued", "unreadable"] | Status
+OPEN_STATES: tuple[State, ...] = ("running", "waiting", "stopped", "queued")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellStatus:
+    """One cell. What is not known of it, or does not apply to its state, is None."""
+
+    state: State
+    suite: str
+    variant: str
+    model: str
+    data: str
+    seed: int | None
+    device: str
+    folder: str | None  # its name
+    reason: str = ""
+    host: str | None = None
+    phase: str | None = None
+    steps_done: int | None = None
+    steps: int | None = None
+    step_ms: float | None = None
+    steps_per_s: float | None = None
+    passes_done: int | None = None
+    passes: int | None = None
+    elapsed_s: float | None = None
+    pass_left_s: float | None = None  # of the running pass, by its own step time
+    left_s: float | None = None  # of the cell, by what finished cells of the same model and data took
+    last_seen: str | None = None  # UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteStatus:
+    """All cells below some folders, those at work first, and what is left of them."""
+
+    cells: tuple[CellStatus, ...]
+    counts: dict[str, int]
+    left_s: float | None  # of all cells that run or wait; None before any has finished
+    runners: int  # commands and workers that are alive
+
+
+class _Header(msgspec.Struct):
+    """What a record says about its cell; the rest is skipped while it is read."""
+
+    key: str
+    suite: str
+    variant: str
+    model_name: str
+    data_name: str
+    seed: int
+    device: str
+    status: Status
+    reason: str
+    started_at: str
+    duration_s: float
+    cell: msgspec.Raw
+
+    def digest(self) -> str:
+        """Of the configuration, as plans give it."""
+        return config_digest(msgspec.json.decode(self.cell))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Touch:
+    """When a file was touched by its writer's clock, when we met it like that by ours, and how old it was then."""
+
+    at_ns: int
+    met_s: float
+    age_s: float
+
+
+_Live = dict[str, tuple[Pulse, str, bool]]  # by folder name: the pulse, when last touched, whether its writer is alive
+_headers = msgspec.json.Decoder(_Header)
+_plans = msgspec.json.Decoder(Plan)
+_pulses = msgspec.json.Decoder(Pulse)
+
+
+class StatusReader:
+    """Reads the same folders again and again."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Name the folders of runs, at any height.
+
+        Raises:
+            RecordError: one of them is not a folder.
+        """
+        self.paths = [Path(path) for path in paths]
+        for path in self.paths:
+            if not path.is_dir():
+                raise RecordError(f"{show_path(path)} is not a folder: give a folder of runs, such as out/demo.")
+        self.machine = this_machine()
+        self._records: dict[Path, _Header | str] = {}  # by run folder; a text says why it cannot be read
+        self._digests: dict[Path, str] = {}
+        self._touches: dict[Path, _Touch] = {}
+
+    def read(self) -> SuiteStatus:
+        """Look at all folders.
+
+        Returns:
+            Every cell that has a record, a pulse or a place in a plan.
+        """
+        suites: list[tuple[Path, list[Path], _Live]] = []
+        found: dict[Path, _Header | str] = {}
+        for suite, runs in self._suites():
+            pulses = self._read_pulses(suite)
+            suites.append((suite, runs, pulses))
+            for run in runs:
+                known = self._records.get(run) if run.name not in pulses else None  # measured anew: read it again
+                found[run] = known if isinstance(known, _Header) else self._read_record(run)
+        self._records = found
+        durations = _durations(header for header in found.values() if isinstance(header, _Header))
+        cells: list[CellStatus] = []
+        runners = 0
+        for suite, runs, pulses in suites:
+            for run in runs:
+                pulse = pulses.get(run.name)
+                if pulse is not None and (_older(pulse[0], found[run]) or not pulse[2]):
+                    del pulses[run.name]  # its runner ended between the record and the pulse's removal
+            queued, planners = self._queued(suite, runs, pulses)
+            again = pulses.keys() | queued.keys()
+            cells.extend(_recorded(run.name, found[run]) for run in runs if run.name not in again)
+            cells.extend(_pulsing(pulse, seen, alive, durations) for pulse, seen, alive in pulses.values())
+            cells.extend(queued.values())
+            runners += planners + sum(alive for _, _, alive in pulses.values())
+        counts: dict[str, int] = {}
+        for cell in cells:
+            counts[cell.state] = counts.get(cell.state, 0) + 1
+        cells.sort(key=_order)
+        return SuiteStatus(cells=tuple(cells), counts=counts, left_s=_all_left_s(cells, durations), runners=runners)
+
+    def headers(self) -> list[tuple[Path, _Header]]:
+        """Records of the last reading, by run folder."""
+        return [(run, header) for run, header in self._records.items() if isinstance(header, _Header)]
+
+    def _suites(self) -> list[tuple[Path, list[Path]]]:
+        """Folders with runs, plans or pulses in them, each with its runs' folders."""
+        suites: dict[Path, list[Path]] = {}
+        pending = list(dict.fromkeys(path.absolute() for path in self.paths))
+        known = self._records
+        visited: set[tuple[int, int]] = set()
+        while pending:
+            folder = pending.pop()
+            if _has_record(folder):  # a run's own folder was named
+                suites.setdefault(folder.parent, []).append(folder)
+                continue
+            try:
+                place = folder.stat()
+                if (place.st_dev, place.st_ino) in visited:
+                    continue  # links may go in a circle
+                visited.add((place.st_dev, place.st_ino))
+                with os.scandir(folder) as entries:
+                    names = [entry.name for entry in entries if entry.is_dir()]
+            except OSError:
+                continue  # gone, or not ours to read
+            if PLANS in names or PULSES in names:
+                suites.setdefault(folder, [])
+            for name in sorted(names):
+                if name.startswith(".") or name == SUPERSEDED:
+                    continue
+                path = folder / name
+                if path in known or _has_record(path):
+                    suites.setdefault(folder, []).append(path)
+                else:
+                    pending.append(path)
+        return [(suite, sorted(set(runs))) for suite, runs in sorted(suites.items())]
+
+    def _read_record(self, run: Path) -> _Header | str:
+        try:
+            return _headers.decode((run / RECORD_FILE).read_bytes())
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return str(getattr(error, "strerror", None) or error)
+
+    def _read_pulses(self, suite: Path) -> _Live:
+        """By folder name: the pulse, when it was last touched, and whether its writer is alive."""
+        pulses = {}
+        for path in _files(suite / PULSES):
+            read = self._read_live(path, _pulses)
+            if read is not None:
+                pulse, seen, alive = read
+                pulses[pulse.folder] = (pulse, seen, alive)
+        return pulses
+
+    def _queued(self, suite: Path, runs: Sequence[Path], pulses: _Live) -> tuple[dict[str, CellStatus], int]:
+        """Planned cells that nobody works on or has finished, by folder or digest; how many of their commands live."""
+        read = [found for path in _files(suite / PLANS) if (found := self._read_live(path, _plans)) is not None]
+        settled: set[str] = set()
+        if any(cell.folder is None for plan, _, _ in read for cell in plan.cells):
+            settled = {pulse.cell.digest for pulse, _, _ in pulses.values()}
+            settled |= {self._digest(run) for run in runs}
+        queued: dict[str, CellStatus] = {}
+        for plan, seen, alive in sorted(read, key=lambda item: str(item[0].created_at)):
+            for cell in plan.cells:
+                if cell.folder is None:
+                    known = cell.digest in settled
+                else:
+                    known = cell.folder in pulses or self._is_finished(suite / cell.folder, plan, alive)
+                if not known:
+                    queued[cell.folder or cell.digest] = _waiting(cell, seen, alive)
+        return queued, sum(alive for _, _, alive in read)
+
+    def _is_finished(self, run: Path, plan: Plan, alive: bool) -> bool:
+        """Whether a planned cell has the record that its command wants; a command that ended wants nothing more."""
+        header = self._records.get(run)
+        if not isinstance(header, _Header) or not alive or header.started_at >= plan.created_at:
+            return header is not None
+        return header.status in FINISHED and not plan.fresh
+
+    def _digest(self, run: Path) -> str:
+        if run not in self._digests:
+            header = self._records[run]
+            self._digests[run] = header.digest() if isinstance(header, _Header) else ""
+        return self._digests[run]
+
+    def _read_live(self, path: Path, decoder: msgspec.json.Decoder[Any]) -> tuple[Any, str, bool] | None:
+        """A plan or pulse, when it was last touched, and whether its writer is alive; None where it is gone or torn."""
+        try:
+            data = path.read_bytes()
+            touched_ns = path.stat().st_mtime_ns
+            value = decoder.decode(data)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        seen = dt.datetime.fromtimestamp(touched_ns / 1e9, dt.UTC).isoformat(timespec="seconds")
+        return value, seen, self._is_alive(path, value.writer, touched_ns)
+
+    def _is_alive(self, path: Path, writer: Writer, touched_ns: int) -> bool:
+        """The system knows a writer on this machine; of another's, touches tell, whatever its clock says."""
+        if self.machine and writer.machine == self.machine:
+            return started_ticks(writer.pid) == writer.started_ticks != 0
+        now = time.monotonic()
+        before = self._touches.get(path)
+        if before is None:
+            before = _Touch(at_ns=touched_ns, met_s=now, age_s=max(0.0, time.time() - touched_ns / 1e9))
+        elif before.at_ns != touched_ns:
+            before = _Touch(at_ns=touched_ns, met_s=now, age_s=0.0)  # touched while we looked on
+        self._touches[path] = before
+        return before.age_s + now - before.met_s < STALE_S
+
+
+def _has_record(folder: Path) -> bool:
+    try:
+        (folder / RECORD_FILE).stat()
+    except OSError:
+        return False
+    return True
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except OSError:
+        return []
+
+
+def _older(pulse: Pulse, header: _Header | str) -> bool:
+    """Whether a pulse is of before a record: its runner ended between the record and the pulse's removal."""
+    return isinstance(header, _Header) and header.started_at >= pulse.started_at
+
+
+def _recorded(folder: str, header: _Header | str) -> CellStatus:
+    if isinstance(header, str):
+        return CellStatus(
+            state="unreadable", suite="", variant=folder, model="", data="", seed=None, device="", folder=folder,
+            reason=f"its record cannot be read: {header}",
+        )  # fmt: skip
+    return CellStatus(
+        state=header.status, suite=header.suite, variant=header.variant, model=header.model_name,
+        data=header.data_name, seed=header.seed, device=header.device, folder=folder, reason=header.reason,
+        elapsed_s=header.duration_s,
+    )  # fmt: skip
+
+
+def _pulsing(pulse: Pulse, seen: str, alive: bool, durations: dict[tuple[str, str], float]) -> CellStatus:
+    cell = pulse.cell
+    counted = pulse.total > 0 and pulse.step_ms is not None
+    pass_left_s = max(0, pulse.total - pulse.done) * cast(float, pulse.step_ms) / 1e3 if counted else None
+    usual_s = durations.get((cell.model, cell.data))
+    left_s = None if usual_s is None else max(pass_left_s or 0.0, usual_s - pulse.elapsed_s)
+    state: State = "stopped" if not alive else "waiting" if pulse.phase.startswith("waiting") else "running"
+    return CellStatus(
+        state=state, suite=cell.suite, variant=cell.variant, model=cell.model, data=cell.data, seed=cell.seed,
+        device=pulse.device, folder=pulse.folder, reason="" if alive else f"last seen {seen} on {pulse.writer.host}",
+        host=pulse.writer.host, phase=pulse.phase, steps_done=pulse.done if pulse.total else None,
+        steps=pulse.total or None, step_ms=pulse.step_ms,
+        steps_per_s=1e3 / pulse.step_ms if pulse.step_ms else None, passes_done=pulse.passes_done,
+        passes=pulse.passes, elapsed_s=pulse.elapsed_s, pass_left_s=pass_left_s if alive else None,
+        left_s=left_s if alive else None, last_seen=seen,
+    )  # fmt: skip
+
+
+def _waiting(cell: PlannedCell, seen: str, alive: bool) -> CellStatus:
+    return CellStatus(
+        state="queued", suite=cell.suite, variant=cell.variant, model=cell.model, data=cell.data, seed=cell.seed,
+        device=cell.device, folder=cell.folder, last_seen=seen,
+        reason="" if alive else f"its run ended, last seen {seen}: run the suite again to go on",
+    )  # fmt: skip
+
+
+def _durations(headers: Iterable[_Header]) -> dict[tuple[str, str], float]:
+    """Median seconds of finished cells by model and data."""
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for header in headers:
+        if header.status == "ok":
+            seconds.setdefault((header.model_name, header.data_name), []).append(header.duration_s)
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def _all_left_s(cells: Sequence[CellStatus], durations: dict[tuple[str, str], float]) -> float | None:
+    """Seconds until the last cell, at the pace of the finished ones and with as many at a time as run now."""
+    running = [cell for cell in cells if cell.state == "running"]
+    if not durations or not running:
+        return None
+    usual_s = statistics.median(durations.values())
+    work_s = sum(cell.left_s if cell.left_s is not None else usual_s for cell in running)
+    work_s += sum(
+        durations.get((cell.model, cell.data), usual_s) for cell in cells if cell.state in ("queued", "waiting")
+    )
+    return work_s / len(running)
+
+
+def _order(cell: CellStatus) -> tuple[int, str, str, str, str, int]:
+    """Those at work, those in trouble, those to come, those done."""
+    ranks = {"running": 0, "waiting": 1, "stopped": 2, "queued": 4, "diverged": 5, "ok": 6}
+    return ranks.get(cell.state, 3), cell.suite, cell.model, cell.data, cell.variant, cell.seed or 0
+
+
+def match_cells(suite: Path, digests: Sequence[str]) -> list[Path | None]:
+    """The folder that holds the newest record of each configuration, whatever machine it was measured on.
+
+    Args:
+        suite: folder of the suite.
+        digests: of the configurations, as ``bench.pulse.config_digest`` gives them.
+
+    Returns:
+        A run's folder, or None, in the order of the digests.
+    """
+    reader = StatusReader([suite]) if suite.is_dir() else None
+    if reader is not None:
+        reader.read()
+    newest: dict[str, tuple[str, Path]] = {}
+    for run, header in reader.headers() if reader is not None else ():
+        newest[header.digest()] = max(newest.get(header.digest(), ("", run)), (header.started_at, run))
+    return [newest[digest][1] if digest in newest else None for digest in digests]

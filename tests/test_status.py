@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.app import parse_arguments, plan_cells
+from bench.config import CellConfig, as_plain
+from bench.errors import RecordError
+from bench.pulse import PLANS, PULSES, STALE_S, CellPulse, Writer, announced, this_writer
+from bench.records.schema import RunRecord
+from bench.records.store import find_records, write_record
+from bench.status import CellStatus, StatusReader, match_cells
+from tools.status import as_text, main, sum_up, to_json
+
+Make = Callable[..., RunRecord]
+
+
+@pytest.fixture(scope="module")
+def cells() -> tuple[CellConfig, ...]:
+    return plan_cells(parse_arguments(["suite=demo", "variant=fp32,ste_int4,uint8_int8", "device=cpu"])).cells
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "demo"
+
+
+def place(cells: tuple[CellConfig, ...], suite: Path) -> list[tuple[CellConfig, Path | None]]:
+    """The cells as of that suite's folder, each with a folder of its own."""
+    moved = [dataclasses.replace(cell, output_dir=str(suite.parent), suite_name=suite.name) for cell in cells]
+    return [(cell, suite / cell.variant_name) for cell in moved]
+
+
+def record_of(make_record: Make, cell: CellConfig, **changes: Any) -> RunRecord:
+    facts = {
+        "variant": cell.variant_name, "model_name": cell.model.name, "data_name": cell.data.name, "seed": cell.seed,
+        "key": f"{cell.variant_name}-{cell.seed}", "cell": as_plain(cell),
+    }  # fmt: skip
+    return make_record(**facts | changes)
+
+
+def states(suite: Path) -> dict[str, str]:
+    return {cell.variant: cell.state for cell in StatusReader([suite]).read().cells}
+
+
+def only(suite: Path) -> CellStatus:
+    (cell,) = StatusReader([suite]).read().cells
+    return cell
+
+
+def elsewhere() -> Writer:
+    return dataclasses.replace(this_writer(), host="node7", machine="another boot")
+
+
+def test_a_cell_goes_from_queued_over_running_to_done(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make
+) -> None:
+    placed = place(cells, suite)
+    (first, folder), *_ = placed
+    assert folder is not None
+    with announced(placed, launcher="basic"):
+        assert set(states(suite).values()) == {"queued"}
+        with CellPulse(folder, first, device="cpu") as pulse:
+            pulse.update(phase="timing", done=30, total=100, step_ms=20.0, passes_done=1, passes=4)
+            assert states(suite) == {"fp32": "running", "ste_int4": "queued", "uint8_int8": "queued"}
+            write_record(folder, record_of(make_record, first, started_at="2099-01-01T00:00:00+00:00"), config_yaml="")
+        assert states(suite) == {"fp32": "ok", "ste_int4": "queued", "uint8_int8": "queued"}
+    assert states(suite) == {"fp32": "ok"}, "a run that came to its end leaves no plan"
+    assert find_records([suite])[1] == [], "records are found as ever"
+
+
+def test_a_running_cell_shows_its_rate_and_what_is_left_of_its_pass_and_itself(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make
+) -> None:
+    (first, folder), (second, done), _ = place(cells, suite)
+    assert folder is not None
+    assert done is not None
+    with CellPulse(folder, first, device="cpu") as pulse:
+        pulse.update(phase="timing", done=30, total=100, step_ms=20.0, passes_done=1, passes=4)
+        cell = only(suite)
+        assert (cell.phase, cell.steps_done, cell.steps, cell.passes_done, cell.passes) == ("timing", 30, 100, 1, 4)
+        assert cell.steps_per_s == pytest.approx(50.0)
+        assert cell.pass_left_s == pytest.approx(70 * 0.020)
+        assert cell.left_s is None, "no cell has finished: nobody knows"
+        write_record(done, record_of(make_record, second, duration_s=600.0), config_yaml="")
+        status = StatusReader([suite]).read()
+        assert status.cells[0].left_s == pytest.approx(600.0, abs=5.0)
+        assert status.left_s == pytest.approx(600.0, abs=5.0)
+        assert "about 10:00 left" in sum_up(status) or "about 9:5" in sum_up(status)
+        pulse.update(phase="waiting: another pass holds cpu")
+        assert states(suite)["fp32"] == "waiting"
+
+
+def test_a_pulse_is_written_once_a_second_at_most_and_at_once_when_the_phase_changes(
+    cells: tuple[CellConfig, ...], suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((first, folder),) = place(cells[:1], suite)
+    assert folder is not None
+    written: list[Any] = []
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pulse = CellPulse(folder, first, device="cpu")
+    monkeypatch.setattr(pulse, "write", written.append)
+    for step in range(20):
+        pulse.update(phase="timing", done=step, total=20, step_ms=100.0)
+        now[0] += 0.25
+    assert [item.done for item in written] == [0, 4, 8, 12, 16]
+    pulse.update(phase="memory")
+    assert written[-1].phase == "memory"
+
+
+def test_a_killed_runner_is_told_by_its_process_on_this_machine(cells: tuple[CellConfig, ...], suite: Path) -> None:
+    code = (
+        "import sys, time, pathlib\n"
+        "from bench.app import parse_arguments, plan_cells\n"
+        "from bench.pulse import CellPulse, announced\n"
+        "asked = parse_arguments(['suite=demo', 'variant=fp32,ste_int4', 'device=cpu', sys.argv[1]])\n"
+        "cells = plan_cells(asked).cells\n"
+        "places = [pathlib.Path(cell.output_dir) / 'demo' / cell.variant_name for cell in cells]\n"
+        "with announced(list(zip(cells, places)), launcher='basic'), CellPulse(places[0], cells[0], device='cpu'):\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", code, f"output_dir={suite.parent}"]
+    runner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    assert runner.stdout is not None
+    assert runner.stdout.readline() == "ready\n"
+    reader = StatusReader([suite])
+    status = reader.read()
+    assert {cell.variant: cell.state for cell in status.cells} == {"fp32": "running", "ste_int4": "queued"}
+    assert status.runners == 2
+    runner.kill()
+    runner.wait()
+    runner.stdout.close()
+    status = reader.read()
+    by_variant = {cell.variant: cell for cell in status.cells}
+    assert by_variant["fp32"].state == "stopped"
+    assert "last seen 20" in by_variant["fp32"].reason
+    assert by_variant["ste_int4"].state == "queued"
+    assert "run the suite again" in by_variant["ste_int4"].reason
+    assert status.runners == 0
+
+
+def test_no_process_id_of_another_machine_is_trusted_only_touches_are(
+    cells: tuple[CellConfig, ...], suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((first, folder),) = place(cells[:1], suite)
+    assert folder is not None
+    monkeypatch.setattr("bench.pulse.this_writer", lambda: dataclasses.replace(elsewhere(), pid=1))
+    pulse = CellPulse(folder, first, device="cuda:0")
+    pulse.update(phase="timing", done=1, total=2, step_ms=1.0)
+    assert only(suite).state == "running"
+    assert only(suite).host == "node7"
+    long_ago = time.time() - 2 * STALE_S
+    os.utime(pulse.path, (long_ago, long_ago))
+    assert only(suite).state == "stopped"
+    reader = StatusReader([suite])  # a clock that is far behind ours: touches while we look on tell that it lives
+    assert reader.read().cells[0].state == "stopped"
+    os.utime(pulse.path, (long_ago + 5, long_ago + 5))
+    assert reader.read().cells[0].state == "running"
+
+
+def test_a_cell_that_other_machines_place_is_matched_by_its_configuration(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make
+) -> None:
+    placed = place(cells, suite)
+    first, second = placed[0][0], placed[1][0]
+    with announced([(cell, None) for cell, _ in placed], launcher="ray"):
+        assert sorted(states(suite).values()) == ["queued"] * 3
+        write_record(suite / "named-by-node7", record_of(make_record, first), config_yaml="")
+        with CellPulse(suite / "named-by-node8", second, device="cpu"):
+            assert states(suite) == {"fp32": "ok", "ste_int4": "running", "uint8_int8": "queued"}
+    digests = [json.loads(to_json(StatusReader([suite]).read()))["counts"]]
+    assert digests == [{"ok": 1}]
+
+
+def test_the_newest_record_of_a_configuration_is_matched(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make
+) -> None:
+    from bench.pulse import config_digest
+
+    for name, hour in (("older", "10"), ("newer", "12")):
+        started_at = f"2026-11-21T{hour}:00:00+00:00"
+        record = record_of(make_record, cells[0], key=name, started_at=started_at)
+        write_record(suite / name, record, config_yaml="")
+    digests = [config_digest(as_plain(cell)) for cell in cells[:2]]
+    assert match_cells(suite, digests) == [suite / "newer", None]
+    assert match_cells(suite / "missing", digests) == [None, None]
+
+
+def test_a_failed_cell_that_a_new_command_repeats_is_queued_and_not_failed(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make
+) -> None:
+    placed = place(cells[:2], suite)
+    for (cell, folder), status in zip(placed, ("failed", "ok"), strict=True):
+        assert folder is not None
+        write_record(folder, record_of(make_record, cell, status=status, reason="boom"), config_yaml="")
+    assert states(suite) == {"fp32": "failed", "ste_int4": "ok"}
+    with announced(placed, launcher="basic"):
+        assert states(suite) == {"fp32": "queued", "ste_int4": "ok"}
+    fresh = [(dataclasses.replace(cell, fresh=True), folder) for cell, folder in placed]
+    with announced(fresh, launcher="basic"):
+        assert set(states(suite).values()) == {"queued"}
+
+
+def test_a_record_wins_over_the_pulse_that_its_killed_runner_left(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make
+) -> None:
+    ((first, folder),) = place(cells[:1], suite)
+    assert folder is not None
+    pulse = CellPulse(folder, first, device="cpu")
+    pulse.update(phase="accuracy")
+    write_record(folder, record_of(make_record, first, started_at="2099-01-01T00:00:00+00:00"), config_yaml="")
+    assert states(suite) == {"fp32": "ok"}
+    assert pulse.path.exists()
+
+
+def test_torn_and_foreign_files_are_no_obstacle(cells: tuple[CellConfig, ...], suite: Path, make_record: Make) -> None:
+    for name in (PLANS, PULSES):
+        (suite / name).mkdir(parents=True)
+        (suite / name / "torn.json").write_bytes(b'{"created_at": "2026')
+        (suite / name / "list.json").write_text("[]", encoding="utf-8")
+    (suite / "cut").mkdir()
+    (suite / "cut" / "record.json").write_bytes(b"{")
+    record = record_of(make_record, cells[0], reason="a\x1b[31mb", status="failed")
+    write_record(suite / "red", record, config_yaml="")
+    (suite / "loop").symlink_to(suite)
+    status = StatusReader([suite.parent]).read()
+    assert [cell.state for cell in status.cells] == ["unreadable", "failed"]
+    assert "\x1b" not in as_text(status)
+
+
+def test_nothing_fails_where_the_pulse_cannot_be_written(cells: tuple[CellConfig, ...], suite: Path) -> None:
+    suite.mkdir(parents=True)
+    (suite / PULSES).write_text("a file in the way", encoding="utf-8")
+    ((first, folder),) = place(cells[:1], suite)
+    assert folder is not None
+    with CellPulse(folder, first, device="cpu") as pulse:
+        pulse.update(phase="timing")
+    assert (suite / PULSES).read_text(encoding="utf-8") == "a file in the way"
+
+
+def test_status_prints_once_into_a_pipe_and_its_json_says_the_same(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = record_of(make_record, cells[0])
+    write_record(suite / "one", record, config_yaml="")
+    assert main([str(suite.parent)]) == 0
+    text = capsys.readouterr().out.splitlines()
+    assert text[-1] == "1 cells: 1 ok"
+    assert "demo/fp32 resnet20 digits seed 0" in text[1]
+    assert main([str(suite), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["counts"], answer["cells"][0]["variant"], answer["runners"]) == ({"ok": 1}, "fp32", 0)
+
+
+def test_status_of_nothing_and_of_no_folder_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 6
+    assert "no cell" in capsys.readouterr().out
+    with pytest.raises(RecordError, match="not a folder"):
+        main([str(tmp_path / "missing")])
+
+
+def test_a_reader_that_looks_again_reads_no_record_twice(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, cell in enumerate(cells):
+        write_record(suite / f"cell{number}", record_of(make_record, cell), config_yaml="")
+    reader = StatusReader([suite])
+    first = reader.read()
+    monkeypatch.setattr(StatusReader, "_read_record", lambda self, run: pytest.fail(f"{run} is read again"))
+    assert msgspec.json.encode(reader.read()) == msgspec.json.encode(first)
