@@ -28,8 +28,12 @@ from bench.native import Geometry, Landing, Sequel, pointer
 DIRECT = "direct"  # the path of sums without a matrix product
 # Columns of a product up to which neighbouring outputs share a patch, and the most of them.
 _PACKED_COLUMNS = 64
-# Patches and sums of one piece of work; larger ones fall out of the caches before they are read again.
+# Patches and sums of one piece of work; larger ones fall out of the caches before they are read again, smaller ones
+# cost calls. Those of fprop and dgrad are a thread's share.
 _PIECE_BYTES = 6 * 2**20
+_SHARE_BYTES = 3 * 2**20
+# Sums of a depthwise convolution that wait to land: about a core's second cache.
+_DIRECT_BYTES = 2**20
 # Values of one block that is summed up as soon as it has landed: they lie in the first cache.
 _BLOCK_VALUES = 4096
 
@@ -302,28 +306,23 @@ def _direct(
     out_strides: tuple[int, int, int], *, factor: int, pad: int, columns: Tensor | None, places: Tensor | None,
     scale: Tensor, bias: Tensor | None, bits: Tensor | None, gemm: str, layer: str, sequel: Sequel | None,
 ) -> None:  # fmt: skip
-    """Sums of one phase and their landing, images in pieces that stay in the caches."""
+    """Sums of one phase and their landing, both in one span: few images at a time go through both."""
     lib = native.compiled()
     n, c = source.shape[0], source.shape[3]
     per_image = row.length * column.length * c
-    images = max(1, min(n, _PIECE_BYTES // (4 * per_image)))
+    images = max(1, min(n, _DIRECT_BYTES // (4 * per_image)))
     columns = None if columns is None else columns.to(torch.int32)
     places = None if places is None else places.to(torch.int32).contiguous()
-    for start in range(0, n, images):
-        count = min(images, n - start)
-        part = source[start : start + count]
-        acc = workspace.scratch("acc", (count * per_image,), torch.int32, source.device)
-        with span("gemm", layer=layer, gemm=gemm):
-            geometry = _geometry(count, *size, c, 0, c, row, column, 1)
-            lib.depthwise(pointer(part), pointer(w_RSC), pointer(acc), geometry, pad)
-        log_product(gemm, layer, DIRECT, count * row.length * column.length, row.count * column.count, c)
-        with span("dequantize", layer=layer, gemm=gemm):
-            landing = _landing(count, row.length, column.length, 1, c, c, 1, 1, out_strides, factor, 0)
-            offset = start * out_strides[0] + out_offset
-            lib.land(
-                pointer(acc), _at(out, offset), landing, None, pointer(columns), _at(places, out_offset),
-                pointer(scale), int(scale.dim() > 0), pointer(bias), pointer(bits), offset, sequel,
-            )  # fmt: skip
+    with span("gemm", layer=layer, gemm=gemm):
+        acc = workspace.scratch("acc", (images * per_image,), torch.int32, source.device)
+        geometry = _geometry(n, *size, c, 0, c, row, column, 1)
+        landing = _landing(n, row.length, column.length, 1, c, c, 1, 1, out_strides, factor, 0)
+        lib.depthwise_land(
+            pointer(source), pointer(w_RSC), pointer(acc), geometry, pad, images, _at(out, out_offset), landing,
+            pointer(columns), _at(places, out_offset), pointer(scale), int(scale.dim() > 0), pointer(bias),
+            pointer(bits), out_offset, sequel,
+        )  # fmt: skip
+    log_product(gemm, layer, DIRECT, n * row.length * column.length, row.count * column.count, c)
 
 
 def _open(after: After | None, shape: torch.Size) -> Sequel | None:
@@ -410,25 +409,20 @@ class _Product:
     bits: Tensor | None
     groups: int
     sequel: Sequel | None
-    known_sums: dict[tuple[Axis, Axis, int], Tensor] = field(default_factory=dict)
+    known_sums: dict[tuple[Axis, Axis], Tensor] = field(default_factory=dict)
 
-    def sums_of(self, part: Tensor, geometry: Geometry, key: tuple[Axis, Axis, int], outputs: int) -> Tensor | None:
+    def sums_of(self, row: Axis, column: Axis) -> Tensor | None:
         """(outputs, groups) int32 sums of the codes that each output meets; blocks of one convolution share them."""
         if not self.grids.row_weight:
             return None
-        if key not in self.known_sums:
-            size, device = (outputs * self.groups,), part.device
-            single = self.groups == 1
-            sums = (
-                workspace.scratch("patch sums", size, torch.int32, device)
-                if single
-                else torch.empty(size, dtype=torch.int32, device=device)
-            )
-            native.compiled().patch_sums(pointer(part), pointer(sums), geometry, self.groups, self.pad)
-            if single:
-                return sums
-            self.known_sums[key] = sums
-        return self.known_sums[key]
+        if (row, column) not in self.known_sums:
+            n, h, w, c = self.sizes
+            size = (n * row.length * column.length, self.groups)
+            sums = workspace.scratch(f"patch sums {len(self.known_sums)}", size, torch.int32, self.source.device)
+            geometry = _geometry(n, h, w, c, 0, c, row, column, 1)
+            native.compiled().patch_sums(pointer(self.source), pointer(sums), geometry, self.groups, self.pad)
+            self.known_sums[row, column] = sums
+        return self.known_sums[row, column]
 
     def run(
         self,
@@ -461,9 +455,12 @@ class _Product:
             )  # fmt: skip
             if lines > pack * num_outputs:
                 w_lines[pack * num_outputs :] = 0
+        with span("dequantize", layer=layer, gemm=gemm):
+            sums = self.sums_of(row, column)
         identity = taps == depth == c and (row.length, column.length) == (h, w) and _is_plain(row, column)
         per_image = row.length * column.length // pack
-        images = n if identity else max(1, min(n, _PIECE_BYTES // max(1, per_image * (depth + 4 * lines))))
+        piece = _SHARE_BYTES * torch.get_num_threads()
+        images = n if identity else max(1, min(n, piece // max(1, per_image * (depth + 4 * lines))))
         for start in range(0, n, images):
             count = min(images, n - start)
             part = self.source[start : start + count]
@@ -484,16 +481,15 @@ class _Product:
                     macs=rows * pack * row.count * column.count * per_output * num_outputs // block.groups,
                 )  # fmt: skip
             with span("dequantize", layer=layer, gemm=gemm):
-                sums = self.sums_of(part, geometry, (row, column, start), rows * pack)
                 landing = _landing(
                     count, row.length, column.length, pack, num_outputs, acc.stride(0), block.groups, self.groups,
                     out_strides, self.grids.factor, self.grids.row_weight,
                 )  # fmt: skip
                 offset = start * out_strides[0] + out_offset + outputs[0]
                 per_channel = self.scale.dim() > 0
+                first_sum = start * row.length * column.length * self.groups + block.g0
                 lib.land(
-                    pointer(acc), _at(out, offset), landing, _at(sums, block.g0),
-                    _at(self.columns, outputs[0]),
+                    pointer(acc), _at(out, offset), landing, _at(sums, first_sum), _at(self.columns, outputs[0]),
                     _at(self.places, out_offset + outputs[0]), _at(self.scale, outputs[0] if per_channel else 0),
                     int(per_channel), _at(self.bias, outputs[0]), pointer(self.bits), offset, self.sequel,
                 )  # fmt: skip

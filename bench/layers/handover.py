@@ -72,7 +72,7 @@ class Readers:
         """Width of DoReFa's codes that every convolution among the readers wants; None if they differ."""
         if not self.layers or not can_hand_over(x, self.watched):
             return None
-        widths = set()
+        widths: set[int] = set()
         for layer in self.layers:
             quantizer = layer.activation_quantizer
             if type(quantizer) is not DorefaActivation:

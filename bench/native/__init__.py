@@ -232,7 +232,7 @@ def _declare(found: ctypes.CDLL) -> None:
         "land_wgrad": (p, p, n, n, n, p, p, p, i),
         "weight_lines": (p, p, n, n, n, n, n, n, n, n, n),
         "turn_weight": (p, p, n, n, n, n, n, n, n, n, n, n),
-        "depthwise": (p, p, p, geometry, pad),
+        "depthwise_land": (p, p, p, geometry, pad, n, p, landing, p, p, p, i, p, p, n, sequel),
         "depthwise_wgrad": (p, p, p, geometry, pad),
         "norm_stats": (p, n, n, p, p),
         "norm_apply": (p, p, n, n, p, p, p, p),
@@ -250,6 +250,7 @@ def _declare(found: ctypes.CDLL) -> None:
     }
     found.act_codes.argtypes = (p, p, p, n, f, f)
     found.act_codes.restype = i
+    found.weight_amax.argtypes, found.weight_amax.restype = (p, p, n), f
     found.norm_codes.argtypes = (p, p, p, p, n, n, p, p, p, p, p, f, p, f, f)
     found.norm_codes.restype = i
     found.norm_backward.argtypes = (p, p, p, p, p, n, n, p, p, p, p)

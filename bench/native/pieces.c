@@ -115,6 +115,22 @@ void uniform_codes(const float *x, int8_t *codes, i64 size, float qmax, float di
     }
 }
 
+/* Largest |value|; NaN where one of `weight` is not finite, which tanh hides. */
+float weight_amax(const float *squashed, const float *weight, i64 size) {
+    float most[LANES] = {0}, bad[LANES] = {0};
+    for (i64 first = 0; first < size; first += LANES)
+        for (i64 k = 0; k < MIN(LANES, size - first); k++) {
+            const float v = fabsf(squashed[first + k]);
+            most[k] = v > most[k] ? v : most[k];
+            bad[k] += weight[first + k] * 0.0f;
+        }
+    for (int k = 1; k < LANES; k++) {
+        most[0] = most[k] > most[0] ? most[k] : most[0];
+        bad[0] += bad[k];
+    }
+    return most[0] + bad[0];
+}
+
 /* DoReFa's weight from t = tanh W: codes of round((t / divisor + 1/2) * n) - half. */
 void weight_codes(const float *squashed, int8_t *codes, i64 size, float divisor, float levels, float half) {
 #pragma omp parallel for schedule(static) if (size > 16384)
@@ -539,6 +555,36 @@ static inline void land_row(const Landing *restrict l, const Landed *restrict d,
             }
 }
 
+/* Past the caches: a line that is written whole need not be read first. */
+static inline int can_stream(const float *to, i64 size) {
+#ifdef __AVX512F__
+    return (uintptr_t)to % 64 == 0 && size % LANES == 0;
+#else
+    (void)to, (void)size;
+    return 0;
+#endif
+}
+
+static inline void put(float *to, floats values, int streams) {
+#ifdef __AVX512F__
+    if (streams) {
+        _mm512_stream_ps(to, (__m512)values);
+        return;
+    }
+#endif
+    (void)streams;
+    *(floats *)to = values;
+}
+
+static inline void stream(float *to, const float *from, i64 size) {
+#ifdef __AVX512F__
+    for (i64 k = 0; k < size; k += LANES) _mm512_stream_ps(to + k, _mm512_load_ps(from + k));
+    _mm_sfence();
+#else
+    memcpy(to, from, size * sizeof(float));
+#endif
+}
+
 /* out = (factor * acc + row_weight * row_sums + columns + places) * scale [+ bias] [* bit], integers exact in int32; then
  * the sequel, if there is one. */
 void land(const int32_t *acc, float *out, const Landing *l, const int32_t *row_sums, const int32_t *columns,
@@ -550,17 +596,21 @@ void land(const int32_t *acc, float *out, const Landing *l, const int32_t *row_s
     const i64 step = then ? then->block_rows : 1, blocks = l->rows / step, c = l->c, fold = fold_of(c);
     const i64 size = step * l->cols * c;
     float *means = then && then->sums ? repeated(then->mean, c, fold) : NULL;
+    const int streams = then && can_stream(out, size);
 #pragma omp parallel if (l->n * l->rows * l->cols * l->c > 16384)
     {
         float *space = then ? malloc((2 * fold * c + 1) * sizeof(float)) : NULL;
+        float *near = streams ? aligned_alloc(64, (size * sizeof(float) + 63) / 64 * 64) : NULL;
 #pragma omp for collapse(2) schedule(static)
         for (i64 n = 0; n < l->n; n++)
             for (i64 b = 0; b < blocks; b++) {
-                for (i64 i = b * step; i < (b + 1) * step; i++) land_row(l, &landed, n, i);
+                float *last = out + n * l->out_n + b * size, *to = near ? near : last;
+                Landed here = landed;
+                here.out = out + (to - last);
+                for (i64 i = b * step; i < (b + 1) * step; i++) land_row(l, &here, n, i);
                 if (!then) continue;
                 const i64 at = first_bit + n * l->out_n + b * size;
                 const i64 block = at / size; /* of the whole output, which is dense */
-                float *to = out + n * l->out_n + b * size;
                 if (then->residual) {
                     const float *restrict more = then->residual + at;
                     for (i64 k = 0; k < size; k++) to[k] += more[k];
@@ -570,8 +620,10 @@ void land(const int32_t *acc, float *out, const Landing *l, const int32_t *row_s
                 if (then->sums)
                     block_sums(to - at, then->x, then->halves, then->gate, then->gate ? to - at : NULL, at, size, c, fold,
                                means, space, then->sums + block * c, then->dots + block * c);
+                if (near) stream(last, near, size);
             }
         free(space);
+        free(near);
     }
     free(means);
     free(none);
@@ -889,6 +941,20 @@ void depthwise(const int8_t *restrict source, const int16_t *restrict w, int32_t
     free(frame);
 }
 
+/* depthwise and land, `images` at a time, so that sums are landed while they lie in the second cache. */
+void depthwise_land(const int8_t *source, const int16_t *w, int32_t *acc, const Geometry *geometry, int8_t pad, i64 images,
+                    float *out, const Landing *landing, const int32_t *columns, const int32_t *places, const float *scale,
+                    int scale_per_channel, const float *bias, const uint8_t *bits, i64 first_bit, const Sequel *then) {
+    Geometry g = *geometry;
+    Landing l = *landing;
+    for (i64 n = 0; n < geometry->n; n += images) {
+        g.n = l.n = MIN(images, geometry->n - n);
+        depthwise(source + n * g.h * g.w * g.c, w, acc, &g, pad);
+        land(acc, out + n * l.out_n, &l, NULL, columns, places, scale, scale_per_channel, bias, bits,
+             first_bit + n * l.out_n, then);
+    }
+}
+
 /* One row of outputs' share of a tap's sums for all channels: near += error * a, in the order that the pairs have. */
 #if PAIRED
 static void add_row(const Taps *taps, const int8_t *errors, i64 i, int32_t *near) {
@@ -1054,6 +1120,7 @@ typedef struct {
     int8_t *codes;
     uint8_t *gate, *inside;
     float ceiling, levels, offset;
+    int streams; /* y is written past the caches */
 } Coding;
 
 /* Values [at .. at + run), numbers from wide[k0] on; 0 added to `bad` for what is finite. */
@@ -1098,7 +1165,7 @@ static inline __attribute__((always_inline)) void code_run(const Coding *w, i64 
         uint16_t gate = _mm512_cmp_ps_mask(v, zero, _CMP_NLE_UQ) & _mm512_cmp_ps_mask(v, below, _CMP_NGT_UQ);
         v = _mm512_min_ps(ceiling, _mm512_max_ps(zero, v)); /* the second operand where one is NaN */
         *bad = _mm512_add_ps(*bad, _mm512_mul_ps(v, zero));
-        if (y) _mm512_storeu_ps(w->y + at + k, v);
+        if (y) put(w->y + at + k, (floats)v, w->streams);
         if (codes) {
             const uint16_t in = _mm512_cmp_ps_mask(v, one, _CMP_LE_OQ);
             const __m512 scaled = _mm512_mul_ps(_mm512_min_ps(v, one), levels);
@@ -1123,7 +1190,8 @@ int norm_codes(const float *x, const float *residual, float *y, int8_t *codes, i
     const i64 fold = fold_of(c), width = fold * c, size = rows * c;
     float *means = mean ? repeated(mean, c, fold) : NULL;
     float *factors = mean ? repeated(factor, c, fold) : NULL, *shifts = mean ? repeated(shift, c, fold) : NULL;
-    const Coding work = {x, residual, means, factors, shifts, y, codes, gate, inside, ceiling, levels, offset};
+    const Coding work = {x, residual, means, factors, shifts, y, codes, gate, inside, ceiling, levels, offset,
+                         y && size > 1 << 16 && can_stream(y, width)};
     int finite = 1;
 #pragma omp parallel for schedule(static) reduction(&& : finite) if (size > 16384)
     for (i64 row = 0; row < size; row += width) {
@@ -1148,6 +1216,9 @@ int norm_codes(const float *x, const float *residual, float *y, int8_t *codes, i
             if (halves)
                 for (i64 k = 0; k < run; k++) halves[at + k] = bf16_of(x[at + k]);
         }
+#ifdef __AVX512F__
+        if (w.streams) _mm_sfence();
+#endif
         finite = finite && bad == 0.0f;
     }
     free(means);

@@ -44,17 +44,20 @@ def weight_codes(weight: Tensor, bits: int) -> QTensor:
     n, half = levels(bits), 2 ** (bits - 1)
     weight = weight.detach()
     squashed = torch.tanh(weight)
-    largest = amax(squashed)
-    divisor = torch.where(largest == 0, math.inf, 2 * largest)
-    if _compiled(squashed):
+    if _compiled(squashed) and squashed.stride() == weight.stride():
+        lib, size = native.compiled(), squashed.numel()
+        largest = lib.weight_amax(native.pointer(squashed), native.pointer(weight), size)
         codes = torch.empty_like(squashed, dtype=torch.int8)
-        native.compiled().weight_codes(
-            native.pointer(squashed), native.pointer(codes), codes.numel(), float(divisor), float(n), float(half)
+        lib.weight_codes(
+            native.pointer(squashed), native.pointer(codes), size, 2 * largest or math.inf, float(n), float(half)
         )
+        scale = torch.tensor(math.nan if math.isnan(largest) else 1.0 / n)
     else:
+        most = amax(squashed)
+        divisor = torch.where(most == 0, math.inf, 2 * most)
         codes = squashed.div_(divisor).add_(0.5).mul_(n).round_().sub_(half).to(torch.int8)
-    # tanh hides an infinite weight; 0·∞ = NaN does not.
-    scale = weight.sum() * 0 + 1.0 / n
+        # tanh hides an infinite weight; 0·∞ = NaN does not.
+        scale = weight.sum() * 0 + 1.0 / n
     return QTensor(codes=codes, scale=scale, mult=2, offset=1, bits=bits, code_max=half, value_max=n)
 
 
@@ -86,7 +89,7 @@ def weight_backward(grad_w_hat: Tensor, weight: Tensor) -> Tensor:
     squashed = torch.tanh(weight)
     if not (_compiled(squashed) and _compiled(grad_w_hat)) or squashed.stride() != grad_w_hat.stride():
         return weight_factor(weight).mul_(grad_w_hat)
-    largest = float(amax(squashed))
+    largest = native.compiled().weight_amax(native.pointer(squashed), native.pointer(squashed), squashed.numel())
     native.compiled().weight_backward(
         native.pointer(grad_w_hat), native.pointer(squashed), native.pointer(squashed), squashed.numel(), largest or 1.0
     )
