@@ -101,10 +101,7 @@ def fprop(
         layer: name for the GEMM log and the spans.
         after: what the output is wanted for; done where it has one block.
     """
-    row = Axis(0, plan.dilation[0], plan.r, plan.stride[0], plan.p)
-    column = Axis(0, plan.dilation[1], plan.s, plan.stride[1], plan.q)
-    row = Axis(-plan.padding[0][0], row.step, row.count, row.stride, row.length)
-    column = Axis(-plan.padding[1][0], column.step, column.count, column.stride, column.length)
+    row, column = _axes(plan)
     y = torch.empty(plan.n, plan.p, plan.q, plan.o, device=a_NHWC.device)
     blocks = blocks_of(plan)
     product = _Product(
@@ -243,8 +240,7 @@ def depthwise_fprop(
         after: as there.
     """
     y = torch.empty(plan.n, plan.p, plan.q, plan.o, device=a_NHWC.device)
-    row = Axis(-plan.padding[0][0], plan.dilation[0], plan.r, plan.stride[0], plan.p)
-    column = Axis(-plan.padding[1][0], plan.dilation[1], plan.s, plan.stride[1], plan.q)
+    row, column = _axes(plan)
     strides = (plan.p * plan.q * plan.o, plan.q * plan.o, plan.o)
     sequel = _open(after, y.shape)
     _direct(
@@ -285,8 +281,7 @@ def depthwise_wgrad(
 ) -> Tensor:  # fmt: skip
     """``wgrad`` of a depthwise convolution by direct integer sums; ``factor`` is the error grid's mult."""
     lib = native.compiled()
-    row = Axis(-plan.padding[0][0], plan.dilation[0], plan.r, plan.stride[0], plan.p)
-    column = Axis(-plan.padding[1][0], plan.dilation[1], plan.s, plan.stride[1], plan.q)
+    row, column = _axes(plan)
     sums = torch.empty(plan.r, plan.s, plan.c, dtype=torch.int64)
     with span("gemm", layer=layer, gemm="wgrad"):
         geometry = _geometry(plan.n, plan.h, plan.w, plan.c, 0, plan.c, row, column, 1)
@@ -501,8 +496,7 @@ def _wgrad_block(
     """(Ob, R, S, Cb) int64 sums of one block."""
     lib, device = native.compiled(), a_turned.device
     inputs, outputs = block.c1 - block.c0, block.o1 - block.o0
-    row = Axis(-plan.padding[0][0], plan.dilation[0], plan.r, plan.stride[0], plan.p)
-    column = Axis(-plan.padding[1][0], plan.dilation[1], plan.s, plan.stride[1], plan.q)
+    row, column = _axes(plan)
     pack = pack_of(outputs, row, column)
     width = _span(column, pack)
     num_lines = plan.r * width * inputs
@@ -557,6 +551,15 @@ def _turned_weight(weight: Tensor, phase: Phase) -> Tensor:
         phase.column_taps.start, phase.column_taps.step or 1, columns,
     )  # fmt: skip
     return turned
+
+
+@lru_cache(maxsize=1024)
+def _axes(plan: ConvPlan) -> tuple[Axis, Axis]:
+    """What an output reads, along the rows and along the columns of the input."""
+    return (
+        Axis(-plan.padding[0][0], plan.dilation[0], plan.r, plan.stride[0], plan.p),
+        Axis(-plan.padding[1][0], plan.dilation[1], plan.s, plan.stride[1], plan.q),
+    )
 
 
 def _is_plain(row: Axis, column: Axis) -> bool:
