@@ -23,13 +23,36 @@ from bench.kernels.conv_plan import Block, ConvPlan, Phase, blocks_of, phases_of
 from bench.kernels.im2col import Axis
 from bench.kernels.int_mm import CUDA_RULES, INT32_MAX, int_mm, log_product, max_reduction, round_up
 from bench.kernels.spans import span
-from bench.native import Geometry, Landing, pointer
+from bench.native import Geometry, Landing, Sequel, pointer
 
 DIRECT = "direct"  # the path of sums without a matrix product
 # Columns of a product up to which neighbouring outputs share a patch, and the most of them.
 _PACKED_COLUMNS = 64
-# Patches and sums of one piece of work; larger ones fall out of the caches before they are read again.
+# Patches and sums of one piece of work; larger ones fall out of the caches before they are read again, smaller ones
+# cost calls. Those of fprop and dgrad are a thread's share.
 _PIECE_BYTES = 6 * 2**20
+_SHARE_BYTES = 3 * 2**20
+# Sums of a depthwise convolution that wait to land: about a core's second cache.
+_DIRECT_BYTES = 2**20
+# Values of one block that is summed up as soon as it has landed: they lie in the first cache.
+_BLOCK_VALUES = 4096
+
+
+@dataclass(slots=True, kw_only=True)
+class After:
+    """What an output is wanted for next, done block by block as it lands; ``done`` says that it was.
+
+    ``residual`` is added to it; then ``gate``'s packed flags say which values stay, the others become 0. ``sums``
+    (2, channels) float64 takes per channel the mean and the sum of squared deviations, or, with a ``norm_input`` (the
+    output's shape, float32 or bfloat16) and its ``mean`` (channels,), Σg and Σg·(x − mean).
+    """
+
+    residual: Tensor | None = None
+    gate: Tensor | None = None
+    norm_input: Tensor | None = None
+    mean: Tensor | None = None
+    sums: Tensor | None = None
+    done: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +85,7 @@ def fprop(
     scale: Tensor,
     bias: Tensor | None,
     layer: str,
+    after: After | None = None,
 ) -> Tensor:
     """Dequantized output (N, P, Q, O).
 
@@ -75,23 +99,23 @@ def fprop(
         scale: () or (O,) float32.
         bias: (O,) float32, or None.
         layer: name for the GEMM log and the spans.
+        after: what the output is wanted for; done where it has one block.
     """
-    row = Axis(0, plan.dilation[0], plan.r, plan.stride[0], plan.p)
-    column = Axis(0, plan.dilation[1], plan.s, plan.stride[1], plan.q)
-    row = Axis(-plan.padding[0][0], row.step, row.count, row.stride, row.length)
-    column = Axis(-plan.padding[1][0], column.step, column.count, column.stride, column.length)
+    row, column = _axes(plan)
     y = torch.empty(plan.n, plan.p, plan.q, plan.o, device=a_NHWC.device)
+    blocks = blocks_of(plan)
     product = _Product(
         source=a_NHWC, sizes=(plan.n, plan.h, plan.w, plan.c), grids=grids, pad=pad_value, gemm="fprop", layer=layer,
         columns=None if columns is None else columns.to(torch.int32), scale=scale, bias=bias, bits=None, places=None,
-        groups=plan.groups,
+        groups=plan.groups, sequel=_open(after if len(blocks) == 1 else None, y.shape),
     )  # fmt: skip
-    for block in blocks_of(plan):
+    for block in blocks:
         product.run(
             weight=block.dense_weight(w_ORSC).contiguous(), block=block, channels=(block.c0, block.c1),
             outputs=(block.o0, block.o1), row=row, column=column, out=y, out_offset=0,
             out_strides=(plan.p * plan.q * plan.o, plan.q * plan.o, plan.o),
         )  # fmt: skip
+    _close(after, product.sequel, y.shape)
     return y
 
 
@@ -105,6 +129,7 @@ def dgrad(
     scale: Tensor,
     bits: Tensor | None,
     layer: str,
+    after: After | None = None,
 ) -> Tensor:
     """Dequantized error signal of the input (N, H, W, C).
 
@@ -117,17 +142,19 @@ def dgrad(
         scale: () float32.
         bits: packed flags of the input's positions that pass a gradient; None if all do.
         layer: name for the GEMM log and the spans.
+        after: what the error signal is wanted for; done where it has one block and one phase.
     """
-    phases = phases_of(plan)
+    phases, blocks = phases_of(plan), blocks_of(plan)
     make = torch.zeros if any(phase.empty for phase in phases) else torch.empty
     dx = make(plan.n, plan.h, plan.w, plan.c, device=err_NPQO.device)
     product = _Product(
         source=err_NPQO, sizes=(plan.n, plan.p, plan.q, plan.o), grids=grids, pad=0, gemm="dgrad", layer=layer,
         columns=None, scale=scale, bias=None, bits=bits, groups=plan.groups,
         places=None if places is None else places.to(torch.int32).contiguous(),
+        sequel=_open(after if len(blocks) == len(phases) == 1 and not phases[0].empty else None, dx.shape),
     )  # fmt: skip
     line = plan.w * plan.c
-    for block in blocks_of(plan):
+    for block in blocks:
         weight = block.dense_weight(w_ORSC).contiguous()
         for phase in phases:
             if phase.empty:
@@ -138,6 +165,7 @@ def dgrad(
                 out_offset=phase.row_phase * line + phase.column_phase * plan.c,
                 out_strides=(plan.h * line, plan.stride[0] * line, plan.stride[1] * plan.c),
             )  # fmt: skip
+    _close(after, product.sequel, dx.shape)
     return dx
 
 
@@ -196,7 +224,7 @@ def is_depthwise(plan: ConvPlan) -> bool:
 
 def depthwise_fprop(
     a_NHWC: Tensor, w_RSC: Tensor, plan: ConvPlan, *, pad_value: int, columns: Tensor | None, scale: Tensor,
-    bias: Tensor | None, layer: str,
+    bias: Tensor | None, layer: str, after: After | None = None,
 ) -> Tensor:  # fmt: skip
     """``fprop`` of a depthwise convolution by direct integer sums, no matrix product.
 
@@ -209,26 +237,29 @@ def depthwise_fprop(
         scale: as there.
         bias: as there.
         layer: as there.
+        after: as there.
     """
     y = torch.empty(plan.n, plan.p, plan.q, plan.o, device=a_NHWC.device)
-    row = Axis(-plan.padding[0][0], plan.dilation[0], plan.r, plan.stride[0], plan.p)
-    column = Axis(-plan.padding[1][0], plan.dilation[1], plan.s, plan.stride[1], plan.q)
+    row, column = _axes(plan)
     strides = (plan.p * plan.q * plan.o, plan.q * plan.o, plan.o)
+    sequel = _open(after, y.shape)
     _direct(
         a_NHWC, w_RSC, (plan.h, plan.w), row, column, y, 0, strides, factor=1, pad=pad_value, columns=columns,
-        places=None, scale=scale, bias=bias, bits=None, gemm="fprop", layer=layer,
+        places=None, scale=scale, bias=bias, bits=None, gemm="fprop", layer=layer, sequel=sequel,
     )  # fmt: skip
+    _close(after, sequel, y.shape)
     return y
 
 
 def depthwise_dgrad(
     err_NPQO: Tensor, w_RSC: Tensor, plan: ConvPlan, *, factor: int, places: Tensor | None, scale: Tensor,
-    bits: Tensor | None, layer: str,
+    bits: Tensor | None, layer: str, after: After | None = None,
 ) -> Tensor:  # fmt: skip
     """``dgrad`` of a depthwise convolution by direct integer sums; ``factor`` is the error grid's mult."""
     phases = phases_of(plan)
     make = torch.zeros if any(phase.empty for phase in phases) else torch.empty
     dx = make(plan.n, plan.h, plan.w, plan.c, device=err_NPQO.device)
+    sequel = _open(after if len(phases) == 1 and not phases[0].empty else None, dx.shape)
     line = plan.w * plan.c
     for phase in phases:
         if phase.empty:
@@ -238,8 +269,9 @@ def depthwise_dgrad(
             err_NPQO, taps, (plan.p, plan.q), phase.row, phase.column, dx,
             phase.row_phase * line + phase.column_phase * plan.c,
             (plan.h * line, plan.stride[0] * line, plan.stride[1] * plan.c), factor=factor, pad=0, columns=None,
-            places=places, scale=scale, bias=None, bits=bits, gemm="dgrad", layer=layer,
+            places=places, scale=scale, bias=None, bits=bits, gemm="dgrad", layer=layer, sequel=sequel,
         )  # fmt: skip
+    _close(after, sequel, dx.shape)
     return dx
 
 
@@ -249,8 +281,7 @@ def depthwise_wgrad(
 ) -> Tensor:  # fmt: skip
     """``wgrad`` of a depthwise convolution by direct integer sums; ``factor`` is the error grid's mult."""
     lib = native.compiled()
-    row = Axis(-plan.padding[0][0], plan.dilation[0], plan.r, plan.stride[0], plan.p)
-    column = Axis(-plan.padding[1][0], plan.dilation[1], plan.s, plan.stride[1], plan.q)
+    row, column = _axes(plan)
     sums = torch.empty(plan.r, plan.s, plan.c, dtype=torch.int64)
     with span("gemm", layer=layer, gemm="wgrad"):
         geometry = _geometry(plan.n, plan.h, plan.w, plan.c, 0, plan.c, row, column, 1)
@@ -268,30 +299,69 @@ def depthwise_wgrad(
 def _direct(
     source: Tensor, w_RSC: Tensor, size: tuple[int, int], row: Axis, column: Axis, out: Tensor, out_offset: int,
     out_strides: tuple[int, int, int], *, factor: int, pad: int, columns: Tensor | None, places: Tensor | None,
-    scale: Tensor, bias: Tensor | None, bits: Tensor | None, gemm: str, layer: str,
+    scale: Tensor, bias: Tensor | None, bits: Tensor | None, gemm: str, layer: str, sequel: Sequel | None,
 ) -> None:  # fmt: skip
-    """Sums of one phase and their landing, images in pieces that stay in the caches."""
+    """Sums of one phase and their landing, both in one span: few images at a time go through both."""
     lib = native.compiled()
     n, c = source.shape[0], source.shape[3]
     per_image = row.length * column.length * c
-    images = max(1, min(n, _PIECE_BYTES // (4 * per_image)))
+    images = max(1, min(n, _DIRECT_BYTES // (4 * per_image)))
     columns = None if columns is None else columns.to(torch.int32)
     places = None if places is None else places.to(torch.int32).contiguous()
-    for start in range(0, n, images):
-        count = min(images, n - start)
-        part = source[start : start + count]
-        acc = workspace.scratch("acc", (count * per_image,), torch.int32, source.device)
-        with span("gemm", layer=layer, gemm=gemm):
-            geometry = _geometry(count, *size, c, 0, c, row, column, 1)
-            lib.depthwise(pointer(part), pointer(w_RSC), pointer(acc), geometry, pad)
-        log_product(gemm, layer, DIRECT, count * row.length * column.length, row.count * column.count, c)
-        with span("dequantize", layer=layer, gemm=gemm):
-            landing = _landing(count, row.length, column.length, 1, c, c, 1, 1, out_strides, factor, 0)
-            offset = start * out_strides[0] + out_offset
-            lib.land(
-                pointer(acc), _at(out, offset), landing, None, pointer(columns), _at(places, out_offset),
-                pointer(scale), int(scale.dim() > 0), pointer(bias), pointer(bits), offset,
-            )  # fmt: skip
+    with span("gemm", layer=layer, gemm=gemm):
+        acc = workspace.scratch("acc", (images * per_image,), torch.int32, source.device)
+        geometry = _geometry(n, *size, c, 0, c, row, column, 1)
+        landing = _landing(n, row.length, column.length, 1, c, c, 1, 1, out_strides, factor, 0)
+        lib.depthwise_land(
+            pointer(source), pointer(w_RSC), pointer(acc), geometry, pad, images, _at(out, out_offset), landing,
+            pointer(columns), _at(places, out_offset), pointer(scale), int(scale.dim() > 0), pointer(bias),
+            pointer(bits), out_offset, sequel,
+        )  # fmt: skip
+    log_product(gemm, layer, DIRECT, n * row.length * column.length, row.count * column.count, c)
+
+
+def _open(after: After | None, shape: torch.Size) -> Sequel | None:
+    """What the compiled landing shall do with each block of a dense output; None for nothing, or if it cannot."""
+    if after is None:
+        return None
+    n, rows, columns, channels = shape
+    block_rows = _block_rows(rows, columns * channels)
+    if block_rows * columns * channels % 8:  # a block's flags would not start at a byte
+        return None
+    means = squares = sums = dots = None
+    if after.sums is not None:
+        blocks = n * rows // block_rows
+        first, second = workspace.scratch("sums of blocks", (2, blocks, channels), torch.float32, after.sums.device)
+        means, squares = (pointer(first), pointer(second)) if after.norm_input is None else (None, None)
+        sums, dots = (None, None) if after.norm_input is None else (pointer(first), pointer(second))
+    x = after.norm_input
+    whole, halves = (x, None) if x is None or x.dtype == torch.float32 else (None, x)
+    return Sequel(
+        block_rows, pointer(after.residual), pointer(after.gate), means, squares, pointer(whole), pointer(halves),
+        pointer(after.mean), sums, dots,
+    )  # fmt: skip
+
+
+def _close(after: After | None, sequel: Sequel | None, shape: torch.Size) -> None:
+    """Join the blocks' sums."""
+    if after is None or sequel is None:
+        return
+    if after.sums is not None:
+        n, rows, columns, channels = shape
+        lib, mean, square = native.compiled(), pointer(after.sums[0]), pointer(after.sums[1])
+        if after.norm_input is None:
+            block = sequel.block_rows * columns
+            lib.join_stats(sequel.means, sequel.squares, block, n * rows * columns, channels, mean, square)
+        else:
+            lib.join_sums(sequel.sums, sequel.dots, n * rows // sequel.block_rows, channels, mean, square)
+    after.done = True
+
+
+@lru_cache(maxsize=1024)
+def _block_rows(rows: int, row_values: int) -> int:
+    """How many whole rows of an image a block has; it divides their number."""
+    most = max(1, _BLOCK_VALUES // row_values)
+    return max(count for count in range(1, min(rows, most) + 1) if rows % count == 0)
 
 
 def check_wgrad(plan: ConvPlan, grids: Grids) -> bool:
@@ -333,25 +403,21 @@ class _Product:
     bias: Tensor | None
     bits: Tensor | None
     groups: int
-    known_sums: dict[tuple[Axis, Axis, int], Tensor] = field(default_factory=dict)
+    sequel: Sequel | None
+    known_sums: dict[tuple[Axis, Axis], Tensor] = field(default_factory=dict)
 
-    def sums_of(self, part: Tensor, geometry: Geometry, key: tuple[Axis, Axis, int], outputs: int) -> Tensor | None:
+    def sums_of(self, row: Axis, column: Axis) -> Tensor | None:
         """(outputs, groups) int32 sums of the codes that each output meets; blocks of one convolution share them."""
         if not self.grids.row_weight:
             return None
-        if key not in self.known_sums:
-            size, device = (outputs * self.groups,), part.device
-            single = self.groups == 1
-            sums = (
-                workspace.scratch("patch sums", size, torch.int32, device)
-                if single
-                else torch.empty(size, dtype=torch.int32, device=device)
-            )
-            native.compiled().patch_sums(pointer(part), pointer(sums), geometry, self.groups, self.pad)
-            if single:
-                return sums
-            self.known_sums[key] = sums
-        return self.known_sums[key]
+        if (row, column) not in self.known_sums:
+            n, h, w, c = self.sizes
+            size = (n * row.length * column.length, self.groups)
+            sums = workspace.scratch(f"patch sums {len(self.known_sums)}", size, torch.int32, self.source.device)
+            geometry = _geometry(n, h, w, c, 0, c, row, column, 1)
+            native.compiled().patch_sums(pointer(self.source), pointer(sums), geometry, self.groups, self.pad)
+            self.known_sums[row, column] = sums
+        return self.known_sums[row, column]
 
     def run(
         self,
@@ -384,9 +450,12 @@ class _Product:
             )  # fmt: skip
             if lines > pack * num_outputs:
                 w_lines[pack * num_outputs :] = 0
+        with span("dequantize", layer=layer, gemm=gemm):
+            sums = self.sums_of(row, column)
         identity = taps == depth == c and (row.length, column.length) == (h, w) and _is_plain(row, column)
         per_image = row.length * column.length // pack
-        images = n if identity else max(1, min(n, _PIECE_BYTES // max(1, per_image * (depth + 4 * lines))))
+        piece = _SHARE_BYTES * torch.get_num_threads()
+        images = n if identity else max(1, min(n, piece // max(1, per_image * (depth + 4 * lines))))
         for start in range(0, n, images):
             count = min(images, n - start)
             part = self.source[start : start + count]
@@ -407,18 +476,17 @@ class _Product:
                     macs=rows * pack * row.count * column.count * per_output * num_outputs // block.groups,
                 )  # fmt: skip
             with span("dequantize", layer=layer, gemm=gemm):
-                sums = self.sums_of(part, geometry, (row, column, start), rows * pack)
                 landing = _landing(
                     count, row.length, column.length, pack, num_outputs, acc.stride(0), block.groups, self.groups,
                     out_strides, self.grids.factor, self.grids.row_weight,
                 )  # fmt: skip
                 offset = start * out_strides[0] + out_offset + outputs[0]
                 per_channel = self.scale.dim() > 0
+                first_sum = start * row.length * column.length * self.groups + block.g0
                 lib.land(
-                    pointer(acc), _at(out, offset), landing, _at(sums, block.g0),
-                    _at(self.columns, outputs[0]),
+                    pointer(acc), _at(out, offset), landing, _at(sums, first_sum), _at(self.columns, outputs[0]),
                     _at(self.places, out_offset + outputs[0]), _at(self.scale, outputs[0] if per_channel else 0),
-                    int(per_channel), _at(self.bias, outputs[0]), pointer(self.bits), offset,
+                    int(per_channel), _at(self.bias, outputs[0]), pointer(self.bits), offset, self.sequel,
                 )  # fmt: skip
 
 
@@ -428,8 +496,7 @@ def _wgrad_block(
     """(Ob, R, S, Cb) int64 sums of one block."""
     lib, device = native.compiled(), a_turned.device
     inputs, outputs = block.c1 - block.c0, block.o1 - block.o0
-    row = Axis(-plan.padding[0][0], plan.dilation[0], plan.r, plan.stride[0], plan.p)
-    column = Axis(-plan.padding[1][0], plan.dilation[1], plan.s, plan.stride[1], plan.q)
+    row, column = _axes(plan)
     pack = pack_of(outputs, row, column)
     width = _span(column, pack)
     num_lines = plan.r * width * inputs
@@ -484,6 +551,15 @@ def _turned_weight(weight: Tensor, phase: Phase) -> Tensor:
         phase.column_taps.start, phase.column_taps.step or 1, columns,
     )  # fmt: skip
     return turned
+
+
+@lru_cache(maxsize=1024)
+def _axes(plan: ConvPlan) -> tuple[Axis, Axis]:
+    """What an output reads, along the rows and along the columns of the input."""
+    return (
+        Axis(-plan.padding[0][0], plan.dilation[0], plan.r, plan.stride[0], plan.p),
+        Axis(-plan.padding[1][0], plan.dilation[1], plan.s, plan.stride[1], plan.q),
+    )
 
 
 def _is_plain(row: Axis, column: Axis) -> bool:

@@ -7,7 +7,7 @@ save a block's dense weight; everything else is integers, cached per shape.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -40,16 +40,16 @@ class ConvPlan:
     padding: tuple[Pair, Pair]
     dilation: Pair
     groups: int
+    p: int = field(init=False, compare=False)
+    """Output height."""
+    q: int = field(init=False, compare=False)
+    """Output width."""
 
-    @property
-    def p(self) -> int:
-        """Output height."""
-        return _output_size(self.h, self.r, self.stride[0], self.padding[0], self.dilation[0])
-
-    @property
-    def q(self) -> int:
-        """Output width."""
-        return _output_size(self.w, self.s, self.stride[1], self.padding[1], self.dilation[1])
+    def __post_init__(self) -> None:
+        p = _output_size(self.h, self.r, self.stride[0], self.padding[0], self.dilation[0])
+        q = _output_size(self.w, self.s, self.stride[1], self.padding[1], self.dilation[1])
+        object.__setattr__(self, "p", p)
+        object.__setattr__(self, "q", q)
 
     @property
     def rows(self) -> int:

@@ -20,18 +20,18 @@ from torch.autograd.function import once_differentiable
 
 from bench import native
 from bench.kernels import affine, conv, conv_native
-from bench.kernels.conv_native import Grids, fits
+from bench.kernels.conv_native import After, Grids, fits
 from bench.kernels.conv_plan import ConvPlan, plan_conv, split_images
 from bench.kernels.int_mm import INT32_MAX, log_product
 from bench.kernels.spans import span
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
 from bench.layers.dispatch import DIRECT, INT_MM, Result, exact_floats, part_name, run_fastest
+from bench.layers.handover import AMAX, CODES, STATISTICS, SUMS, Codes, Residual, leave, take
 from bench.layers.operands import (
     add_up,
     both_quantized,
     channels_first,
     grid_of,
-    known_amax,
     quantize_error,
     quantize_operand,
     restore_operand,
@@ -41,6 +41,7 @@ from bench.layers.operands import (
 )
 from bench.native.bits import unpack_bits
 from bench.quantizers.base import QTensor
+from bench.quantizers.dorefa import DorefaActivation
 
 Pair = tuple[int, int]
 
@@ -69,6 +70,7 @@ class IntegerConv2d(IntegerLayer):
         self.groups = source.groups
         self.padding = _padding_of(source)
         self.training = source.training
+        self.feeds_norm = False  # whether a batch-norm reads the output, which is summed up for it then
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) float to (N, O, P, Q) float32, channels last in memory.
@@ -77,8 +79,16 @@ class IntegerConv2d(IntegerLayer):
             ShapeError: for an input that does not fit the layer.
         """
         x = self._checked_input(x)
-        y: Tensor = _ConvFunction.apply(x, self.weight, self.bias, self)
+        y: Tensor = _ConvFunction.apply(x, self.weight, self.bias, self, self._codes_of(x))
         return y
+
+    def _codes_of(self, x: Tensor) -> Codes | None:
+        """The codes that came with the input, if they are those of this layer's quantizer."""
+        left: Codes | None = take(x, CODES)
+        quantizer = self.activation_quantizer
+        if left is None or type(quantizer) is not DorefaActivation or left.operand.bits != quantizer.bits:
+            return None
+        return left
 
     def plan(self, x_shape: torch.Size) -> ConvPlan:
         """Sizes for an input shape (N, C, H, W)."""
@@ -99,16 +109,24 @@ class _ConvFunction(Function):
     """Saves int8 codes and a mask; which products are integer follows from the layer's quantizers."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: IntegerConv2d) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: IntegerConv2d, left: Codes | None
+    ) -> Tensor:
         plan = layer.plan(x.shape)
+        a: QTensor | Tensor
         with span("quantize", layer=layer.name, gemm="fprop"):
-            x_nhwc = x.permute(0, 2, 3, 1).contiguous()
-            a, inside = quantize_operand(layer.activation_quantizer, x_nhwc)
+            if left is None:
+                a, inside = quantize_operand(layer.activation_quantizer, x.permute(0, 2, 3, 1).contiguous())
+            else:
+                a, inside = left.operand, left.inside
             w, _ = quantize_operand(layer.weight_quantizer, weight.permute(0, 2, 3, 1).contiguous())
+        after = None
+        if layer.feeds_norm and layer.training and native.usable(x.device):
+            after = After(sums=torch.empty(2, plan.o, dtype=torch.float64))
         if layer.dispatch == "integer":
-            y_npqo = integer_fprop(*both_quantized(a, w), plan, layer.name, bias=bias)
+            y_npqo = integer_fprop(*both_quantized(a, w), plan, layer.name, bias=bias, after=after)
         elif layer.dispatch == "auto":
-            y_npqo = _fastest_fprop(*both_quantized(a, w), plan, layer, bias)
+            y_npqo = _fastest_fprop(*both_quantized(a, w), plan, layer, bias, after)
         else:
             with span("gemm", layer=layer.name, gemm="fprop"):
                 y_npqo = float_fprop(values_of(a), values_of(w), plan)
@@ -116,16 +134,21 @@ class _ConvFunction(Function):
                 y_npqo.add_(bias)
         ctx.layer, ctx.plan = layer, plan
         ctx.grids = grid_of(a), grid_of(w)
-        ctx.save_for_backward(weight, inside, *tensors_of(a), *tensors_of(w))
-        return channels_first(y_npqo)
+        # what is wanted of the input's gradient, if this layer's is all of it
+        ctx.sole, ctx.residual = (False, None) if left is None else (left.sole, left.residual)
+        before = (None, None, None) if left is None else (left.gate, left.norm_input, left.mean)
+        ctx.save_for_backward(weight, inside, *before, *tensors_of(a), *tensors_of(w))
+        y = channels_first(y_npqo)
+        return leave(y, STATISTICS, after.sums) if after is not None and after.done else y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         layer, plan = ctx.layer, ctx.plan
-        weight, inside, *saved = ctx.saved_tensors
+        weight, inside, gate, norm_input, mean, *saved = ctx.saved_tensors
         a, w = (restore_operand(grid, saved) for grid in ctx.grids)
-        needs_dx, needs_dw, needs_db, _ = ctx.needs_input_grad
+        needs_dx, needs_dw, needs_db, *_ = ctx.needs_input_grad
+        after = _before(ctx.sole, ctx.residual, gate, norm_input, mean) if needs_dx else None
         error_npqo = grads[0].permute(0, 2, 3, 1).contiguous()
         dx = dw_hat = db = None
         w, fold = split_filter_scale(w) if layer.error_quantizer is not None else (w, None)
@@ -139,16 +162,19 @@ class _ConvFunction(Function):
                     fold=fold,
                     needs_dgrad=needs_dx,
                     needs_wgrad=needs_dw or needs_db,
-                    amax=known_amax(grads[0]),
+                    amax=take(grads[0], AMAX),
                 )
         if layer.error_quantizer is not None and layer.dispatch != "simulate":
             a, w = both_quantized(a, w)
             always = layer.dispatch == "integer"
             if for_dx is not None and needs_dx:
+                last = after if len(for_dx) == 1 else None
                 if always:
-                    terms = [integer_dgrad(grid, w, plan, layer.name, inside=inside) for grid in for_dx]
+                    terms = [integer_dgrad(grid, w, plan, layer.name, inside=inside, after=last) for grid in for_dx]
                 else:
-                    terms = [_fastest_dgrad(grid, w, plan, layer, inside, part) for part, grid in enumerate(for_dx)]
+                    terms = [
+                        _fastest_dgrad(grid, w, plan, layer, inside, part, last) for part, grid in enumerate(for_dx)
+                    ]
                 dx = add_up(terms)
             if for_dw is not None and needs_dw:
                 if always:
@@ -172,10 +198,41 @@ class _ConvFunction(Function):
             if layer.weight_quantizer is not None and not layer.leaves_quantized_gradient:
                 with span("quantize", layer=layer.name, gemm="wgrad"):
                     dw = layer.weight_quantizer.backward(dw, weight)
-        return dx if dx is None else dx.permute(0, 3, 1, 2), dw, db if needs_db else None, None
+        if dx is not None:
+            if after is not None and after.residual is not None and not after.done:
+                dx.add_(after.residual)
+            dx = dx.permute(0, 3, 1, 2)
+            if after is not None and after.done and after.sums is not None:
+                leave(dx, SUMS, after.sums)
+        return dx, dw, db if needs_db else None, None, None
 
 
-def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, bias: Tensor | None = None) -> Tensor:
+def _before(
+    sole: bool, residual: Residual | None, gate: Tensor | None, norm_input: Tensor | None, mean: Tensor | None
+) -> After | None:
+    """What the module before this layer wants of its gradient, where no other reader adds to it later.
+
+    Args:
+        sole: whether this layer is the only reader.
+        residual: holds the gradient of the one other reader, a shortcut, if it was handed over.
+        gate: packed flags of the ReLU before, or None.
+        norm_input: of the batch-norm before, or None.
+        mean: the same norm's.
+    """
+    given = None if residual is None else residual.gradient
+    if residual is not None:
+        residual.gradient = None
+    if norm_input is None:
+        return None if given is None else After(residual=given)
+    if not sole and given is None:
+        return None
+    sums = torch.empty(2, norm_input.shape[-1], dtype=torch.float64)
+    return After(residual=given, gate=gate, norm_input=norm_input, mean=mean, sums=sums)
+
+
+def integer_fprop(
+    a: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, bias: Tensor | None = None, after: After | None = None
+) -> Tensor:
     """Dequantized output of an integer convolution.
 
     Args:
@@ -184,6 +241,7 @@ def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, bias: T
         plan: the sizes.
         layer: name for the GEMM log.
         bias: (O,) float32, added at the end; or None.
+        after: what the output is wanted for next, done where the compiled pieces can.
 
     Returns:
         (N, P, Q, O) float32, contiguous: one rounding of the exact sum, times the scales' product.
@@ -198,8 +256,9 @@ def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, bias: T
     grids = Grids(a_max=a.code_max, b_max=w.code_max, factor=w.mult, row_weight=w.offset, bound=bound)
     if native.usable(a.codes.device) and fits(grids):
         return conv_native.fprop(
-            a.codes, w.codes, plan, grids, pad_value=a.zero_code, columns=columns, scale=scale, bias=bias, layer=layer
-        )
+            a.codes, w.codes, plan, grids, pad_value=a.zero_code, columns=columns, scale=scale, bias=bias,
+            layer=layer, after=after,
+        )  # fmt: skip
     y = torch.empty(plan.n, plan.p, plan.q, plan.o, device=a.codes.device)
     by_group = (plan.groups, -1)
     for images, part in split_images(plan, a.codes.device.type):
@@ -217,7 +276,9 @@ def integer_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, bias: T
     return y if bias is None else y.add_(bias)
 
 
-def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, inside: Tensor | None = None) -> Tensor:
+def integer_dgrad(
+    error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, inside: Tensor | None = None, after: After | None = None
+) -> Tensor:
     """Dequantized error signal of the input, (N, H, W, C) float32.
 
     Args:
@@ -227,6 +288,7 @@ def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, ins
         plan: the sizes.
         layer: name for the GEMM log.
         inside: packed flags of the positions that pass a gradient; None if all do.
+        after: what the error signal is wanted for next, done where the compiled pieces can.
     """
     scale = error.scale * w.scale
     columns = None if error.offset == 0 else _offset_dgrad(error, w, plan, layer)
@@ -241,7 +303,7 @@ def integer_dgrad(error: QTensor, w: QTensor, plan: ConvPlan, layer: str, *, ins
     if native.usable(error.codes.device) and fits(grids):
         places = None if columns is None else columns.view(plan.h, plan.w, plan.c)
         return conv_native.dgrad(
-            error.codes, w.codes, plan, grids, places=places, scale=scale, bits=inside, layer=layer
+            error.codes, w.codes, plan, grids, places=places, scale=scale, bits=inside, layer=layer, after=after
         )
     dx = torch.empty(plan.n, plan.h, plan.w, plan.c, device=error.codes.device)
     for images, part in split_images(plan, error.codes.device.type):
@@ -297,7 +359,9 @@ def error_sum(sums: Tensor, error: QTensor, terms: int) -> Tensor:
     return affine.dequantize(sums, error.scale)
 
 
-def _fastest_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d, bias: Tensor | None) -> Tensor:
+def _fastest_fprop(
+    a: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d, bias: Tensor | None, after: After | None
+) -> Tensor:
     """``integer_fprop`` by the path that dispatch=auto chose."""
     device, bound = a.codes.device, plan.reduction * a.value_max * w.value_max
     scale = a.scale * (w.scale.view(-1) if w.scale.dim() else w.scale)
@@ -307,7 +371,7 @@ def _fastest_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d,
         columns = integers.sum((1, 2, 3), dtype=torch.int64).mul_(a.offset) if a.offset else None
         return conv_native.depthwise_fprop(
             a.codes, _depthwise_weight(integers), plan, pad_value=a.zero_code, columns=columns, scale=scale, bias=bias,
-            layer=layer.name,
+            layer=layer.name, after=after,
         )  # fmt: skip
 
     def floating(path: str) -> Tensor:
@@ -320,7 +384,9 @@ def _fastest_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d,
             y = y.to(torch.float32).mul_(scale)
             return y if bias is None else y.add_(bias)
 
-    paths: dict[str, Callable[[], Result]] = {INT_MM: lambda: integer_fprop(a, w, plan, layer.name, bias=bias)}
+    paths: dict[str, Callable[[], Result]] = {
+        INT_MM: lambda: integer_fprop(a, w, plan, layer.name, bias=bias, after=after)
+    }
     if _can_sum_directly(plan, device, bound):
         paths[DIRECT] = direct
     for name in exact_floats(device, bound):
@@ -329,9 +395,13 @@ def _fastest_fprop(a: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d,
 
 
 def _fastest_dgrad(
-    error: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d, inside: Tensor | None, part: int
-) -> Tensor:
+    error: QTensor, w: QTensor, plan: ConvPlan, layer: IntegerConv2d, inside: Tensor | None, part: int,
+    after: After | None,
+) -> Tensor:  # fmt: skip
     """``integer_dgrad`` by the path that dispatch=auto chose."""
+    name = part_name("dgrad", part)
+    if name not in layer.paths:
+        after = None  # while paths are compared they give the bare product
     device, bound = error.codes.device, plan.r * plan.s * plan.o // plan.groups * error.value_max * w.value_max
     scale = error.scale * w.scale
 
@@ -340,7 +410,7 @@ def _fastest_dgrad(
         return conv_native.depthwise_dgrad(
             error.codes, _depthwise_weight(_integers(w)), plan, factor=error.mult,
             places=None if columns is None else columns.view(plan.h, plan.w, plan.c), scale=scale, bits=inside,
-            layer=layer.name,
+            layer=layer.name, after=after,
         )  # fmt: skip
 
     def floating(path: str) -> Tensor:
@@ -355,12 +425,14 @@ def _fastest_dgrad(
             dx = dx.to(torch.float32).mul_(scale)
             return dx if inside is None else dx.mul_(unpack_bits(inside, dx.shape))
 
-    paths: dict[str, Callable[[], Result]] = {INT_MM: lambda: integer_dgrad(error, w, plan, layer.name, inside=inside)}
+    paths: dict[str, Callable[[], Result]] = {
+        INT_MM: lambda: integer_dgrad(error, w, plan, layer.name, inside=inside, after=after)
+    }
     if _can_sum_directly(plan, device, bound):
         paths[DIRECT] = direct
-    for name in exact_floats(device, bound):
-        paths[name] = functools.partial(floating, name)
-    return cast(Tensor, run_fastest(layer.paths, part_name("dgrad", part), paths))
+    for path in exact_floats(device, bound):
+        paths[path] = functools.partial(floating, path)
+    return cast(Tensor, run_fastest(layer.paths, name, paths))
 
 
 def _fastest_wgrad(

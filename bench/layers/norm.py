@@ -19,9 +19,23 @@ from torch.autograd.function import once_differentiable
 from bench import native
 from bench.kernels.spans import span
 from bench.layers.activation import flags_of, rectify
-from bench.layers.operands import channels_first, note_amax
+from bench.layers.handover import (
+    AMAX,
+    CODES,
+    PENDING,
+    STATISTICS,
+    SUMS,
+    Pending,
+    Readers,
+    can_hand_over,
+    leave,
+    placeholder,
+    take,
+)
+from bench.layers.join import rectified_codes
+from bench.layers.operands import channels_first
 from bench.native import pointer
-from bench.native.bits import packed_size, unpack_bits
+from bench.native.bits import unpack_bits
 
 NO_ACTIVATION = 0.0  # as a ceiling: nothing is rectified
 
@@ -51,6 +65,8 @@ class LeanBatchNorm2d(nn.BatchNorm2d):
             self.register_buffer(key, getattr(source, key))
         self.training = source.training
         self.name, self.ceiling, self.compact = name, ceiling, compact
+        self.readers: Readers | None = None  # of the rectified output
+        self.joined: tuple[nn.Module, ...] = ()  # the join that alone reads the output, and all on the way to it
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape, channels last in memory where it trains."""
@@ -59,19 +75,17 @@ class LeanBatchNorm2d(nn.BatchNorm2d):
         if plain or input.shape[1] != self.num_features or input.numel() <= input.shape[1]:
             y = super().forward(input)
             return y if self.ceiling == NO_ACTIVATION else rectify(y, self.ceiling, inplace=True)
-        rectified: Tensor = _Norm.apply(input, self.weight, self.bias, self)
+        rectified: Tensor = _Norm.apply(input, self.weight, self.bias, self, take(input, STATISTICS))
         return rectified
 
-    def update_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Fold a batch's mean and unbiased variance into the running ones, as ``nn.BatchNorm2d`` does."""
+    def running(self) -> tuple[Tensor | None, Tensor | None, float]:
+        """The running mean and variance, and how much of a batch's goes into them; counts the batch."""
         if not self.track_running_stats or self.running_mean is None:
-            return
+            return None, None, 0.0
         assert self.num_batches_tracked is not None, "statistics are tracked"
         self.num_batches_tracked.add_(1)
-        share: float | Tensor = 1.0 / self.num_batches_tracked if self.momentum is None else self.momentum
-        assert self.running_var is not None, "statistics are tracked"
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        return self.running_mean, self.running_var, share
 
     def extra_repr(self) -> str:
         """Sizes, and what is different."""
@@ -83,73 +97,100 @@ class _Norm(Function):
     """Saves the input, mean and inverse deviation, and the bits of the activation."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm2d) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm2d, statistics: Tensor | None
+    ) -> Tensor:
         x_nhwc = x.permute(0, 2, 3, 1).contiguous()
-        run = _compiled_forward if native.usable(x.device) else _plain_forward
         with span("norm", layer=layer.name, gemm="fprop"):
-            y, kept, mean, inverse, bits = run(x_nhwc, weight, bias, layer)
+            if native.usable(x.device):
+                y, kept, mean, inverse, bits = _compiled_forward(x_nhwc, weight, bias, layer, statistics)
+            else:
+                y, kept, mean, inverse, bits = _plain_forward(x_nhwc, weight, bias, layer)
         ctx.layer = layer
         ctx.save_for_backward(kept, weight, mean, inverse, bits)
-        return channels_first(y)
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         kept, weight, mean, inverse, bits = ctx.saved_tensors
+        sums = take(grads[0], SUMS)
         grad = grads[0].permute(0, 2, 3, 1).contiguous()
-        run = _compiled_backward if native.usable(grad.device) else _plain_backward
         with span("norm", layer=ctx.layer.name, gemm="dgrad"):
-            dx, d_weight, d_bias, amax = run(grad, kept, weight, mean, inverse, bits)
+            if native.usable(grad.device):
+                dx, d_weight, d_bias, amax = _compiled_backward(grad, kept, weight, mean, inverse, bits, sums)
+            else:
+                dx, d_weight, d_bias, amax = _plain_backward(grad, kept, weight, mean, inverse, bits)
         dx = dx.permute(0, 3, 1, 2)
-        return dx if amax is None else note_amax(dx, amax), d_weight, d_bias, None
+        return dx if amax is None else leave(dx, AMAX, amax), d_weight, d_bias, None, None
 
 
 Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
 Backward = tuple[Tensor, Tensor, Tensor, float | None]  # and the largest |dx|, where it was seen
 
 
-def _compiled_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm2d) -> Forward:
+def _compiled_forward(
+    x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm2d, statistics: Tensor | None
+) -> Forward:
     lib, channels = native.compiled(), x.shape[-1]
     rows = x.numel() // channels
-    stats = torch.empty(2, channels, dtype=torch.float64)
-    lib.norm_stats(pointer(x), rows, channels, pointer(stats[0]), pointer(stats[1]))
-    mean, squares = stats[0], stats[1]
-    inverse = (squares / rows).add_(layer.eps).rsqrt_()
-    factor = inverse * weight
-    rounded = mean.float()
-    shift = torch.addcmul(bias, mean - rounded, factor, value=-1).float()  # what rounding the mean left over
-    layer.update_statistics(mean, squares / (rows - 1))
-    y, factor = torch.empty_like(x), factor.float()
-    rectifies = layer.ceiling != NO_ACTIVATION
-    bits = torch.empty(packed_size(x.numel()), dtype=torch.uint8) if rectifies else None
-    halves = torch.empty_like(x, dtype=torch.bfloat16) if layer.compact else None
-    lib.norm_apply(
-        pointer(x), pointer(y), rows, channels, pointer(rounded), pointer(factor), pointer(shift), pointer(bits),
-        layer.ceiling, pointer(halves),
+    if statistics is None:
+        statistics = torch.empty(2, channels, dtype=torch.float64)
+        lib.norm_stats(pointer(x), rows, channels, pointer(statistics[0]), pointer(statistics[1]))
+    numbers = torch.empty(4, channels)
+    mean, inverse, factor, shift = numbers
+    running_mean, running_var, share = layer.running()
+    lib.norm_factors(
+        pointer(statistics[0]), pointer(statistics[1]), rows, channels, layer.eps, pointer(weight), pointer(bias),
+        pointer(mean), pointer(factor), pointer(shift), pointer(inverse), pointer(running_mean), pointer(running_var),
+        share,
     )  # fmt: skip
-    return y, x if halves is None else halves, rounded, inverse.float(), bits
+    halves = torch.empty_like(x, dtype=torch.bfloat16) if layer.compact else None
+    kept = x if halves is None else halves
+    pending = Pending(x=x, kept=kept, mean=mean, factor=factor, shift=shift)
+    if layer.ceiling != NO_ACTIVATION:
+        y, bits, left = rectified_codes(
+            x, None, layer.readers, layer.ceiling, pending=pending, norm_input=kept, halves=halves
+        )
+        return y if left is None else leave(y, CODES, left), kept, mean, inverse, bits
+    if layer.joined and can_hand_over(x, layer.joined):
+        n, h, w, _ = x.shape
+        if halves is not None:
+            halves.copy_(x)
+        return leave(placeholder((n, channels, h, w)), PENDING, pending), kept, mean, inverse, None
+    y = torch.empty_like(x)
+    lib.norm_apply(
+        pointer(x), pointer(y), rows, channels, pointer(mean), pointer(factor), pointer(shift), pointer(halves)
+    )
+    return channels_first(y), kept, mean, inverse, None
 
 
 def _compiled_backward(
-    grad: Tensor, kept: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, bits: Tensor | None
+    grad: Tensor, kept: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, bits: Tensor | None, sums: Tensor | None
 ) -> Backward:
     lib, channels = native.compiled(), grad.shape[-1]
     rows = grad.numel() // channels
     x, halves = (kept, None) if kept.dtype == torch.float32 else (None, kept)
-    sums = torch.empty(2, channels, dtype=torch.float64)
-    lib.norm_sums(
-        pointer(grad), pointer(x), pointer(halves), pointer(bits), rows, channels, pointer(mean), pointer(sums[0]),
-        pointer(sums[1]),
+    if sums is None:
+        sums = torch.empty(2, channels, dtype=torch.float64)
+        lib.norm_sums(
+            pointer(grad), pointer(x), pointer(halves), pointer(bits), None, rows, channels, pointer(mean),
+            pointer(sums[0]), pointer(sums[1]),
+        )  # fmt: skip
+    else:
+        bits = None  # whoever summed it up has masked it
+    factor, slope, shift = torch.empty(3, channels)
+    d_weight, d_bias = torch.empty(channels), torch.empty(channels)
+    lib.norm_slopes(
+        pointer(sums[0]), pointer(sums[1]), rows, channels, pointer(weight), pointer(inverse), pointer(factor),
+        pointer(slope), pointer(shift), pointer(d_weight), pointer(d_bias),
     )  # fmt: skip
-    factor = weight * inverse
-    slope = (sums[1] * (factor * inverse.square()) / -rows).float()
-    shift = (sums[0] * factor / -rows).float()
     dx = torch.empty_like(grad)
     amax = lib.norm_backward(
         pointer(grad), pointer(x), pointer(halves), pointer(bits), pointer(dx), rows, channels, pointer(mean),
         pointer(factor), pointer(slope), pointer(shift),
     )  # fmt: skip
-    return dx, (sums[1] * inverse).float(), sums[0].float(), amax
+    return dx, d_weight, d_bias, amax
 
 
 def _plain_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm2d) -> Forward:
@@ -158,12 +199,15 @@ def _plain_forward(x: Tensor, weight: Tensor, bias: Tensor, layer: LeanBatchNorm
     y, mean, inverse = torch.native_batch_norm(flat, weight, bias, None, None, True, 0.0, layer.eps)
     rows = x.numel() // x.shape[-1]
     variance = inverse.double().pow(-2).sub_(layer.eps)
-    layer.update_statistics(mean, variance * (rows / (rows - 1)))
+    running_mean, running_var, share = layer.running()
+    if running_mean is not None and running_var is not None:
+        running_mean.lerp_(mean, share)
+        running_var.lerp_((variance * (rows / (rows - 1))).float(), share)
     y, bits = y.permute(0, 2, 3, 1).contiguous(), None
     if layer.ceiling != NO_ACTIVATION:
         bits = flags_of(y, layer.ceiling)
         y.clamp_(0, layer.ceiling)
-    return y, x.bfloat16() if layer.compact else x, mean, inverse, bits
+    return channels_first(y), x.bfloat16() if layer.compact else x, mean, inverse, bits
 
 
 def _plain_backward(

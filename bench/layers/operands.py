@@ -64,21 +64,6 @@ def restore_operand(grid: SavedGrid | None, saved: list[Tensor]) -> QTensor | Te
     )
 
 
-def note_amax(gradient: Tensor, amax: float) -> Tensor:
-    """Leave the largest |g| with a gradient on its way to the layer that will quantize it: one pass less there.
-
-    The note holds as long as nobody has changed the tensor (its version), and is lost where gradients are added up.
-    """
-    gradient.known_amax = (amax, gradient._version)  # type: ignore[attr-defined]
-    return gradient
-
-
-def known_amax(gradient: Tensor) -> float | None:
-    """The note of ``note_amax``, if it still holds."""
-    amax, version = getattr(gradient, "known_amax", (None, None))
-    return amax if version == gradient._version else None
-
-
 def channels_first(y_nhwc: Tensor) -> Tensor:
     """(N, C, H, W) over the memory of a contiguous (N, H, W, C), and no view.
 

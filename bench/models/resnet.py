@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.layers.join import AddReLU
 from bench.models.initial_weights import init_weights
 
 STAGE_CHANNELS = (16, 32, 64)
@@ -52,14 +53,13 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = shortcut
-        self.relu2 = nn.ReLU(inplace=True)
+        self.relu2 = AddReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride))."""
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        out += self.shortcut(x)  # batch-norm saves its input, not its output: adding in place is safe
-        return self.relu2(out)
+        return self.relu2(out, self.shortcut(x))
 
 
 def make_shortcut(option: str, in_channels: int, channels: int, stride: int) -> nn.Module:

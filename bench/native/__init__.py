@@ -70,6 +70,18 @@ class Landing(ctypes.Structure):
     ]  # fmt: skip
 
 
+class Sequel(ctypes.Structure):
+    """What is done with a block of a dense output right after it has landed; the fields of the C structure."""
+
+    _fields_ = [
+        ("block_rows", ctypes.c_int64),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("residual", "gate", "means", "squares", "x", "halves", "mean", "sums", "dots")
+        ),
+    ]  # fmt: skip
+
+
 @contextmanager
 def disabled() -> Iterator[None]:
     """Run the plain torch twins inside the block: for comparison, and where tensors have no memory to point at."""
@@ -85,7 +97,7 @@ class _Nothing:
     """A library whose functions do nothing: for tensors that have sizes and no memory."""
 
     def __getattr__(self, name: str) -> Callable[..., float]:
-        return lambda *arguments: 1.0 if name == "act_codes" else 0.0
+        return lambda *arguments: 1.0 if name in ("act_codes", "norm_codes") else 0.0
 
 
 @contextmanager
@@ -205,13 +217,14 @@ def _processor() -> str:
 def _declare(found: ctypes.CDLL) -> None:
     p, n, f, i = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     pad, geometry, landing = ctypes.c_int8, ctypes.POINTER(Geometry), ctypes.POINTER(Landing)
+    sequel, d = ctypes.POINTER(Sequel), ctypes.c_double
     signatures: dict[str, tuple[object, ...]] = {
         "uniform_codes": (p, p, n, f, f, p, f, f),
         "weight_codes": (p, p, n, f, f, f),
         "weight_backward": (p, p, p, n, f),
         "gather": (p, p, geometry, n, pad),
         "patch_sums": (p, p, geometry, n, pad),
-        "land": (p, p, landing, p, p, p, p, i, p, p, n),
+        "land": (p, p, landing, p, p, p, p, i, p, p, n, sequel),
         "turn": (p, p, n, n),
         "gather_turned": (p, p, geometry, n, pad, i),
         "channel_sums": (p, p, n, n),
@@ -219,11 +232,15 @@ def _declare(found: ctypes.CDLL) -> None:
         "land_wgrad": (p, p, n, n, n, p, p, p, i),
         "weight_lines": (p, p, n, n, n, n, n, n, n, n, n),
         "turn_weight": (p, p, n, n, n, n, n, n, n, n, n, n),
-        "depthwise": (p, p, p, geometry, pad),
+        "depthwise_land": (p, p, p, geometry, pad, n, p, landing, p, p, p, i, p, p, n, sequel),
         "depthwise_wgrad": (p, p, p, geometry, pad),
         "norm_stats": (p, n, n, p, p),
-        "norm_apply": (p, p, n, n, p, p, p, p, f, p),
-        "norm_sums": (p, p, p, p, n, n, p, p, p),
+        "norm_apply": (p, p, n, n, p, p, p, p),
+        "norm_factors": (p, p, n, n, d, p, p, p, p, p, p, p, p, f),
+        "norm_sums": (p, p, p, p, p, n, n, p, p, p),
+        "norm_slopes": (p, p, n, n, p, p, p, p, p, p, p),
+        "join_stats": (p, p, n, n, n, p, p),
+        "join_sums": (p, p, n, n, p, p),
         "rectify": (p, p, p, n, f),
         "rectify_backward": (p, p, p, n),
         "max_pool": (p, p, p, geometry),
@@ -233,6 +250,9 @@ def _declare(found: ctypes.CDLL) -> None:
     }
     found.act_codes.argtypes = (p, p, p, n, f, f)
     found.act_codes.restype = i
+    found.weight_amax.argtypes, found.weight_amax.restype = (p, p, n), f
+    found.norm_codes.argtypes = (p, p, p, p, n, n, p, p, p, p, p, f, p, f, f)
+    found.norm_codes.restype = i
     found.norm_backward.argtypes = (p, p, p, p, p, n, n, p, p, p, p)
     found.norm_backward.restype = f
     for name, arguments in signatures.items():

@@ -8,6 +8,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 typedef int64_t i64;
 #define ROUNDER 12582912.0f /* 1.5 * 2^23: adding and taking it off rounds half to even, for |x| < 2^22 */
@@ -15,6 +18,7 @@ typedef int64_t i64;
 #define LANES 16 /* values side by side: GCC's vector extension, lowered to what the processor has */
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -40,11 +44,16 @@ static inline void unpack_run(const uint8_t *bits, i64 first, i64 count, uint8_t
     for (; i < count; i++) flags[i] = (bits[(first + i) / 8] >> ((first + i) % 8)) & 1;
 }
 
-/* 16 bits from a multiple of 8 on, as 0.0 or 1.0 */
-static inline floats sixteen(const uint8_t *bits, i64 first) {
-    const int32_t word = bits[first / 8] | bits[first / 8 + 1] << 8;
+/* 16 values, 0 where their bit is clear; bits from a multiple of 8 on */
+static inline floats gated(floats values, const uint8_t *bits, i64 first) {
+    uint16_t word;
+    memcpy(&word, bits + first / 8, 2);
+#ifdef __AVX512F__
+    return (floats)_mm512_maskz_mov_ps(word, (__m512)values);
+#else
     const ints places = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return __builtin_convertvector(((word + (ints){0}) >> places) & 1, floats);
+    return (floats)((ints)values & -((((int32_t)word + (ints){0}) >> places) & 1));
+#endif
 }
 
 /* flags of values [first .. first + count), first a multiple of 8 */
@@ -104,6 +113,22 @@ void uniform_codes(const float *x, int8_t *codes, i64 size, float qmax, float di
             }
         }
     }
+}
+
+/* Largest |value|; NaN where one of `weight` is not finite, which tanh hides. */
+float weight_amax(const float *squashed, const float *weight, i64 size) {
+    float most[LANES] = {0}, bad[LANES] = {0};
+    for (i64 first = 0; first < size; first += LANES)
+        for (i64 k = 0; k < MIN(LANES, size - first); k++) {
+            const float v = fabsf(squashed[first + k]);
+            most[k] = v > most[k] ? v : most[k];
+            bad[k] += weight[first + k] * 0.0f;
+        }
+    for (int k = 1; k < LANES; k++) {
+        most[0] = most[k] > most[0] ? most[k] : most[0];
+        bad[0] += bad[k];
+    }
+    return most[0] + bad[0];
 }
 
 /* DoReFa's weight from t = tanh W: codes of round((t / divisor + 1/2) * n) - half. */
@@ -300,6 +325,137 @@ void patch_sums(const int8_t *source, int32_t *sums, const Geometry *g, i64 grou
     }
 }
 
+/* ------------------------------------------------------------- sums per channel, a block of rows at a time */
+
+/* Rows are read several at a time, so that loops are long where channels are few: a "wide row" is `fold` rows, its
+ * per-channel numbers repeated `fold` times. 8 divides the fold, so that a wide row's bits start at a byte. */
+#define WIDE_ROWS 8 /* wide rows per block of a sum; blocks, and so results, do not depend on the threads */
+
+static i64 fold_of(i64 c) { return MAX(8, BLOCK / c / 8 * 8); }
+
+static float *repeated(const float *values, i64 c, i64 fold) {
+    float *wide = malloc((c * fold + 1) * sizeof(float));
+    for (i64 i = 0; i < fold; i++) memcpy(wide + i * c, values, c * sizeof(float));
+    return wide;
+}
+
+static inline float bf16_value(uint16_t half) {
+    uint32_t word = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &word, 4);
+    return value;
+}
+
+/* grad[at ..] where bits pass it, and x (or its halves), as runs of at most BLOCK values */
+static inline const float *masked(const float *grad, const uint8_t *bits, i64 at, i64 run, float *space) {
+    if (!bits) return grad + at;
+    i64 k = 0;
+    for (; k + LANES <= run; k += LANES) *(floats *)(space + k) = gated(*(const floats *)(grad + at + k), bits, at + k);
+    for (; k < run; k++) space[k] = (bits[(at + k) / 8] >> ((at + k) % 8)) & 1 ? grad[at + k] : 0.0f;
+    return space;
+}
+
+static inline const float *whole(const float *x, const uint16_t *halves, i64 at, i64 run, float *space) {
+    if (x) return x + at;
+    for (i64 k = 0; k < run; k++) space[k] = bf16_value(halves[at + k]);
+    return space;
+}
+
+/* Mean and sum of squared deviations of one block, `size` values from `from` on; space holds 2 wide rows. */
+static void block_stats(const float *restrict from, i64 size, i64 c, i64 fold, float *restrict space, float *restrict mean,
+                        float *restrict square) {
+    const i64 width = fold * c;
+    const float share = 1.0f / (size / c);
+    float *restrict sum = space, *restrict centre = space + width;
+    memset(sum, 0, width * sizeof(float));
+    for (i64 at = 0; at < size; at += width) {
+        const i64 run = MIN(width, size - at);
+        for (i64 k = 0; k < run; k++) sum[k] += from[at + k];
+    }
+    for (i64 i = 1; i < fold; i++)
+        for (i64 k = 0; k < c; k++) sum[k] += sum[i * c + k];
+    for (i64 k = 0; k < c; k++) mean[k] = sum[k] * share;
+    for (i64 i = 0; i < fold; i++) memcpy(centre + i * c, mean, c * sizeof(float));
+    memset(sum, 0, width * sizeof(float));
+    for (i64 at = 0; at < size; at += width) {
+        const i64 run = MIN(width, size - at);
+        for (i64 k = 0; k < run; k++) {
+            const float d = from[at + k] - centre[k];
+            sum[k] += d * d;
+        }
+    }
+    for (i64 i = 1; i < fold; i++)
+        for (i64 k = 0; k < c; k++) sum[k] += sum[i * c + k];
+    memcpy(square, sum, c * sizeof(float));
+}
+
+/* Sums of g and of g * (x - mean) of one block, `size` values from `first` on, g masked by bits if given; halves in place
+ * of x if x is NULL; kept, if not NULL, takes g. space holds 2 wide rows, mean is wide. */
+static void block_sums(const float *grad, const float *restrict x, const uint16_t *restrict halves,
+                       const uint8_t *restrict bits, float *kept, i64 first, i64 size, i64 c, i64 fold,
+                       const float *restrict mean, float *restrict space, float *restrict sum, float *restrict dot) {
+    const i64 width = fold * c;
+    float *restrict s = space, *restrict d = space + width;
+    memset(s, 0, 2 * width * sizeof(float));
+    for (i64 row = 0; row < size; row += width)
+        for (i64 k0 = 0; k0 < MIN(width, size - row); k0 += BLOCK) {
+            const i64 at = first + row + k0, run = MIN(BLOCK, MIN(width, size - row) - k0);
+            float g_space[BLOCK], x_space[BLOCK];
+            const float *g = masked(grad, bits, at, run, g_space), *v = whole(x, halves, at, run, x_space);
+            const float *restrict m = mean + k0;
+            float *restrict to_s = s + k0, *restrict to_d = d + k0;
+            for (i64 k = 0; k < run; k++) {
+                to_s[k] += g[k];
+                to_d[k] += g[k] * (v[k] - m[k]);
+            }
+            if (kept && kept + at != g) memcpy(kept + at, g, run * sizeof(float));
+        }
+    for (i64 i = 1; i < fold; i++)
+        for (i64 k = 0; k < c; k++) {
+            s[k] += s[i * c + k];
+            d[k] += d[i * c + k];
+        }
+    memcpy(sum, s, c * sizeof(float));
+    memcpy(dot, d, c * sizeof(float));
+}
+
+/* Blocks of `block` rows joined by Chan's formula in double. */
+void join_stats(const float *means, const float *squares, i64 block, i64 rows, i64 c, double *mean, double *m2) {
+    const i64 blocks = (rows + block - 1) / block;
+#pragma omp parallel for schedule(static) if (blocks * c > 16384)
+    for (i64 k0 = 0; k0 < c; k0 += LANES) {
+        const i64 cc = MIN(LANES, c - k0);
+        double total = 0.0, average[LANES] = {0}, deviation[LANES] = {0};
+        for (i64 b = 0; b < blocks; b++) {
+            const double count = MIN(block, rows - b * block), both = total + count;
+            const double share = count / both, weight = total * share;
+            for (i64 k = 0; k < cc; k++) {
+                const double delta = means[b * c + k0 + k] - average[k];
+                average[k] += delta * share;
+                deviation[k] += squares[b * c + k0 + k] + delta * delta * weight;
+            }
+            total = both;
+        }
+        memcpy(mean + k0, average, cc * sizeof(double));
+        memcpy(m2 + k0, deviation, cc * sizeof(double));
+    }
+}
+
+void join_sums(const float *sums, const float *dots, i64 blocks, i64 c, double *sum, double *dot) {
+#pragma omp parallel for schedule(static) if (blocks * c > 16384)
+    for (i64 k0 = 0; k0 < c; k0 += LANES) {
+        const i64 cc = MIN(LANES, c - k0);
+        double total[LANES] = {0}, product[LANES] = {0};
+        for (i64 b = 0; b < blocks; b++)
+            for (i64 k = 0; k < cc; k++) {
+                total[k] += sums[b * c + k0 + k];
+                product[k] += dots[b * c + k0 + k];
+            }
+        memcpy(sum + k0, total, cc * sizeof(double));
+        memcpy(dot + k0, product, cc * sizeof(double));
+    }
+}
+
 /* ------------------------------------------------------------------------------------ from integers to floats, once */
 
 typedef struct {
@@ -310,50 +466,166 @@ typedef struct {
     int32_t factor, row_weight;        /* total = factor * sum + row_weight * row sum + column */
 } Landing;
 
-/* out = (factor * acc + row_weight * row_sums + columns + places) * scale [+ bias] [* bit], integers exact in int32. */
-void land(const int32_t *restrict acc, float *restrict out, const Landing *restrict l, const int32_t *restrict row_sums,
-          const int32_t *restrict columns, const int32_t *restrict places, const float *restrict scale,
-          int scale_per_channel, const float *restrict bias, const uint8_t *restrict bits, i64 first_bit) {
-    const i64 lines = l->cols / l->pack, per = l->c / l->groups, out_col = l->out_col, groups = l->groups;
-    const int32_t factor = l->factor;
-    const float value = *scale;
-    /* one scale and no places are what almost every layer has: 16 values at a time */
-    const i64 fast = places || scale_per_channel ? 0 : per / LANES * LANES;
-    int32_t *none = calloc(l->c + 1, sizeof(int32_t));
-    const int32_t *added = columns ? columns : none;
-#pragma omp parallel for collapse(2) schedule(static) if (l->n * l->rows * l->cols * l->c > 16384)
-    for (i64 n = 0; n < l->n; n++)
-        for (i64 i = 0; i < l->rows; i++) {
-            const int32_t *line = acc + (n * l->rows + i) * lines * l->pitch;
-            const int32_t *sums = row_sums ? row_sums + (n * l->rows + i) * l->cols * l->sums_pitch : NULL;
-            float *row = out + n * l->out_n + i * l->out_row;
-            for (i64 j0 = 0; j0 < l->cols; j0 += l->pack, line += l->pitch)
-                for (i64 q = 0; q < l->pack; q++)
-                    for (i64 k = 0; k < groups; k++) {
-                        const i64 j = j0 + q, at = j * out_col + k * per;
-                        const int32_t *restrict from = line + q * l->c + k * per, *restrict column = added + k * per;
-                        float *restrict to = row + at;
-                        const int32_t base = sums ? l->row_weight * sums[j * l->sums_pitch + k] : 0;
-                        i64 c = 0;
-                        for (; c < fast; c += LANES) {
-                            const ints total = *(const ints *)(from + c) * factor + (*(const ints *)(column + c) + base);
-                            *(floats *)(to + c) = __builtin_convertvector(total, floats) * value;
-                        }
-                        for (; c < per; c++)
-                            to[c] = (float)(factor * from[c] + base + column[c] +
-                                            (places ? places[i * l->out_row + at + c] : 0)) *
-                                    scale[scale_per_channel ? k * per + c : 0];
-                        if (bias)
-                            for (c = 0; c < per; c++) to[c] += bias[k * per + c];
-                        if (bits) {
-                            const i64 bit = first_bit + n * l->out_n + i * l->out_row + at;
-                            c = 0;
-                            if (bit % 8 == 0)
-                                for (; c + LANES <= per; c += LANES) *(floats *)(to + c) *= sixteen(bits, bit + c);
-                            for (; c < per; c++) to[c] *= (float)((bits[(bit + c) / 8] >> ((bit + c) % 8)) & 1);
-                        }
-                    }
+/* What is done with a block of lines right after they have landed, while they lie in the first cache. The output is dense
+ * then: (images, rows, cols, c). */
+typedef struct {
+    i64 block_rows;            /* rows of an image in a block; divides Landing.rows */
+    const float *residual;     /* added to every value */
+    const uint8_t *gate;       /* then only these values stay, the others become 0; the bits of 8 values share a byte */
+    float *means, *squares;    /* per block and channel: mean and sum of squared deviations of what was landed */
+    const float *x;            /* per block and channel: sums of it and of it * (x - mean) ... */
+    const uint16_t *halves;    /* ... x in bf16 if x is NULL */
+    const float *mean;
+    float *sums, *dots;
+} Sequel;
+
+typedef struct {
+    const int32_t *acc, *row_sums, *columns, *places;
+    float *out;
+    const float *scale, *bias;
+    const uint8_t *bits;
+    int scale_per_channel;
+    i64 first_bit;
+} Landed;
+
+/* A row of an image whose sums and values lie side by side: one group, one scale, no places, no bias, c a multiple of 16. */
+static inline __attribute__((always_inline)) void land_plain_row(const Landing *l, const int32_t *restrict from,
+                                                                 float *restrict to, const int32_t *restrict sums,
+                                                                 const int32_t *restrict columns, float value,
+                                                                 const uint8_t *bits, i64 bit, const i64 c) {
+    const int32_t factor = l->factor, weight = sums ? l->row_weight : 0;
+    for (i64 j = 0; j < l->cols; j++, from += c, to += c, bit += c) {
+        const int32_t base = weight ? weight * sums[j * l->sums_pitch] : 0;
+        for (i64 k = 0; k < c; k += LANES) {
+            const ints total = *(const ints *)(from + k) * factor + (*(const ints *)(columns + k) + base);
+            const floats landed = __builtin_convertvector(total, floats) * value;
+            *(floats *)(to + k) = bits ? gated(landed, bits, bit + k) : landed;
         }
+    }
+}
+
+static inline void land_row(const Landing *restrict l, const Landed *restrict d, i64 n, i64 i) {
+    const i64 lines = l->cols / l->pack, per = l->c / l->groups, out_col = l->out_col, groups = l->groups;
+    const int32_t factor = l->factor, *places = d->places;
+    const float *scale = d->scale, *bias = d->bias;
+    const uint8_t *bits = d->bits;
+    const int32_t *line = d->acc + (n * l->rows + i) * lines * l->pitch;
+    const int32_t *sums = d->row_sums ? d->row_sums + (n * l->rows + i) * l->cols * l->sums_pitch : NULL;
+    float *row = d->out + n * l->out_n + i * l->out_row;
+    const i64 row_bit = d->first_bit + n * l->out_n + i * l->out_row;
+    const int side_by_side = out_col == l->c && l->pitch == l->pack * l->c && groups == 1 && l->c % LANES == 0;
+    if (side_by_side && !places && !d->scale_per_channel && !bias && row_bit % 8 == 0) {
+#define ROW(c) land_plain_row(l, line, row, sums, d->columns, *scale, bits, row_bit, c)
+        if (l->c == 16)
+            ROW(16);
+        else if (l->c == 32)
+            ROW(32);
+        else if (l->c == 64)
+            ROW(64);
+        else
+            ROW(l->c);
+#undef ROW
+        return;
+    }
+    for (i64 j0 = 0; j0 < l->cols; j0 += l->pack, line += l->pitch)
+        for (i64 q = 0; q < l->pack; q++)
+            for (i64 k = 0; k < groups; k++) {
+                const i64 j = j0 + q, at = j * out_col + k * per, bit = row_bit + at;
+                const int32_t *restrict from = line + q * l->c + k * per, *restrict column = d->columns + k * per;
+                float *restrict to = row + at;
+                const int32_t base = sums ? l->row_weight * sums[j * l->sums_pitch + k] : 0;
+                i64 c = 0;
+                if (!places && !d->scale_per_channel)
+                    for (; c + LANES <= per; c += LANES) {
+                        const ints total = *(const ints *)(from + c) * factor + (*(const ints *)(column + c) + base);
+                        *(floats *)(to + c) = __builtin_convertvector(total, floats) * *scale;
+                    }
+                for (; c < per; c++)
+                    to[c] = (float)(factor * from[c] + base + column[c] + (places ? places[i * l->out_row + at + c] : 0)) *
+                            scale[d->scale_per_channel ? k * per + c : 0];
+                if (bias)
+                    for (c = 0; c < per; c++) to[c] += bias[k * per + c];
+                if (bits) {
+                    c = 0;
+                    if (bit % 8 == 0)
+                        for (; c + LANES <= per; c += LANES)
+                            *(floats *)(to + c) = gated(*(const floats *)(to + c), bits, bit + c);
+                    for (; c < per; c++) to[c] = (bits[(bit + c) / 8] >> ((bit + c) % 8)) & 1 ? to[c] : 0.0f;
+                }
+            }
+}
+
+/* Past the caches: a line that is written whole need not be read first. */
+static inline int can_stream(const float *to, i64 size) {
+#ifdef __AVX512F__
+    return (uintptr_t)to % 64 == 0 && size % LANES == 0;
+#else
+    (void)to, (void)size;
+    return 0;
+#endif
+}
+
+static inline void put(float *to, floats values, int streams) {
+#ifdef __AVX512F__
+    if (streams) {
+        _mm512_stream_ps(to, (__m512)values);
+        return;
+    }
+#endif
+    (void)streams;
+    *(floats *)to = values;
+}
+
+static inline void stream(float *to, const float *from, i64 size) {
+#ifdef __AVX512F__
+    for (i64 k = 0; k < size; k += LANES) _mm512_stream_ps(to + k, _mm512_load_ps(from + k));
+    _mm_sfence();
+#else
+    memcpy(to, from, size * sizeof(float));
+#endif
+}
+
+/* out = (factor * acc + row_weight * row_sums + columns + places) * scale [+ bias] [* bit], integers exact in int32; then
+ * the sequel, if there is one. */
+void land(const int32_t *acc, float *out, const Landing *l, const int32_t *row_sums, const int32_t *columns,
+          const int32_t *places, const float *scale, int scale_per_channel, const float *bias, const uint8_t *bits,
+          i64 first_bit, const Sequel *then) {
+    int32_t *none = calloc(l->c + 1, sizeof(int32_t));
+    const Landed landed = {acc,   row_sums, columns ? columns : none, places,    out, scale, bias, bits,
+                           scale_per_channel, first_bit};
+    const i64 step = then ? then->block_rows : 1, blocks = l->rows / step, c = l->c, fold = fold_of(c);
+    const i64 size = step * l->cols * c;
+    float *means = then && then->sums ? repeated(then->mean, c, fold) : NULL;
+    const int streams = then && can_stream(out, size);
+#pragma omp parallel if (l->n * l->rows * l->cols * l->c > 16384)
+    {
+        float *space = then ? malloc((2 * fold * c + 1) * sizeof(float)) : NULL;
+        float *near = streams ? aligned_alloc(64, (size * sizeof(float) + 63) / 64 * 64) : NULL;
+#pragma omp for collapse(2) schedule(static)
+        for (i64 n = 0; n < l->n; n++)
+            for (i64 b = 0; b < blocks; b++) {
+                float *last = out + n * l->out_n + b * size, *to = near ? near : last;
+                Landed here = landed;
+                here.out = out + (to - last);
+                for (i64 i = b * step; i < (b + 1) * step; i++) land_row(l, &here, n, i);
+                if (!then) continue;
+                const i64 at = first_bit + n * l->out_n + b * size;
+                const i64 block = at / size; /* of the whole output, which is dense */
+                if (then->residual) {
+                    const float *restrict more = then->residual + at;
+                    for (i64 k = 0; k < size; k++) to[k] += more[k];
+                }
+                if (then->means)
+                    block_stats(to, size, c, fold, space, then->means + block * c, then->squares + block * c);
+                if (then->sums)
+                    block_sums(to - at, then->x, then->halves, then->gate, then->gate ? to - at : NULL, at, size, c, fold,
+                               means, space, then->sums + block * c, then->dots + block * c);
+                if (near) stream(last, near, size);
+            }
+        free(space);
+        free(near);
+    }
+    free(means);
     free(none);
 }
 
@@ -539,7 +811,6 @@ void turn_weight(const int8_t *w, int8_t *to, i64 o, i64 r, i64 s, i64 c, i64 r0
 
 /* ---------------------------------------------------------------------------------------------------------- depthwise */
 
-typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 typedef int16_t halves16 __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
 /* Where the taps of a place lie; taps outside lie on a frame of padding. */
@@ -670,6 +941,20 @@ void depthwise(const int8_t *restrict source, const int16_t *restrict w, int32_t
     free(frame);
 }
 
+/* depthwise and land, `images` at a time, so that sums are landed while they lie in the second cache. */
+void depthwise_land(const int8_t *source, const int16_t *w, int32_t *acc, const Geometry *geometry, int8_t pad, i64 images,
+                    float *out, const Landing *landing, const int32_t *columns, const int32_t *places, const float *scale,
+                    int scale_per_channel, const float *bias, const uint8_t *bits, i64 first_bit, const Sequel *then) {
+    Geometry g = *geometry;
+    Landing l = *landing;
+    for (i64 n = 0; n < geometry->n; n += images) {
+        g.n = l.n = MIN(images, geometry->n - n);
+        depthwise(source + n * g.h * g.w * g.c, w, acc, &g, pad);
+        land(acc, out + n * l.out_n, &l, NULL, columns, places, scale, scale_per_channel, bias, bits,
+             first_bit + n * l.out_n, then);
+    }
+}
+
 /* One row of outputs' share of a tap's sums for all channels: near += error * a, in the order that the pairs have. */
 #if PAIRED
 static void add_row(const Taps *taps, const int8_t *errors, i64 i, int32_t *near) {
@@ -758,79 +1043,42 @@ void depthwise_wgrad(const int8_t *restrict source, const int8_t *restrict error
 
 /* --------------------------------------------------------------------------------- batch-norm, activations and pooling */
 
-/* Rows are read several at a time, so that loops are long where channels are few: a "wide row" is `fold` rows, its
- * per-channel numbers repeated `fold` times. 8 divides the fold, so that a wide row's bits start at a byte. */
-#define WIDE_ROWS 8 /* wide rows per block of a sum; blocks, and so results, do not depend on the threads */
-
-static i64 fold_of(i64 c) { return MAX(8, BLOCK / c / 8 * 8); }
-
-static float *repeated(const float *values, i64 c, i64 fold) {
-    float *wide = malloc((c * fold + 1) * sizeof(float));
-    for (i64 i = 0; i < fold; i++) memcpy(wide + i * c, values, c * sizeof(float));
-    return wide;
-}
-
 /* Mean and sum of squared deviations per channel, x as (rows, c): blocks joined by Chan's formula in double. */
 void norm_stats(const float *restrict x, i64 rows, i64 c, double *mean, double *m2) {
-    const i64 fold = fold_of(c), width = fold * c, block = WIDE_ROWS * fold, blocks = (rows + block - 1) / block;
+    const i64 fold = fold_of(c), block = WIDE_ROWS * fold, blocks = (rows + block - 1) / block;
     float *means = malloc((blocks * c + 1) * sizeof(float)), *squares = malloc((blocks * c + 1) * sizeof(float));
 #pragma omp parallel if (rows * c > 16384)
     {
-        float *sum = malloc((width + 1) * sizeof(float)), *centre = malloc((width + 1) * sizeof(float));
+        float *space = malloc((2 * fold * c + 1) * sizeof(float));
 #pragma omp for schedule(static)
-        for (i64 b = 0; b < blocks; b++) {
-            const i64 first = b * block, count = MIN(block, rows - first), size = count * c;
-            const float *from = x + first * c;
-            const float share = 1.0f / count;
-            memset(sum, 0, width * sizeof(float));
-            for (i64 at = 0; at < size; at += width) {
-                const i64 run = MIN(width, size - at);
-                for (i64 k = 0; k < run; k++) sum[k] += from[at + k];
-            }
-            for (i64 i = 1; i < fold; i++)
-                for (i64 k = 0; k < c; k++) sum[k] += sum[i * c + k];
-            for (i64 k = 0; k < c; k++) means[b * c + k] = sum[k] * share;
-            for (i64 i = 0; i < fold; i++) memcpy(centre + i * c, means + b * c, c * sizeof(float));
-            memset(sum, 0, width * sizeof(float));
-            for (i64 at = 0; at < size; at += width) {
-                const i64 run = MIN(width, size - at);
-                for (i64 k = 0; k < run; k++) {
-                    const float d = from[at + k] - centre[k];
-                    sum[k] += d * d;
-                }
-            }
-            for (i64 i = 1; i < fold; i++)
-                for (i64 k = 0; k < c; k++) sum[k] += sum[i * c + k];
-            memcpy(squares + b * c, sum, c * sizeof(float));
-        }
-        free(sum);
-        free(centre);
+        for (i64 b = 0; b < blocks; b++)
+            block_stats(x + b * block * c, MIN(block, rows - b * block) * c, c, fold, space, means + b * c, squares + b * c);
+        free(space);
     }
-#pragma omp parallel for schedule(static) if (blocks * c > 16384)
-    for (i64 k0 = 0; k0 < c; k0 += LANES) {
-        const i64 cc = MIN(LANES, c - k0);
-        double total = 0.0, average[LANES] = {0}, deviation[LANES] = {0};
-        for (i64 b = 0; b < blocks; b++) {
-            const double count = MIN(block, rows - b * block), both = total + count;
-            for (i64 k = 0; k < cc; k++) {
-                const double delta = means[b * c + k0 + k] - average[k];
-                average[k] += delta * (count / both);
-                deviation[k] += squares[b * c + k0 + k] + delta * delta * (count * total / both);
-            }
-            total = both;
-        }
-        memcpy(mean + k0, average, cc * sizeof(double));
-        memcpy(m2 + k0, deviation, cc * sizeof(double));
-    }
+    join_stats(means, squares, block, rows, c, mean, m2);
     free(means);
     free(squares);
 }
 
-static inline float bf16_value(uint16_t half) {
-    uint32_t word = (uint32_t)half << 16;
-    float value;
-    memcpy(&value, &word, 4);
-    return value;
+static inline float between(float from, float to, float share) { /* torch's lerp */
+    return share < 0.5f ? from + share * (to - from) : to - (to - from) * (1.0f - share);
+}
+
+/* What normalising needs: y = (x - rounded) * factor + shift. Folds the batch into the running statistics, if given. */
+void norm_factors(const double *mean, const double *m2, i64 rows, i64 c, double eps, const float *weight,
+                  const float *bias, float *rounded, float *factor, float *shift, float *inverse, float *running_mean,
+                  float *running_var, float share) {
+    for (i64 k = 0; k < c; k++) {
+        const double inverse_k = 1.0 / sqrt(m2[k] / rows + eps), factor_k = inverse_k * weight[k];
+        rounded[k] = (float)mean[k];
+        factor[k] = (float)factor_k;
+        shift[k] = (float)(bias[k] - (mean[k] - rounded[k]) * factor_k); /* what rounding the mean left over */
+        inverse[k] = (float)inverse_k;
+        if (running_mean) {
+            running_mean[k] = between(running_mean[k], rounded[k], share);
+            running_var[k] = between(running_var[k], (float)(m2[k] / (rows - 1)), share);
+        }
+    }
 }
 
 static inline uint16_t bf16_of(float value) {
@@ -843,11 +1091,9 @@ static inline uint16_t bf16_of(float value) {
 /* The largest value under a ceiling; an infinite one stops nothing, as in torch's ReLU. */
 static inline float below_ceiling(float ceiling) { return isinf(ceiling) ? ceiling : nextafterf(ceiling, 0.0f); }
 
-/* y = (x - mean) * factor + shift per channel (a large mean does not cancel after rounding); then, with bits, y = min(max(y, 0), ceiling) and bits where 0 < y < ceiling.
- * With halves also x in bf16. ceiling is infinite for ReLU. */
+/* y = (x - mean) * factor + shift per channel (a large mean does not cancel after rounding). With halves also x in bf16. */
 void norm_apply(const float *restrict x, float *restrict y, i64 rows, i64 c, const float *mean, const float *factor,
-                const float *shift, uint8_t *restrict bits, float ceiling, uint16_t *restrict halves) {
-    const float below = below_ceiling(ceiling);
+                const float *shift, uint16_t *restrict halves) {
     const i64 fold = fold_of(c), width = fold * c, size = rows * c;
     float *restrict means = repeated(mean, c, fold);
     float *restrict factors = repeated(factor, c, fold), *restrict shifts = repeated(shift, c, fold);
@@ -858,16 +1104,7 @@ void norm_apply(const float *restrict x, float *restrict y, i64 rows, i64 c, con
             const float *restrict m = means + k0, *restrict a = factors + k0, *restrict b = shifts + k0;
             const float *restrict from = x + at;
             float *restrict to = y + at;
-            if (bits) {
-                uint8_t flags[BLOCK + 8];
-                for (i64 k = 0; k < run; k++) {
-                    const float v = (from[k] - m[k]) * a[k] + b[k];
-                    flags[k] = !(v <= 0.0f) & !(v > below);
-                    to[k] = v <= 0.0f ? 0.0f : (v > below ? ceiling : v);
-                }
-                pack_run(flags, at, run, bits);
-            } else
-                for (i64 k = 0; k < run; k++) to[k] = (from[k] - m[k]) * a[k] + b[k];
+            for (i64 k = 0; k < run; k++) to[k] = (from[k] - m[k]) * a[k] + b[k];
             if (halves)
                 for (i64 k = 0; k < run; k++) halves[at + k] = bf16_of(from[k]);
         }
@@ -876,71 +1113,151 @@ void norm_apply(const float *restrict x, float *restrict y, i64 rows, i64 c, con
     free(shifts);
 }
 
-/* grad[at ..] where bits pass it, and x (or its halves), as runs of at most BLOCK values */
-static inline const float *masked(const float *grad, const uint8_t *bits, i64 at, i64 run, float *space) {
-    if (!bits) return grad + at;
-    i64 k = 0;
-    for (; k + LANES <= run; k += LANES) *(floats *)(space + k) = *(const floats *)(grad + at + k) * sixteen(bits, at + k);
-    for (; k < run; k++) space[k] = grad[at + k] * (float)((bits[(at + k) / 8] >> ((at + k) % 8)) & 1);
-    return space;
+/* What norm_codes reads and writes, per-channel numbers repeated to a wide row. */
+typedef struct {
+    const float *x, *residual, *mean, *factor, *shift;
+    float *y;
+    int8_t *codes;
+    uint8_t *gate, *inside;
+    float ceiling, levels, offset;
+    int streams; /* y is written past the caches */
+} Coding;
+
+/* Values [at .. at + run), numbers from wide[k0] on; 0 added to `bad` for what is finite. */
+static void code_few(const Coding *w, i64 at, i64 k0, i64 run, float *bad) {
+    const float below = below_ceiling(w->ceiling);
+    uint8_t gates[BLOCK + 8], insides[BLOCK + 8];
+    for (i64 k = 0; k < run; k++) {
+        float v = w->x[at + k];
+        if (w->mean) v = (v - w->mean[k0 + k]) * w->factor[k0 + k] + w->shift[k0 + k];
+        if (w->residual) v = v + w->residual[at + k];
+        gates[k] = !(v <= 0.0f) & !(v > below);
+        v = v <= 0.0f ? 0.0f : (v > below ? w->ceiling : v);
+        insides[k] = (v >= 0.0f) & (v <= 1.0f);
+        *bad += v * 0.0f;
+        if (w->y) w->y[at + k] = v;
+        if (w->codes) {
+            const float rounded = ((v > 1.0f ? 1.0f : v) * w->levels + ROUNDER) - ROUNDER;
+            w->codes[at + k] = (int8_t)(int32_t)(rounded - w->offset);
+            gates[k] &= w->inside ? 1 : insides[k];
+        }
+    }
+    pack_run(gates, at, run, w->gate);
+    if (w->inside) pack_run(insides, at, run, w->inside);
 }
 
-static inline const float *whole(const float *x, const uint16_t *halves, i64 at, i64 run, float *space) {
-    if (x) return x + at;
-    for (i64 k = 0; k < run; k++) space[k] = bf16_value(halves[at + k]);
-    return space;
+#ifdef __AVX512F__
+/* The same for 16 values at a time; `run` is a multiple of 16. The flags are constants where it is called. */
+static inline __attribute__((always_inline)) void code_run(const Coding *w, i64 at, i64 k0, i64 run, __m512 *bad,
+                                                           const int mean, const int residual, const int y,
+                                                           const int codes, const int inside) {
+    const __m512 zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f), ceiling = _mm512_set1_ps(w->ceiling);
+    const __m512 below = _mm512_set1_ps(below_ceiling(w->ceiling)), levels = _mm512_set1_ps(w->levels);
+    const __m512i offset = _mm512_set1_epi32((int32_t)w->offset);
+    for (i64 k = 0; k < run; k += LANES) {
+        __m512 v = _mm512_loadu_ps(w->x + at + k);
+        if (mean) {
+            v = _mm512_sub_ps(v, _mm512_loadu_ps(w->mean + k0 + k));
+            v = _mm512_mul_ps(v, _mm512_loadu_ps(w->factor + k0 + k));
+            v = _mm512_add_ps(v, _mm512_loadu_ps(w->shift + k0 + k));
+        }
+        if (residual) v = _mm512_add_ps(v, _mm512_loadu_ps(w->residual + at + k));
+        uint16_t gate = _mm512_cmp_ps_mask(v, zero, _CMP_NLE_UQ) & _mm512_cmp_ps_mask(v, below, _CMP_NGT_UQ);
+        v = _mm512_min_ps(ceiling, _mm512_max_ps(zero, v)); /* the second operand where one is NaN */
+        *bad = _mm512_add_ps(*bad, _mm512_mul_ps(v, zero));
+        if (y) put(w->y + at + k, (floats)v, w->streams);
+        if (codes) {
+            const uint16_t in = _mm512_cmp_ps_mask(v, one, _CMP_LE_OQ);
+            const __m512 scaled = _mm512_mul_ps(_mm512_min_ps(v, one), levels);
+            const __m512i code = _mm512_sub_epi32(_mm512_cvtps_epi32(scaled), offset); /* half to even */
+            _mm_storeu_si128((__m128i *)(w->codes + at + k), _mm512_cvtepi32_epi8(code));
+            if (inside)
+                memcpy(w->inside + (at + k) / 8, &in, 2);
+            else
+                gate &= in;
+        }
+        memcpy(w->gate + (at + k) / 8, &gate, 2);
+    }
+}
+#endif
+
+/* y = min(max((x - mean) * factor + shift + residual, 0), ceiling) and its codes as act_codes makes them; mean NULL leaves
+ * x as it is, and residual, y, codes, halves (x in bf16) may be NULL. gate takes the bits of 0 < y < ceiling and inside
+ * those of 0 <= y <= 1; without inside, gate takes both at once. 1 if all of y is finite. */
+int norm_codes(const float *x, const float *residual, float *y, int8_t *codes, i64 rows, i64 c, const float *mean,
+               const float *factor, const float *shift, uint8_t *gate, uint8_t *inside, float ceiling,
+               uint16_t *restrict halves, float levels, float offset) {
+    const i64 fold = fold_of(c), width = fold * c, size = rows * c;
+    float *means = mean ? repeated(mean, c, fold) : NULL;
+    float *factors = mean ? repeated(factor, c, fold) : NULL, *shifts = mean ? repeated(shift, c, fold) : NULL;
+    const Coding work = {x, residual, means, factors, shifts, y, codes, gate, inside, ceiling, levels, offset,
+                         y && size > 1 << 16 && can_stream(y, width)};
+    int finite = 1;
+#pragma omp parallel for schedule(static) reduction(&& : finite) if (size > 16384)
+    for (i64 row = 0; row < size; row += width) {
+        const Coding w = work;
+        float bad = 0.0f;
+        for (i64 k0 = 0; k0 < MIN(width, size - row); k0 += BLOCK) {
+            const i64 at = row + k0, run = MIN(BLOCK, MIN(width, size - row) - k0);
+            i64 done = 0;
+#ifdef __AVX512F__
+            __m512 bads = _mm512_setzero_ps();
+            done = run / LANES * LANES;
+            if (w.mean && w.codes && !w.y && !w.residual)
+                code_run(&w, at, k0, done, &bads, 1, 0, 0, 1, 0);
+            else if (w.mean && w.codes && w.y && w.inside)
+                code_run(&w, at, k0, done, &bads, 1, w.residual != NULL, 1, 1, 1);
+            else
+                code_run(&w, at, k0, done, &bads, w.mean != NULL, w.residual != NULL, w.y != NULL, w.codes != NULL,
+                         w.inside != NULL);
+            bad += _mm512_reduce_add_ps(bads);
+#endif
+            if (done < run) code_few(&w, at + done, k0 + done, run - done, &bad);
+            if (halves)
+                for (i64 k = 0; k < run; k++) halves[at + k] = bf16_of(x[at + k]);
+        }
+#ifdef __AVX512F__
+        if (w.streams) _mm_sfence();
+#endif
+        finite = finite && bad == 0.0f;
+    }
+    free(means);
+    free(factors);
+    free(shifts);
+    return finite;
 }
 
-/* Sums over rows of g and of g * (x - mean), g masked by bits if given; halves in place of x if x is NULL. */
-void norm_sums(const float *restrict grad, const float *restrict x, const uint16_t *restrict halves,
-               const uint8_t *restrict bits, i64 rows, i64 c, const float *mean, double *sum, double *dot) {
-    const i64 fold = fold_of(c), width = fold * c, block = WIDE_ROWS * fold, blocks = (rows + block - 1) / block;
+/* g = grad where bits pass it, written to kept if that is not NULL, and its sums over rows: of g and of g * (x - mean). */
+void norm_sums(const float *grad, const float *restrict x, const uint16_t *restrict halves,
+               const uint8_t *restrict bits, float *kept, i64 rows, i64 c, const float *mean, double *sum, double *dot) {
+    const i64 fold = fold_of(c), block = WIDE_ROWS * fold, blocks = (rows + block - 1) / block;
     float *sums = malloc((blocks * c + 1) * sizeof(float)), *dots = malloc((blocks * c + 1) * sizeof(float));
-    float *restrict means = repeated(mean, c, fold);
+    float *means = repeated(mean, c, fold);
 #pragma omp parallel if (rows * c > 16384)
     {
-        float *restrict s = malloc((width + 1) * sizeof(float)), *restrict d = malloc((width + 1) * sizeof(float));
+        float *space = malloc((2 * fold * c + 1) * sizeof(float));
 #pragma omp for schedule(static)
-        for (i64 b = 0; b < blocks; b++) {
-            const i64 first = b * block * c, size = MIN(block, rows - b * block) * c;
-            memset(s, 0, width * sizeof(float));
-            memset(d, 0, width * sizeof(float));
-            for (i64 row = 0; row < size; row += width)
-                for (i64 k0 = 0; k0 < MIN(width, size - row); k0 += BLOCK) {
-                    const i64 at = first + row + k0, run = MIN(BLOCK, MIN(width, size - row) - k0);
-                    float g_space[BLOCK], x_space[BLOCK];
-                    const float *g = masked(grad, bits, at, run, g_space), *v = whole(x, halves, at, run, x_space);
-                    const float *restrict m = means + k0;
-                    float *restrict to_s = s + k0, *restrict to_d = d + k0;
-                    for (i64 k = 0; k < run; k++) {
-                        to_s[k] += g[k];
-                        to_d[k] += g[k] * (v[k] - m[k]);
-                    }
-                }
-            for (i64 i = 1; i < fold; i++)
-                for (i64 k = 0; k < c; k++) {
-                    s[k] += s[i * c + k];
-                    d[k] += d[i * c + k];
-                }
-            memcpy(sums + b * c, s, c * sizeof(float));
-            memcpy(dots + b * c, d, c * sizeof(float));
-        }
-        free(s);
-        free(d);
+        for (i64 b = 0; b < blocks; b++)
+            block_sums(grad, x, halves, bits, kept, b * block * c, MIN(block, rows - b * block) * c, c, fold, means, space,
+                       sums + b * c, dots + b * c);
+        free(space);
     }
-#pragma omp parallel for schedule(static) if (blocks * c > 16384)
-    for (i64 k = 0; k < c; k++) {
-        double total = 0.0, product = 0.0;
-        for (i64 b = 0; b < blocks; b++) {
-            total += sums[b * c + k];
-            product += dots[b * c + k];
-        }
-        sum[k] = total;
-        dot[k] = product;
-    }
+    join_sums(sums, dots, blocks, c, sum, dot);
     free(sums);
     free(dots);
     free(means);
+}
+
+/* What the way back needs: dx = g * factor + (x - mean) * slope + shift; and the parameters' gradients. */
+void norm_slopes(const double *sum, const double *dot, i64 rows, i64 c, const float *weight, const float *inverse,
+                 float *factor, float *slope, float *shift, float *d_weight, float *d_bias) {
+    for (i64 k = 0; k < c; k++) {
+        factor[k] = weight[k] * inverse[k];
+        slope[k] = (float)(dot[k] * (double)(factor[k] * (inverse[k] * inverse[k])) / -(double)rows);
+        shift[k] = (float)(sum[k] * factor[k] / -(double)rows);
+        d_weight[k] = (float)(dot[k] * inverse[k]);
+        d_bias[k] = (float)sum[k];
+    }
 }
 
 /* dx = g * factor + (x - mean) * slope + shift per channel, g masked by bits; x from halves if NULL. Largest |dx|; NaN

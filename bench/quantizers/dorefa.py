@@ -9,6 +9,7 @@ becomes ±m/n. One bit is another quantizer.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -43,17 +44,20 @@ def weight_codes(weight: Tensor, bits: int) -> QTensor:
     n, half = levels(bits), 2 ** (bits - 1)
     weight = weight.detach()
     squashed = torch.tanh(weight)
-    largest = amax(squashed)
-    divisor = torch.where(largest == 0, math.inf, 2 * largest)
-    if _compiled(squashed):
+    if _compiled(squashed) and squashed.stride() == weight.stride():
+        lib, size = native.compiled(), squashed.numel()
+        largest = lib.weight_amax(native.pointer(squashed), native.pointer(weight), size)
         codes = torch.empty_like(squashed, dtype=torch.int8)
-        native.compiled().weight_codes(
-            native.pointer(squashed), native.pointer(codes), codes.numel(), float(divisor), float(n), float(half)
+        lib.weight_codes(
+            native.pointer(squashed), native.pointer(codes), size, 2 * largest or math.inf, float(n), float(half)
         )
+        scale = torch.tensor(math.nan if math.isnan(largest) else 1.0 / n)
     else:
+        most = amax(squashed)
+        divisor = torch.where(most == 0, math.inf, 2 * most)
         codes = squashed.div_(divisor).add_(0.5).mul_(n).round_().sub_(half).to(torch.int8)
-    # tanh hides an infinite weight; 0·∞ = NaN does not.
-    scale = weight.sum() * 0 + 1.0 / n
+        # tanh hides an infinite weight; 0·∞ = NaN does not.
+        scale = weight.sum() * 0 + 1.0 / n
     return QTensor(codes=codes, scale=scale, mult=2, offset=1, bits=bits, code_max=half, value_max=n)
 
 
@@ -85,7 +89,7 @@ def weight_backward(grad_w_hat: Tensor, weight: Tensor) -> Tensor:
     squashed = torch.tanh(weight)
     if not (_compiled(squashed) and _compiled(grad_w_hat)) or squashed.stride() != grad_w_hat.stride():
         return weight_factor(weight).mul_(grad_w_hat)
-    largest = float(amax(squashed))
+    largest = native.compiled().weight_amax(native.pointer(squashed), native.pointer(squashed), squashed.numel())
     native.compiled().weight_backward(
         native.pointer(grad_w_hat), native.pointer(squashed), native.pointer(squashed), squashed.numel(), largest or 1.0
     )
@@ -109,32 +113,39 @@ def activation_codes(x: Tensor, bits: int) -> tuple[QTensor, Tensor]:
         Codes with mult 1 and scale 1/n: a − 2^(k−1) with offset 2^(k−1) for 8 and 4 bits, a otherwise; and packed flags
         (``native.bits``), 1 where 0 ≤ x ≤ 1 and 0 elsewhere. An input that is not finite makes the scale NaN.
     """
-    n = levels(bits)
-    offset = 2 ** (bits - 1) if bits in _SIGNED_CONTAINERS else 0
+    n, offset = code_numbers(bits)
     x = x.detach().contiguous()
     codes = torch.empty_like(x, dtype=torch.int8)
     inside = torch.empty(packed_size(x.numel()), dtype=torch.uint8, device=x.device)
     if _compiled(x):
         finite = native.compiled().act_codes(
-            native.pointer(x), native.pointer(codes), native.pointer(inside), x.numel(), float(n), float(offset)
+            native.pointer(x), native.pointer(codes), native.pointer(inside), x.numel(), n, offset
         )
-        scale = torch.tensor(1.0 / n if finite else math.nan)
-    else:
-        for values, code in flat_pieces(x, codes):
-            code.copy_(values.clamp(0, 1).mul_(n).round_().sub_(offset))
-        inside.copy_(pack_bits((x >= 0) & (x <= 1)))
-        # Clipping hides an infinite input; its sum does not: ∞·0 = NaN.
-        scale = x.sum() * 0 + 1.0 / n
-    quantized = QTensor(
+        return activation_grid(codes, bits, finite=bool(finite)), inside
+    for values, code in flat_pieces(x, codes):
+        code.copy_(values.clamp(0, 1).mul_(n).round_().sub_(offset))
+    inside.copy_(pack_bits((x >= 0) & (x <= 1)))
+    # Clipping hides an infinite input; its sum does not: ∞·0 = NaN.
+    return replace(activation_grid(codes, bits, finite=True), scale=x.sum() * 0 + 1.0 / n), inside
+
+
+def code_numbers(bits: int) -> tuple[float, float]:
+    """Of an activation: the steps of its grid, n, and what is taken off so that the codes fit their container."""
+    return float(levels(bits)), float(2 ** (bits - 1) if bits in _SIGNED_CONTAINERS else 0)
+
+
+def activation_grid(codes: Tensor, bits: int, *, finite: bool) -> QTensor:
+    """What an activation's codes stand for; the scale is NaN where a value was not finite."""
+    n, offset = levels(bits), int(code_numbers(bits)[1])
+    return QTensor(
         codes=codes,
-        scale=scale,
+        scale=torch.tensor(1.0 / n if finite else math.nan, device=codes.device),
         mult=1,
         offset=offset,
         bits=bits,
         code_max=max(offset, n - offset),
         value_max=n,
     )
-    return quantized, inside
 
 
 def gradient_codes(

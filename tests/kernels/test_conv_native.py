@@ -141,6 +141,31 @@ def check_depthwise(plan: ConvPlan, seed: int, pad_value: int) -> None:
     assert torch.equal(direct, conv_native.wgrad(a, err, plan, grids(2), **common))
 
 
+def check_nine_bits(plan: ConvPlan, seed: int, pad_value: int) -> None:
+    """DoReFa's weights as integers, 2·code + 1, do not fit a byte."""
+    a, w, err = operands(plan, seed)
+    weight = (w.to(torch.int16) * 2 + 1).squeeze(3).permute(1, 2, 0).contiguous()
+    given = {"scale": ONE, "layer": "probe"}
+    y = conv_native.depthwise_fprop(a, weight, plan, pad_value=pad_value, columns=None, bias=None, **given)
+    ones = torch.ones_like(w)
+    total = 2 * reference.fprop_reference(a, w, plan, pad_value=pad_value)
+    total += reference.fprop_reference(a, ones, plan, pad_value=pad_value)
+    assert torch.equal(y, total.float().view(y.shape))
+    dx = conv_native.depthwise_dgrad(err, weight, plan, factor=1, places=None, bits=None, **given)
+    total = 2 * reference.dgrad_reference(err, w, plan) + reference.dgrad_reference(err, ones, plan)
+    assert torch.equal(dx, total.float())
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 7), (7, 1), (17, 2)])
+@pytest.mark.parametrize("channels", [2, 16, 64, 65, 144])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_kernels_of_any_size_are_exact(kernel, channels, stride):
+    padding = tuple((size // 2, size // 2) for size in kernel)
+    plan = plan_conv((2, channels, 17, 9), (channels, 1, *kernel), (stride, stride), padding, (1, 1), channels)
+    check_depthwise(plan, 3, -128)
+    check_nine_bits(plan, 3, -128)
+
+
 @FAST
 @given(plan=plans(), seed=SEEDS, pad_value=PADS)
 def test_fprop_equals_int64(plan, seed, pad_value):
@@ -163,6 +188,7 @@ def test_wgrad_equals_int64(plan, seed, pad_value):
 @given(plan=plans(depthwise=True), seed=SEEDS, pad_value=PADS)
 def test_direct_depthwise_sums_equal_the_products(plan, seed, pad_value):
     check_depthwise(plan, seed, pad_value)
+    check_nine_bits(plan, seed, pad_value)
 
 
 @pytest.mark.slow
