@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from bench.profilers.nvml_sampler import DeviceState, StateSample, summarise
-from bench.records.schema import RunRecord, StepWindow, TimingRepeat
-from bench.timing_summary import timing_notices, timing_result, with_device_state
+from bench.records.schema import MemoryPhase, MemoryResult, RunRecord, StepWindow, TimingRepeat
+from bench.timing_summary import memory_notices, timing_notices, timing_result, with_device_state
 from bench.units import Absent
 
 WINDOWS = (
@@ -85,3 +85,30 @@ def test_what_marking_costs_is_the_difference_over_the_number_of_repeated_marks(
     assert timing_notices(result) == ()
     (notice,) = timing_notices(timing_result([marked(164.0)], batch_size=8, warmup_steps=2))
     assert notice == "Marking the phases added 2.0 % to the step; the times hold it."
+
+
+def test_time_in_no_phase_and_memory_in_no_category_are_told_above_their_bounds(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    record = make_record()
+    assert record.timing is not None
+    assert record.memory is not None
+    assert timing_notices(record.timing) == ()
+    shares = record.timing.phase_share_pct | {"unattributed": 3.4}
+    (notice,) = timing_notices(dataclasses.replace(record.timing, phase_share_pct=shares))
+    assert notice == "3.4 % of the step's time lies in no phase."
+
+    def memory(other_bytes: int) -> MemoryResult:
+        phases = tuple(
+            MemoryPhase(
+                phase=name, peak_bytes=100, categories={"weights": 100 - held, "other": held}, layer="",
+                allocator_bytes=Absent("a CPU"),
+            )
+            for name, held in (("forward", 1), ("backward", other_bytes))
+        )  # fmt: skip
+        assert record.memory is not None
+        return dataclasses.replace(record.memory, phases=phases)
+
+    assert memory_notices(memory(5)) == ()
+    assert memory_notices(memory(6)) == ("6 % of the memory at the peak of the phase backward is in no category.",)
+    assert memory_notices(record.memory) == memory_notices(None) == ()
