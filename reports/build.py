@@ -137,12 +137,13 @@ def _write_figure(drawing: Drawing, prefix: str, out_dir: Path) -> Figure:
 
     from reports.figures import inline_svg
     from reports.page import Figure
+    from reports.text import clean_text
 
     name = f"figures/{prefix}{drawing.key}"
     (out_dir / f"{name}.svg").write_text(drawing.svg, encoding="utf-8")
     (out_dir / f"{name}.png").write_bytes(drawing.png)
     # matplotlib escapes the texts that it draws; inline_svg escapes the description.
-    svg = Markup(inline_svg(drawing.svg, f"{prefix}{drawing.key}", drawing.alt))
+    svg = Markup(inline_svg(drawing.svg, f"{prefix}{drawing.key}", clean_text(drawing.alt)))
     return Figure(
         topic=drawing.topic,
         title=drawing.title,
