@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reports.rows import Section
 
 MAX_FIGURE_SECTIONS = 4  # a drawn section costs about two seconds
+MANY_RECORDS = 1000  # from here on one section is drawn: the report is to be there in 20 seconds
 EXAMPLE = "example: metagrad-bench report out/demo -o out/demo"
 
 
@@ -114,12 +115,12 @@ def _write_figures(
 
     shown: dict[int, tuple[Figure, ...]] = {}
     notes: dict[int, str] = {}
-    across = {group[0]: group for group in comparable_sections(sections)[:MAX_FIGURE_SECTIONS]}
+    most = MAX_FIGURE_SECTIONS if sum(len(one.records) for one in sections) < MANY_RECORDS else 1
+    across = {group[0]: group for group in comparable_sections(sections)[:most]}
     for index, section in enumerate(sections):
-        if index >= MAX_FIGURE_SECTIONS:
-            notes[index] = (
-                f"Figures are drawn for the {MAX_FIGURE_SECTIONS} largest sections; report this one alone for its own."
-            )
+        if index >= most:
+            which = "largest section" if most == 1 else f"{most} largest sections"
+            notes[index] = f"Figures are drawn for the {which}; report this one alone for its own."
             continue
         prefix = "" if len(sections) == 1 else f"{index + 1}-"
         figures = draw_section(section, folders)
