@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reports.rows import Section
 
 MAX_FIGURE_SECTIONS = 4  # a drawn section costs about two seconds
+MANY_RECORDS = 1000  # from here on one section is drawn: the report is to be there in 20 seconds
 EXAMPLE = "example: metagrad-bench report out/demo -o out/demo"
 
 
@@ -114,12 +115,12 @@ def _write_figures(
 
     shown: dict[int, tuple[Figure, ...]] = {}
     notes: dict[int, str] = {}
-    across = {group[0]: group for group in comparable_sections(sections)[:MAX_FIGURE_SECTIONS]}
+    most = MAX_FIGURE_SECTIONS if sum(len(one.records) for one in sections) < MANY_RECORDS else 1
+    across = {group[0]: group for group in comparable_sections(sections)[:most]}
     for index, section in enumerate(sections):
-        if index >= MAX_FIGURE_SECTIONS:
-            notes[index] = (
-                f"Figures are drawn for the {MAX_FIGURE_SECTIONS} largest sections; report this one alone for its own."
-            )
+        if index >= most:
+            which = "largest section" if most == 1 else f"{most} largest sections"
+            notes[index] = f"Figures are drawn for the {which}; report this one alone for its own."
             continue
         prefix = "" if len(sections) == 1 else f"{index + 1}-"
         figures = draw_section(section, folders)
@@ -137,12 +138,13 @@ def _write_figure(drawing: Drawing, prefix: str, out_dir: Path) -> Figure:
 
     from reports.figures import inline_svg
     from reports.page import Figure
+    from reports.text import clean_text
 
     name = f"figures/{prefix}{drawing.key}"
     (out_dir / f"{name}.svg").write_text(drawing.svg, encoding="utf-8")
     (out_dir / f"{name}.png").write_bytes(drawing.png)
     # matplotlib escapes the texts that it draws; inline_svg escapes the description.
-    svg = Markup(inline_svg(drawing.svg, f"{prefix}{drawing.key}", drawing.alt))
+    svg = Markup(inline_svg(drawing.svg, f"{prefix}{drawing.key}", clean_text(drawing.alt)))
     return Figure(
         topic=drawing.topic,
         title=drawing.title,

@@ -23,6 +23,14 @@ PAPER_DATA = "cifar10"
 PAPER_TRAIN_SAMPLES = 50_000
 METAQUANT_EPOCHS = 100  # docs/method.md section 6; MetaGrad states no epochs
 METAQUANT_LR = 1e-3
+METAQUANT_HIDDEN = 100  # of Table 5; Table 6 sweeps it
+#: What MetaQuant trained with besides, by group and name in a cell's config. Source: docs/method.md section 6.
+METAQUANT_RECIPE: tuple[tuple[str, str, str, Any], ...] = (
+    ("batch", "protocol", "batch_size", 128),
+    ("crop and flip", "protocol", "augment", True),
+    ("learning-rate schedule", "optimizer", "schedule", "step"),
+    ("meta learning rate", "hypernet", "meta_lr", 1e-3),
+)
 #: (learning rate, weight decay, hidden size) by bits and model, with SGD with momentum. Source: MetaGrad section 5.1,
 #: which gives them for all of its runs, its own UINT8 included; "learning rate weight decay" is read as weight decay.
 METAGRAD_PRESETS: dict[int, dict[str, tuple[float, float, int]]] = {
@@ -48,7 +56,7 @@ class OurRow:
     """A row of ours beside a published one."""
 
     label: str
-    where: str  # the section
+    where: str  # the section, and which published figure it stands beside where a row has two
     anchor_row: Row
     accuracy: Estimate | Absent
     accuracy_vs_fp32: Estimate | Absent
@@ -146,13 +154,20 @@ def _our_row(layout: _Layout, published: Mapping[str, Any], section: Section, ro
     sameness: Sameness = "differs" if differences else "same as far as stated" if layout.epochs is None else "same"
     return OurRow(
         label=row.label,
-        where=f"{section.suite}, {section.data_name}, {section.device}",
+        where=", ".join(filter(None, (section.suite, section.data_name, section.device, _beside(published, row)))),
         anchor_row=row,
         accuracy=row.accuracy,
         accuracy_vs_fp32=row.accuracy_vs_fp32,
         sameness=sameness,
         differences=(*differences, *unstated),
     )
+
+
+def _beside(published: Mapping[str, Any], row: Row) -> str:
+    """Which of Table 5's two published figures a row of ours belongs beside."""
+    if "slim" not in published:
+        return ""
+    return "beside the published slim" if row.method.strategy == "slim" else "beside the published non-slim"
 
 
 def _data_differences(section: Section, row: Row) -> list[str]:
@@ -250,9 +265,30 @@ def _preset_differences(row: Row, preset: tuple[float, float, int]) -> Iterable[
     yield from _optimizer_difference(row, "learning rate", "lr", lr)
     yield from _optimizer_difference(row, "weight decay", "weight_decay", weight_decay)
     if row.has_hypernet and facts.hidden != hidden:
-        yield f"hidden size {'unknown' if isinstance(facts.hidden, Absent) else facts.hidden}, paper {hidden}"
+        yield f"hidden size {_hidden_text(row)}, paper {hidden}"
     if facts.forward_quantizer != "dorefa":
         yield f"forward quantizer {facts.forward_quantizer}, paper dorefa"
+
+
+def _recipe_differences(row: Row) -> Iterable[str]:
+    """Where a row of ours was trained otherwise than MetaQuant's runs."""
+    for words, group, name, paper in METAQUANT_RECIPE:
+        value = _config(row, group, name)
+        if value is None:
+            yield f"{words} not recorded, paper {_word(paper)}"
+        elif value != paper:
+            yield f"{words} {_word(value)}, paper {_word(paper)}"
+    if _config(row, "protocol", "pretrain_epochs") == 0:
+        yield "started from random weights, paper from an FP32 model"
+
+
+def _word(value: Any) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def _hidden_text(row: Row) -> str:
+    hidden = row.method.hidden
+    return "unknown" if isinstance(hidden, Absent) else str(hidden)
 
 
 def _metaquant_setting(optimizers: tuple[str, ...], name: str) -> Callable[[Mapping[str, Any], Row], Iterable[str]]:
@@ -265,8 +301,14 @@ def _metaquant_setting(optimizers: tuple[str, ...], name: str) -> Callable[[Mapp
             yield f"edge layers {facts.edge_layers}, paper quantizes all"
         if facts.weight_bits != 1 or facts.activation_bits != 32:
             yield f"W{facts.weight_bits} A{facts.activation_bits}, paper W1 A32"
-        if "slim" in published and facts.strategy not in {"slim", "retain"}:
-            yield f"strategy {facts.strategy}, paper slim and retain"
+        if facts.hypernet_form != "literal":
+            yield f"{facts.hypernet_form} form, paper literal"
+        if "slim" in published:
+            if facts.hidden != METAQUANT_HIDDEN:
+                yield f"hidden size {_hidden_text(row)}, paper {METAQUANT_HIDDEN}"
+            if facts.strategy not in {"slim", "retain"}:
+                yield f"strategy {facts.strategy}, paper slim and retain"
+        yield from _recipe_differences(row)
 
     return differences
 

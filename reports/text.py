@@ -9,6 +9,11 @@ from bench.units import Absent, format_ratio
 
 # Bidirectional overrides and isolates can make a reader see other digits than the file holds.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# A report is made to be sent: whose machine it was must not stand in an error message that a record quotes.
+_HOME = re.compile(
+    r"(?:/(?:[\w.-]+/)*(?:home|Users)/[^/\s:;,'\"<>|]+|(?<![\w/.])/root(?=[/\s:;,'\"]|$)|\b[A-Za-z]:\\Users\\[^\\\s:;,'\"]+)"
+)
+_GPU_ID = re.compile(r"\b(GPU|MIG)-[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b")
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 _EDGE_UNDERSCORE = re.compile(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -21,8 +26,14 @@ class MarkdownText(str):
 
 
 def clean_text(value: object) -> str:
-    """Put a value on one line, with control and bidirectional control characters replaced by U+FFFD."""
-    return _UNSEEN.sub("\ufffd", " ".join(str(value).split()))
+    """Put a value on one line, without home folders and GPUs' serial numbers.
+
+    Control and bidirectional control characters become U+FFFD.
+    """
+    text = _UNSEEN.sub("\ufffd", " ".join(str(value).split()))
+    if "/" in text or "\\" in text:
+        text = _HOME.sub("~", text)
+    return _GPU_ID.sub(r"\1-…", text) if "-" in text else text
 
 
 def escape_markdown(value: object) -> str:

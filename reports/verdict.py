@@ -22,13 +22,14 @@ _NAMED = 4  # rows that one sentence names
 class Verdict:
     """One sentence and the question it answers."""
 
-    question: Literal["speed", "accuracy", "hypernetwork", "strategies", "unfinished", "scope"]
+    question: Literal["choice", "speed", "accuracy", "hypernetwork", "strategies", "unfinished", "scope"]
     text: str
 
 
 def section_verdicts(section: Section) -> tuple[Verdict, ...]:
     """Sentences about one section, the most telling first; questions that its rows cannot answer are left out."""
     sentences = (
+        ("choice", _choice(section)),
         ("speed", _speed(section)),
         ("hypernetwork", _hypernetwork(section)),
         ("strategies", _strategies(section)),
@@ -67,6 +68,35 @@ def section_titles(sections: Sequence[Section]) -> tuple[str, ...]:
         extra = [part for index, part in enumerate(mine) if len({rival[index] for rival in rivals}) > 1]
         titles.append(", ".join([title, *extra]))
     return tuple(titles)
+
+
+def _choice(section: Section) -> str:
+    """What to take on this machine for speed and for memory, as far as intervals and peaks show it."""
+    low_bit = [row for row in section.rows if row.is_low_bit]
+    ratios = [(row, row.time_vs_fp32.interval) for row in low_bit if isinstance(row.time_vs_fp32, Ratio)]
+    ranked = [(row, interval) for row, interval in ratios if isinstance(interval, Interval)]
+    if not ranked:
+        return ""
+    faster = [(row, interval) for row, interval in ranked if interval.high < 1]
+    parts = ["for speed FP32: no low-bit row is shown to be faster"]
+    if faster:
+        row, interval = min(faster, key=lambda pair: pair[1].value)
+        parts = [f"for speed {_named(row)}, {_with_interval(interval)} the FP32 step’s time"]
+    peaks = [
+        (row, row.peak_allocated_bytes / row.fp32_peak_allocated_bytes)
+        for row in low_bit
+        if not isinstance(row.peak_allocated_bytes, Absent)
+        and not isinstance(row.fp32_peak_allocated_bytes, Absent)
+        and row.fp32_peak_allocated_bytes > 0
+    ]
+    if peaks:
+        row, share = min(peaks, key=lambda pair: pair[1])
+        parts.append(
+            f"for memory {_named(row)}, {ratio_text(share)} FP32’s peak"
+            if share < 1
+            else f"for memory FP32: the leanest low-bit row, {_named(row)}, has {ratio_text(share)} its peak"
+        )
+    return f"On {machine_name(section.rows[0].first)}, {'; '.join(parts)}."
 
 
 def _speed(section: Section) -> str:

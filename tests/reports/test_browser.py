@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,46 @@ def test_tables_sort_by_number_both_ways_with_missing_values_last(browser: Any, 
     empty = [text.startswith(("–", "n/a")) for text in texts]
     assert empty == sorted(empty)
     assert messages == []
+
+
+def test_the_main_table_needs_no_scrolling_on_a_laptop(browser: Any, report: Path) -> None:
+    page, _, _ = _open(browser, report, viewport={"width": 1280, "height": 900})
+    hidden = page.eval_on_selector_all(
+        MAIN, "all => all.map(t => t.closest('.scroll')).map(s => s.scrollWidth - s.clientWidth)"
+    )
+    assert hidden
+    assert max(hidden) <= 0
+
+
+def test_the_page_speaks_to_a_screen_reader(browser: Any, report: Path) -> None:
+    page, _, _ = _open(browser, report)
+    levels = page.eval_on_selector_all("h1, h2, h3, h4, h5", "all => all.map(h => Number(h.tagName[1]))")
+    assert levels[0] == 1
+    assert all(below <= above + 1 for above, below in itertools.pairwise(levels)), "a heading level is skipped"
+    drawings = page.eval_on_selector_all("figure svg", "all => all.map(s => [s.getAttribute('role'), s.ariaLabel])")
+    assert drawings
+    assert all(role == "img" and len(label or "") > 20 for role, label in drawings)
+    assert page.evaluate("document.documentElement.lang") == "en"
+    for selector in ("[role=region]", "table.data", "input", "nav", "main > section"):
+        names = page.eval_on_selector_all(
+            selector,
+            "all => all.map(e => e.ariaLabel"
+            " || document.getElementById(e.getAttribute('aria-labelledby'))?.textContent)",
+        )
+        assert names, selector
+        assert all(name and name.strip() for name in names), f"{selector} without a name"
+    unreachable = page.eval_on_selector_all(
+        ".scroll, .plot, pre", "all => all.filter(e => e.scrollWidth > e.clientWidth && e.tabIndex < 0).length"
+    )
+    assert unreachable == 0
+
+
+def test_in_print_nothing_is_cut_off_at_the_side_and_controls_are_gone(browser: Any, report: Path) -> None:
+    page, _, _ = _open(browser, report, viewport={"width": 1060, "height": 750})
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1060
+    assert not page.locator("label.filter").first.is_visible()
+    assert not page.locator("nav.toc").is_visible()
 
 
 def test_filtering_keeps_the_rows_that_hold_every_word(browser: Any, report: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.records.schema import RunRecord
 from reports.paper import METAGRAD_PRESETS, paper_claims, paper_tables
+from reports.rows import Estimate
 from reports.sections import build_sections
 
 Make = Callable[..., list[RunRecord]]
@@ -97,14 +98,62 @@ def test_metaquant_rows_need_its_method_hypernetwork_and_hidden_size(make_record
     method = dataclasses.replace(
         base.method, name="metaquant", hypernet="multi_fc", hidden=100, strategy="slim",
         weight_bits=1, activation_bits=32,
-        error_quantizer="none", error_bits=32, grad_bits=32, optimizer="sgd",
+        error_quantizer="none", error_bits=32, grad_bits=32, optimizer="sgd", hypernet_form="literal",
     )  # fmt: skip
     tables = {t.key: t for t in paper_tables(build_sections([make_record(method=method)]))}
     table_5 = tables["metaquant_table_5_slim_resnet20_cifar10_sgd_dorefa"]
     assert [bool(row.ours) for row in table_5.rows] == [True, False, False]
     assert table_5.rows[0].ours[0].differences == (
         "data digits (1,437 training images), paper CIFAR-10", "learning rate not recorded, paper 0.001",
+        "batch not recorded, paper 128", "crop and flip not recorded, paper yes",
+        "learning-rate schedule not recorded, paper step", "meta learning rate not recorded, paper 0.001",
         "2 epochs, paper 100",
     )  # fmt: skip
+    assert table_5.rows[0].ours[0].where == "demo, digits, cpu, beside the published slim"
     table_6 = tables["metaquant_table_6_multi_fc_resnet20_cifar10_adam_dorefa"]
     assert {row.published[0] for row in table_6.rows if row.ours} == {"100"}
+
+
+def test_metaquants_own_recipe_is_called_the_same_and_any_change_of_it_is_named(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    base = make_record()
+    assert base.data is not None
+    assert base.accuracy is not None
+    method = dataclasses.replace(
+        base.method, name="metaquant", hypernet="multi_fc", hidden=100, strategy="retain", weight_bits=1,
+        activation_bits=32, error_quantizer="none", error_bits=32, grad_bits=32, optimizer="sgd",
+        hypernet_form="literal",
+    )  # fmt: skip
+    recipe = {
+        "protocol": {"batch_size": 128, "augment": True, "pretrain_epochs": 200},
+        "optimizer": {"lr": 0.001, "schedule": "step"},
+        "hypernet": {"meta_lr": 0.001},
+    }
+    record = make_record(
+        method=method, cell=recipe, data_name="cifar10",
+        data=dataclasses.replace(base.data, name="cifar10", train_samples=50_000),
+        accuracy=dataclasses.replace(base.accuracy, epochs=100),
+    )  # fmt: skip
+    key = "metaquant_table_5_slim_resnet20_cifar10_sgd_dorefa"
+    (ours,) = next(t for t in paper_tables(build_sections([record])) if t.key == key).rows[0].ours
+    assert (ours.sameness, ours.differences) == ("same", ())
+    assert ours.where.endswith("beside the published non-slim")
+    changed = {**recipe, "protocol": {"batch_size": 64, "augment": False, "pretrain_epochs": 0}}
+    record = dataclasses.replace(record, cell=changed, method=dataclasses.replace(method, hidden=30))
+    (ours,) = next(t for t in paper_tables(build_sections([record])) if t.key == key).rows[0].ours
+    assert ours.sameness == "differs"
+    assert ours.differences == (
+        "hidden size 30, paper 100", "batch 64, paper 128", "crop and flip no, paper yes",
+        "started from random weights, paper from an FP32 model",
+    )  # fmt: skip
+
+
+def test_no_published_figure_stands_where_ours_do(demo_records: Make) -> None:
+    ours = {f"{record.accuracy.test_accuracy_pct:.2f}" for record in demo_records() if record.accuracy is not None}
+    for table in paper_tables(build_sections(demo_records())):
+        for row in table.rows:
+            for one in row.ours:
+                shown = [part for part in (one.accuracy, one.accuracy_vs_fp32) if isinstance(part, Estimate)]
+                assert f"{shown[0].value:.2f}" in ours
+                assert not {f"{part.value:.2f}" for part in shown} & set(row.published)

@@ -36,6 +36,23 @@ def test_bidirectional_and_control_characters_are_made_visible() -> None:
     assert clean_text("a\u202eb\x00c\nd") == "a\ufffdb\ufffdc d"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("No such file: /home/alice/data/x.bin", "No such file: ~/data/x.bin"),
+        ("'/Users/bob/runs' is full", "'~/runs' is full"),
+        ("/mnt/home/carol/nets.py:12", "~/nets.py:12"),
+        ("C:\\Users\\dave\\x is there", "~\\x is there"),
+        ("/root/.cache cannot be read", "~/.cache cannot be read"),
+        ("lost GPU-12345678-abcd-ef01-2345-6789abcdef01 (Xid 79)", "lost GPU-… (Xid 79)"),
+        ("batch/root and home/x", "batch/root and home/x"),
+        ("/data/homes/x", "/data/homes/x"),
+    ],
+)
+def test_home_folders_and_serial_numbers_are_left_out(text: str, shown: str) -> None:
+    assert clean_text(text) == shown
+
+
 def test_code_spans_cannot_be_closed_from_inside() -> None:
     assert code_span("a`b|c") == "`a'b\\|c`"
 

@@ -43,6 +43,21 @@ def test_the_demo_answers_every_question(demo_records: Make) -> None:
     assert "unfinished" not in said
 
 
+def test_the_choice_is_fp32_where_no_row_is_shown_to_be_faster_or_leaner(demo_records: Make) -> None:
+    machine = "On Example CPU (cpu-89abcdef), "
+    said = _said(build_sections(demo_records())[0])["choice"]
+    assert said == (
+        f"{machine}for speed uint8_int8 (integer), 0.92× [0.90, 0.94] the FP32 step’s time; for memory uint8_int8 "
+        "(integer), 0.95× FP32’s peak."
+    )
+    (record,) = demo_records(["metagrad_int4_slim"])
+    said = _said(build_sections([_with_ratio(record, 0.98, 0.9, 1.1)])[0])["choice"]
+    assert said == (
+        f"{machine}for speed FP32: no low-bit row is shown to be faster; for memory FP32: the leanest low-bit row, "
+        "metagrad_int4_slim (emulated), has 1.34× its peak."
+    )
+
+
 def test_slower_than_fp32_and_cannot_tell_are_said_as_such(demo_records: Make) -> None:
     (record,) = demo_records(["uint8_int8"])
     slower = build_sections([_with_ratio(record, 1.3, 1.2, 1.4)])[0]
