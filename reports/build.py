@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING
 from bench.errors import ExitCode, RecordError, UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from bench.records.schema import RunRecord
     from reports.figures import Drawing
     from reports.load import UnreadFile
     from reports.page import Figure
     from reports.rows import Section
 
-MAX_FIGURE_SECTIONS = 4  # a drawn section costs about two seconds
+MAX_FIGURE_SECTIONS = 3  # a drawn section of 30 rows costs about three seconds
 EXAMPLE = "example: metagrad-bench report out/demo -o out/demo"
 
 
@@ -46,6 +43,7 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
         RecordError: if a path cannot be read or the output folder not be written.
     """
     # Drawing and data frames take seconds to import: only here.
+    from reports.csv_files import write_tables
     from reports.load import load_records
     from reports.page import build_page
     from reports.render import render_html, render_markdown
@@ -58,7 +56,7 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
             folder.mkdir(parents=True, exist_ok=True)
         sections = build_sections(loaded.records)
         figures, notes = _write_figures(sections, loaded.folders, out_dir)
-        _write_tables(sections, loaded.records, out_dir / "tables")
+        write_tables(sections, loaded.records, loaded.folders, out_dir / "tables", MAX_FIGURE_SECTIONS)
         page = build_page(loaded, sections, figures, notes)
         html, markdown = out_dir / "report.html", out_dir / "report.md"
         html.write_text(render_html(page), encoding="utf-8")
@@ -151,29 +149,3 @@ def _write_figure(drawing: Drawing, prefix: str, out_dir: Path) -> Figure:
         svg=svg,
         file=name,
     )
-
-
-def _write_tables(sections: Sequence[Section], records: Sequence[RunRecord], folder: Path) -> None:
-    from reports.frames import cells_frame, curves_frame, layers_frame, rows_frame, samples_frame
-
-    frames = {
-        "rows": rows_frame(sections),
-        "cells": cells_frame(records),
-        "samples": samples_frame(records),
-        "curves": curves_frame(records),
-        "layers": layers_frame(records),
-    }
-    for name, frame in frames.items():
-        _safe(frame).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-
-
-def _safe(frame: pd.DataFrame) -> pd.DataFrame:
-    """Quote every text, headers included, that a spreadsheet would run."""
-    from reports.text import csv_text
-
-    texts = frame.select_dtypes(exclude="number").columns
-    quoted = frame.copy()
-    for name in texts:
-        # Few texts repeat many times: each is looked at once.
-        quoted[name] = frame[name].map({text: csv_text(text) for text in frame[name].unique()})
-    return quoted.rename(columns=lambda name: str(csv_text(str(name))))
