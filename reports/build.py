@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from reports.page import Figure
     from reports.rows import Section
 
-MAX_FIGURE_SECTIONS = 3  # a drawn section of 30 rows costs about three seconds
+MAX_FIGURE_SECTIONS = 4  # a drawn section of 8 rows costs about two seconds, one of 30 rows four
+MAX_FIGURE_ROWS = 60  # of all drawn sections together
 EXAMPLE = "example: metagrad-bench report out/demo -o out/demo"
 
 
@@ -56,7 +57,7 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
             folder.mkdir(parents=True, exist_ok=True)
         sections = build_sections(loaded.records)
         figures, notes = _write_figures(sections, loaded.folders, out_dir)
-        write_tables(sections, loaded.records, loaded.folders, out_dir / "tables", MAX_FIGURE_SECTIONS)
+        write_tables(sections, loaded.records, loaded.folders, out_dir / "tables")
         page = build_page(loaded, sections, figures, notes)
         html, markdown = out_dir / "report.html", out_dir / "report.md"
         html.write_text(render_html(page), encoding="utf-8")
@@ -113,11 +114,10 @@ def _write_figures(
     shown: dict[int, tuple[Figure, ...]] = {}
     notes: dict[int, str] = {}
     across = {group[0]: group for group in comparable_sections(sections)[:MAX_FIGURE_SECTIONS]}
+    count = _count_drawn(sections)
     for index, section in enumerate(sections):
-        if index >= MAX_FIGURE_SECTIONS:
-            notes[index] = (
-                f"Figures are drawn for the {MAX_FIGURE_SECTIONS} largest sections; report this one alone for its own."
-            )
+        if index >= count:
+            notes[index] = f"Figures are drawn for the {count} largest sections; report this one alone for its own."
             continue
         prefix = "" if len(sections) == 1 else f"{index + 1}-"
         figures = draw_section(section, folders)
@@ -128,6 +128,19 @@ def _write_figures(
         reasons = "; ".join(f"{figure.title} ({figure.reason})" for figure in figures.not_drawn)
         notes[index] = f"Not drawn: {reasons}." if reasons else ""
     return shown, notes
+
+
+def _count_drawn(sections: Sequence[Section]) -> int:
+    """How many sections, the largest first, can be drawn within the report's time; one at least, if any."""
+    from reports.figures.style import MAX_ROWS
+
+    rows, count = 0, 0
+    for section in sections[:MAX_FIGURE_SECTIONS]:
+        rows += min(len(section.rows), MAX_ROWS)
+        if count and rows > MAX_FIGURE_ROWS:
+            break
+        count += 1
+    return count
 
 
 def _write_figure(drawing: Drawing, prefix: str, out_dir: Path) -> Figure:

@@ -28,31 +28,33 @@ IDENTITY = ("suite", "variant", "model_name", "data_name", "seed", "device", "fi
 DEVICE = tuple(
     field.name for field in dataclasses.fields(DeviceSeries) if field.name.endswith(("_w", "mhz", "_c", "pct"))
 )
+DETAILED_RECORDS = 1000
 Line = Iterable[Any]
 
 
 def write_tables(
-    sections: Sequence[Section], records: Sequence[RunRecord], folders: Mapping[str, Path], out_dir: Path, detailed: int
+    sections: Sequence[Section], records: Sequence[RunRecord], folders: Mapping[str, Path], out_dir: Path
 ) -> None:
     """Write every table that there is data for.
+
+    Tables with many lines a record hold the largest sections, whole, up to `DETAILED_RECORDS`: those of thousands of
+    records would take longer than the rest of the report.
 
     Args:
         sections: of the report, the largest first.
         records: of the report.
         folders: of the records' files, by key.
         out_dir: exists.
-        detailed: how many sections have their profiles, device samples and hypernetwork steps in tables; those of
-            thousands of records would take longer than the rest of the report.
     """
-    close = [record for section in sections[:detailed] for record in section.records]
-    phases = sorted({n for r in records if r.timing for repeat in r.timing.repeats for n in repeat.phases_ms})
+    close = _detailed(sections)
+    phases = sorted({n for r in close if r.timing for repeat in r.timing.repeats for n in repeat.phases_ms})
     _write_frame(rows_frame(sections), out_dir / "rows.csv")
     _write_frame(cells_frame(records), out_dir / "cells.csv")
     samples = (*IDENTITY, "repeat", "of", "sample", "step_ms", *(f"{name}_ms" for name in phases))
-    _write(out_dir / "samples.csv", samples, _samples(records, phases))
+    _write(out_dir / "samples.csv", samples, _samples(close, phases))
     tables = {
         "curves": (EpochPoint, _curve_points(records)),
-        "layers": (LayerFacts, _pairs((r, r.model.layers) for r in records if r.model is not None)),
+        "layers": (LayerFacts, _pairs((r, r.model.layers) for r in close if r.model is not None)),
         "memory_layers": (LayerMemory, _pairs((r, _known(r.memory.layers)) for r in close if r.memory is not None)),
     }
     for name, (kind, pairs) in tables.items():
@@ -70,6 +72,16 @@ def write_tables(
     )  # fmt: skip
     _write(out_dir / "papers.csv", papers, _papers(sections))
     _write(out_dir / "environment.csv", ("fingerprint", "machine", "path", "value"), _environments(records))
+
+
+def _detailed(sections: Sequence[Section]) -> list[RunRecord]:
+    """Records of the largest sections, as many whole ones as fit; the first one always."""
+    close: list[RunRecord] = []
+    for section in sections:
+        if close and len(close) + len(section.records) > DETAILED_RECORDS:
+            break
+        close += section.records
+    return close
 
 
 def _write(path: Path, header: Sequence[str], lines: Iterable[Line]) -> None:

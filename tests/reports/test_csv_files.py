@@ -20,8 +20,8 @@ Table = list[dict[str, str]]
 def tables(tmp_path: Path) -> Callable[..., dict[str, Table]]:
     """Write the tables of some records and read them back."""
 
-    def write(records: list[RunRecord], detailed: int = 9, **folders: Path) -> dict[str, Table]:
-        write_tables(build_sections(records), records, folders, tmp_path, detailed)
+    def write(records: list[RunRecord], **folders: Path) -> dict[str, Table]:
+        write_tables(build_sections(records), records, folders, tmp_path)
         found = {}
         for path in tmp_path.glob("*.csv"):
             with path.open(encoding="utf-8", newline="") as stream:
@@ -78,16 +78,22 @@ def test_synthetic_data_has_no_accuracy_in_any_table(
     assert found["cells"][0]["accuracy.test_accuracy_pct"] == ""
 
 
-def test_memory_by_layer_is_there_for_the_detailed_sections_alone(
-    demo_records: Make, tables: Callable[..., dict[str, Table]]
+def test_long_tables_hold_the_largest_sections_whole_and_none_of_an_earlier_report(
+    demo_records: Make, tables: Callable[..., dict[str, Table]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("reports.csv_files.DETAILED_RECORDS", 2)
+    largest = demo_records(["fp32", "uint8_int8", "uint8_int4"], machine="a")
+    found = tables([*demo_records(["fp32"], machine="b"), *largest])
+    assert {line["fingerprint"] for line in found["samples"]} == {"a"}
+    assert len({line["key"] for line in found["samples"]}) == 3
+    assert {line["fingerprint"] for line in found["curves"]} == {"a", "b"}
     (record,) = demo_records(["uint8_int8"])
     assert record.memory is not None
     layer = LayerMemory(name="conv1", kept_bytes=5, forward_extra_bytes=6, backward_extra_bytes=7)
     record = dataclasses.replace(record, memory=dataclasses.replace(record.memory, layers=(layer,)))
     (line,) = tables([record])["memory_layers"]
     assert (line["name"], line["kept_bytes"], line["backward_extra_bytes"]) == ("conv1", "5", "7")
-    assert "memory_layers" not in tables([record], detailed=0), "nor is one left of an earlier report"
+    assert "memory_layers" not in tables(largest)
 
 
 def test_what_a_spreadsheet_would_run_is_quoted_in_every_table(
