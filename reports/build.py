@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING
 from bench.errors import ExitCode, RecordError, UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from bench.records.schema import RunRecord
     from reports.figures import Drawing
     from reports.load import UnreadFile
     from reports.page import Figure
     from reports.rows import Section
 
-MAX_FIGURE_SECTIONS = 4  # a drawn section costs about two seconds
-MANY_RECORDS = 1000  # from here on one section is drawn: the report is to be there in 20 seconds
+MAX_FIGURE_SECTIONS = 4  # a drawn section of 8 rows costs about two seconds, one of 30 rows four
+MAX_FIGURE_ROWS = 60  # of all drawn sections together
 EXAMPLE = "example: metagrad-bench report out/demo -o out/demo"
 
 
@@ -47,6 +44,7 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
         RecordError: if a path cannot be read or the output folder not be written.
     """
     # Drawing and data frames take seconds to import: only here.
+    from reports.csv_files import write_tables
     from reports.load import load_records
     from reports.page import build_page
     from reports.render import render_html, render_markdown
@@ -59,7 +57,7 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
             folder.mkdir(parents=True, exist_ok=True)
         sections = build_sections(loaded.records)
         figures, notes = _write_figures(sections, loaded.folders, out_dir)
-        _write_tables(sections, loaded.records, out_dir / "tables")
+        write_tables(sections, loaded.records, loaded.folders, out_dir / "tables")
         page = build_page(loaded, sections, figures, notes)
         html, markdown = out_dir / "report.html", out_dir / "report.md"
         html.write_text(render_html(page), encoding="utf-8")
@@ -115,11 +113,11 @@ def _write_figures(
 
     shown: dict[int, tuple[Figure, ...]] = {}
     notes: dict[int, str] = {}
-    most = MAX_FIGURE_SECTIONS if sum(len(one.records) for one in sections) < MANY_RECORDS else 1
-    across = {group[0]: group for group in comparable_sections(sections)[:most]}
+    across = {group[0]: group for group in comparable_sections(sections)[:MAX_FIGURE_SECTIONS]}
+    count = _count_drawn(sections)
     for index, section in enumerate(sections):
-        if index >= most:
-            which = "largest section" if most == 1 else f"{most} largest sections"
+        if index >= count:
+            which = "largest section" if count == 1 else f"{count} largest sections"
             notes[index] = f"Figures are drawn for the {which}; report this one alone for its own."
             continue
         prefix = "" if len(sections) == 1 else f"{index + 1}-"
@@ -131,6 +129,19 @@ def _write_figures(
         reasons = "; ".join(f"{figure.title} ({figure.reason})" for figure in figures.not_drawn)
         notes[index] = f"Not drawn: {reasons}." if reasons else ""
     return shown, notes
+
+
+def _count_drawn(sections: Sequence[Section]) -> int:
+    """How many sections, the largest first, can be drawn within the report's time; one at least, if any."""
+    from reports.figures.style import MAX_ROWS
+
+    rows, count = 0, 0
+    for section in sections[:MAX_FIGURE_SECTIONS]:
+        rows += min(len(section.rows), MAX_ROWS)
+        if count and rows > MAX_FIGURE_ROWS:
+            break
+        count += 1
+    return count
 
 
 def _write_figure(drawing: Drawing, prefix: str, out_dir: Path) -> Figure:
@@ -153,29 +164,3 @@ def _write_figure(drawing: Drawing, prefix: str, out_dir: Path) -> Figure:
         svg=svg,
         file=name,
     )
-
-
-def _write_tables(sections: Sequence[Section], records: Sequence[RunRecord], folder: Path) -> None:
-    from reports.frames import cells_frame, curves_frame, layers_frame, rows_frame, samples_frame
-
-    frames = {
-        "rows": rows_frame(sections),
-        "cells": cells_frame(records),
-        "samples": samples_frame(records),
-        "curves": curves_frame(records),
-        "layers": layers_frame(records),
-    }
-    for name, frame in frames.items():
-        _safe(frame).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-
-
-def _safe(frame: pd.DataFrame) -> pd.DataFrame:
-    """Quote every text, headers included, that a spreadsheet would run."""
-    from reports.text import csv_text
-
-    texts = frame.select_dtypes(exclude="number").columns
-    quoted = frame.copy()
-    for name in texts:
-        # Few texts repeat many times: each is looked at once.
-        quoted[name] = frame[name].map({text: csv_text(text) for text in frame[name].unique()})
-    return quoted.rename(columns=lambda name: str(csv_text(str(name))))

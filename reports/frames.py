@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from bench.records.schema import Interval, LayerFacts, RunRecord, Summary
+from bench.records.schema import Interval, RunRecord, Summary
 from bench.units import Absent
 from reports.rows import Estimate, Ratio, Row, Section
 from reports.tables.cells import error_cell, forward_cell, grad_cell
 from reports.tables.model import Cell
-from reports.values import is_synthetic, leaves, shown_value
+from reports.values import leaves, shown_value
 
 
 def rows_frame(sections: Sequence[Section]) -> pd.DataFrame:
@@ -24,55 +24,6 @@ def rows_frame(sections: Sequence[Section]) -> pd.DataFrame:
 def cells_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row per record, one column per single value; ``<column>.reason`` says why a value is not there."""
     return pd.DataFrame([_record_row(record) for record in records])
-
-
-def samples_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """One row per measured step: its time, phases (ms), whether it was the cell's or the FP32 reference's step."""
-    phases = sorted({n for r in records if r.timing for repeat in r.timing.repeats for n in repeat.phases_ms})
-    columns: dict[str, list[Any]] = {}
-    for record in records:
-        for index, repeat in enumerate(record.timing.repeats if record.timing is not None else ()):
-            for of, steps, parts in (("cell", repeat.step_ms, repeat.phases_ms), ("fp32", repeat.fp32_step_ms, {})):
-                count = len(steps)
-                for name, value in (*_identity(record).items(), ("repeat", index), ("of", of)):
-                    columns.setdefault(name, []).extend([value] * count)
-                columns.setdefault("sample", []).extend(range(count))
-                columns.setdefault("step_ms", []).extend(steps)
-                for name in phases:
-                    values = parts.get(name, ())
-                    columns.setdefault(f"{name}_ms", []).extend((*values, *[None] * (count - len(values))))
-    return pd.DataFrame(columns)
-
-
-def curves_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """One row per epoch of each record; synthetic data has no accuracy."""
-    rows: list[dict[str, Any]] = []
-    for record in records:
-        if record.accuracy is None:
-            continue
-        for point in record.accuracy.curve:
-            row = {
-                **_identity(record),
-                **_with_reasons({f.name: getattr(point, f.name) for f in dataclasses.fields(point)}),
-            }
-            if is_synthetic(record):
-                row["test_accuracy_pct"] = None
-                row["test_accuracy_pct.reason"] = "synthetic data"
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def layers_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """One row per convolution or linear layer of each record."""
-    names = [field.name for field in dataclasses.fields(LayerFacts)]
-    rows: list[dict[str, Any]] = []
-    for record in records:
-        identity = _identity(record)
-        for layer in record.model.layers if record.model else ():
-            values = {name: getattr(layer, name) for name in names}
-            values["weight_shape"] = "x".join(map(str, layer.weight_shape))
-            rows.append(identity | _with_reasons(values))
-    return pd.DataFrame(rows)
 
 
 def _flat_row(section: Section, row: Row) -> dict[str, Any]:

@@ -21,6 +21,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -159,8 +161,11 @@ def render(sketch: Sketch) -> Drawing:
         figure.set_layout_engine("none")
     svg, png = io.StringIO(), io.BytesIO()
     # No date and no version of the drawing library: equal records give equal bytes.
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": "metagrad-bench"})
-    figure.savefig(png, format="png", dpi=144, facecolor="white", metadata={"Software": "metagrad-bench"})
+    # The canvas is asked itself: savefig would draw everything twice to find out what the layout above has settled.
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": "metagrad-bench"})
+    figure.set_dpi(144)
+    figure.set_facecolor("white")
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": "metagrad-bench"})
     plt.close(figure)
     return Drawing(
         key=sketch.key, topic=sketch.topic, title=sketch.title, caption=sketch.caption, alt=clean_text(sketch.alt),

@@ -1,28 +1,15 @@
-"""Sections of small built records, and the style in which their figures are drawn."""
+"""Sections of records, and the style in which their figures are drawn."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 
-from bench.profilers.memory_categories import CATEGORIES
-from bench.records.schema import (
-    Ceilings,
-    DeviceSeries,
-    HypernetSurface,
-    MemoryPhase,
-    ProductWork,
-    ProfileResult,
-    RunRecord,
-    SideProfile,
-    SurfaceAxis,
-)
-from bench.records.surface import write_surface
-from bench.units import MEBIBYTE, Absent
+from bench.records.schema import Ceilings, ProductWork, ProfileResult, RunRecord, SideProfile
+from bench.units import Absent
 from reports.figures import NotDrawn, Sketch, figure_style
 from reports.rows import Section
 from reports.sections import build_sections
@@ -60,44 +47,6 @@ def sketch_of() -> Callable[[Sketch | NotDrawn], Sketch]:
 
 
 @pytest.fixture
-def with_categories() -> Callable[..., RunRecord]:
-    """The record with its peak told apart, MiB by category; a smaller peak stands in another phase."""
-
-    def make(record: RunRecord, **mebibytes: float) -> RunRecord:
-        assert record.memory is not None
-        sizes = {name: int(mebibytes.get(name, 0) * MEBIBYTE) for name in CATEGORIES}
-        absent = Absent("only CUDA's allocator tells")
-        top = MemoryPhase(
-            phase="backward", peak_bytes=sum(sizes.values()), categories=sizes, layer="conv1", allocator_bytes=absent
-        )
-        small = dataclasses.replace(
-            top, phase="forward", peak_bytes=1, categories={**dict.fromkeys(CATEGORIES, 0), "data": 1}
-        )
-        return dataclasses.replace(record, memory=dataclasses.replace(record.memory, phases=(small, top)))
-
-    return make
-
-
-@pytest.fixture
-def with_device() -> Callable[..., RunRecord]:
-    """The record with the same series in every timing process."""
-
-    def make(record: RunRecord, **changes: object) -> RunRecord:
-        assert record.timing is not None
-        absent = Absent("not reported")
-        series = DeviceSeries(
-            time_s=(0.1, 0.2, 0.3), power_w=absent, clock_mhz=absent, memory_clock_mhz=absent, temperature_c=absent,
-            utilisation_pct=absent, process_bytes=absent, throttled=absent, throttle_reasons=(), num_throttled=absent,
-            energy_j=absent,
-        )  # fmt: skip
-        series = dataclasses.replace(series, **changes)  # type: ignore[arg-type]
-        repeats = tuple(dataclasses.replace(repeat, device=series) for repeat in record.timing.repeats)
-        return dataclasses.replace(record, timing=dataclasses.replace(record.timing, repeats=repeats))
-
-    return make
-
-
-@pytest.fixture
 def with_profile() -> Callable[..., RunRecord]:
     """The record with a profile of two layers; the integer side takes `factor` of FP32's time."""
 
@@ -125,30 +74,3 @@ def with_profile() -> Callable[..., RunRecord]:
         return dataclasses.replace(record, profile=profile)
 
     return make
-
-
-@pytest.fixture
-def write_beside(tmp_path: Path) -> Callable[..., Path]:
-    """A record's folder with what a hypernetwork leaves beside it: ``hypernet.csv`` and its surface."""
-
-    def write(name: str, *, axes: int = 2, steps: Sequence[int] = (11, 22)) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        lines = ["step,layer,amplification,cosine,zero_share_pct,meta_grad_norm,interpolation_error"]
-        for step in steps:
-            for layer, amplification in (("a", 1.0), ("b", 2.0), ("c", 4.0)):
-                cosine = "" if layer == "c" else "0.5"
-                lines.append(f"{step},{layer},{amplification * step},{cosine},{step},0.1,")
-        (folder / "hypernet.csv").write_text("\n".join(lines) + "\n")
-        values = (-1.0, 0.0, 1.0)
-        rows = 3 if axes == 2 else 1
-        surface = HypernetSurface(
-            schema_version=1, output="f/max|∇W|",
-            axes=tuple(SurfaceAxis(name=n, values=values) for n in ("W/max|W|", "∇W/max|∇W|")[:axes]),
-            before=tuple((-0.5, 0.0, 0.5) for _ in range(rows)),
-            after=tuple((-0.5, 0.25, 1.0) for _ in range(rows)),
-        )  # fmt: skip
-        write_surface(folder, surface)
-        return folder
-
-    return write
