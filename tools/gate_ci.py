@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Mapping
@@ -47,8 +48,9 @@ def render_junit(outcome: Outcome, explain: bool) -> str:
     for key in sorted(suites):
         document.add_testsuite(suites[key])
     document.update_statistics()
-    text = document.tostring()
-    return (text.decode() if isinstance(text, bytes) else str(text)).rstrip() + "\n"
+    content = io.BytesIO()
+    document.write(content, pretty=True)
+    return content.getvalue().decode()
 
 
 def render_github(outcome: Outcome, explain: bool) -> str:

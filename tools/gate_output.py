@@ -80,10 +80,10 @@ def conclude(comparison: Comparison, rules: Rules, notes: Sequence[str], *, warn
         conclusion=_conclude(rows, counts, code, rules),
         counts={verdict.value: counts[verdict] for verdict in Verdict},
         treat={verdict.value: int(value) for verdict, value in rules.treat.items()},
-        alpha=comparison.alpha,
+        alpha=comparison.policy.alpha,
         num_tests=comparison.num_tests,
-        interleaved=rules.policy.interleaved,
-        thresholds=dict(rules.policy.thresholds),
+        interleaved=comparison.policy.interleaved,
+        thresholds=dict(comparison.policy.thresholds),
         notes=tuple(notes),
         rows=rows,
     )
@@ -129,7 +129,7 @@ def findings(rows: Iterable[Row]) -> list[tuple[str, ...]]:
             values = ["", ""]
         lines.append((row.verdict.words, _cell(row), row.metric, *values, format_change(row), row.reason))
     for (cell, _, _), rows_of_cell in sorted(fine.items()):
-        widest = max(rows_of_cell, key=_share_of_threshold)
+        widest = max(rows_of_cell, key=lambda row: (_share_of_threshold(row), row.metric == "step_ms"))
         values = [show_value(widest.metric, value) for value in (widest.baseline, widest.candidate)]
         one = len(rows_of_cell) == 1
         count = widest.reason if one else f"{len(rows_of_cell)} metrics are ok; this one is closest to its threshold."

@@ -30,17 +30,18 @@ class Comparison:
     num_tests: int  # ratios and seed groups that were tested, all of which the correction counts
     num_compared: int  # cells of the baseline that were compared
     num_released: int  # cells of the release's baseline that were compared
-    alpha: float
+    policy: Policy
     is_empty: bool  # nothing was compared, and nothing was found either
 
-    def suspects(self) -> frozenset[tuple[str, str]]:
-        """``(config_digest, fingerprint)`` of cells to measure again before they count: slower, sure or not."""
+    def suspects(self) -> tuple[Row, ...]:
+        """Rows to measure again before they count: worse, sure or not, in what another run would measure anew."""
         doubtful = (Verdict.REGRESSED, Verdict.INCONCLUSIVE)
-        return frozenset(
-            (row.config_digest, row.fingerprint)
-            for row in self.rows
-            if row.verdict in doubtful and row.p_value is not None
-        )
+        return tuple(row for row in self.rows if row.verdict in doubtful and self._measured_anew(row))
+
+    def _measured_anew(self, row: Row) -> bool:
+        threshold = self.policy.threshold_of(row.metric)
+        # A training with the same seed says the same again: accuracy needs other seeds, not another run.
+        return threshold is not None and threshold.judged_by != "seeds"
 
 
 def compare(
@@ -78,7 +79,7 @@ def compare(
         num_tests=work.num_tests,
         num_compared=compared,
         num_released=released,
-        alpha=policy.alpha,
+        policy=policy,
         is_empty=_is_empty(rows, ours),
     )
 

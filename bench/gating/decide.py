@@ -65,7 +65,7 @@ def decide_ratio(
     corrected = tested.corrected_worse if is_worse else tested.corrected_better
     floor_pct = 100 * (floor or 0.0) * threshold.floor_pct / 100 / medians[1]
     verdict, reason = _judge_ratio(test, limit, floor_pct, threshold, corrected, tested.num_tests, policy.alpha)
-    note = _yardstick_note(threshold, yardstick)
+    note = "" if test.same_samples else _yardstick_note(threshold, yardstick)
     row = replace(
         row, verdict=verdict, candidate=medians[0], baseline=medians[1], change_pct=test.change_pct,
         low_pct=test.low_pct, high_pct=test.high_pct, threshold_pct=limit, p_value=p_value, corrected_p=corrected,
@@ -139,10 +139,9 @@ def decide_exact(
     else:
         verdict = Verdict.REGRESSED if is_worse else Verdict.IMPROVED
         reason = f"{'worse' if is_worse else 'better'} {amount}, more than {limit:g} {unit}"
-    counts = len(_flat(after)), len(_flat(before))
     explanation = (
-        f"Baseline {show_value(row.metric, old)} ({counts[1]} values), candidate {show_value(row.metric, new)} "
-        f"({counts[0]} values).",
+        f"Baseline {show_value(row.metric, old)} ({_count(before)}), candidate {show_value(row.metric, new)} "
+        f"({_count(after)}).",
         f"This figure hardly varies, so its threshold of {limit:g} {unit} decides alone.",
         f"So it is {verdict.words}: {reason}.",
     )
@@ -236,6 +235,11 @@ def _yardstick_note(threshold: Threshold, yardstick: tuple[float, float] | None)
 def _overlap(after: Samples, before: Samples) -> bool:
     new, old = _flat(after), _flat(before)
     return max(min(new), min(old)) <= min(max(new), max(old)) if len(new) + len(old) > 2 else False
+
+
+def _count(samples: Samples) -> str:
+    count = len(_flat(samples))
+    return "1 value" if count == 1 else f"median of {count} values"
 
 
 def _flat(samples: Samples) -> list[float]:

@@ -80,7 +80,7 @@ class Policy:
     thresholds: Mapping[str, Threshold] = field(default_factory=lambda: dict(THRESHOLDS))
     interleaved: bool = False  # both sides were measured in turn on one machine (`gate --against`)
     alpha: float = 0.01  # how often a whole comparison of unchanged code may find something regressed
-    prior_df: float = 8.0  # degrees of freedom that what is known beforehand of the noise counts for
+    prior_df: float = 20.0  # degrees of freedom that what is known beforehand of the noise counts for
     resamples: int = 1000  # of the bootstrap
     seed: int = 0
     # False: only rows beyond their threshold, whose verdict depends on it, are resampled; the others' intervals come

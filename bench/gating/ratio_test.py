@@ -68,8 +68,8 @@ class Repeats:
     def wander_variance(self) -> float:
         """Variance expected of a process's log median, from how its quarters differ; 0 where samples are too few.
 
-        Independent samples would give a quarter of the variance between quarters, one drift through the whole process
-        all of it; taken is half, between the two.
+        Quarters are taken as independent of each other: what they share is a shift of the whole process, which the
+        spread between processes shows.
         """
         variances = []
         for number, repeat in enumerate(self.samples):
@@ -79,7 +79,7 @@ class Repeats:
                 logs = None if divisors is None else logs - divisors
             if logs is not None:
                 variances.append(float(logs.var(ddof=1)))
-        return sum(variances) / len(variances) / 2 if variances else 0.0
+        return sum(variances) / len(variances) / CHUNKS if variances else 0.0
 
     def same_as(self, other: Repeats) -> bool:
         """Whether both hold the very same numbers."""

@@ -190,7 +190,7 @@ def test_a_metric_that_vanished_from_the_record_is_missing(entry: Entry) -> None
 
 
 def test_without_the_fp32_step_it_is_missing_and_times_say_so(entry: Entry) -> None:
-    rows = judge(entry, with_value(entry, "fp32_step_ms", Absent(reason="no FP32 steps")))
+    rows = judge(entry, with_value(scaled(entry, forward_ms=1.01), "fp32_step_ms", Absent(reason="no FP32 steps")))
     assert verdicts(rows) == {"fp32_step_ms": "missing"}
     assert of(rows, "fp32_step_ms").reason == "became n/a (no FP32 steps)."
     assert "in absolute time" in of(rows, "forward_ms").reason
@@ -261,7 +261,7 @@ def test_every_row_explains_itself_and_ends_in_its_verdict(entry: Entry) -> None
         "12 samples in 3 processes",
         "FP32 step of their own processes (20.0 ms, now 20.0 ms)",
         "The threshold is 10 %; the change is beyond it.",
-        "Student's t of 12 degrees",
+        "Student's t of 24 degrees",
     ):
         assert any(words in sentence for sentence in step.explanation), words  # fmt: skip
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.gating import Comparison, Policy, Verdict, compare
+from bench.gating import Comparison, Policy, compare
 
 REPEATS = 4  # runs of each side: what docs/gate-proof.md is about
 CONFIRM = 1
@@ -63,13 +63,7 @@ def compare_with_revision(
 
 def suspects(comparison: Comparison) -> list[str]:
     """Names of the cells with a row that would fail, or that is slower and cannot be told."""
-    return sorted(
-        {
-            row.cell
-            for row in comparison.rows
-            if row.verdict is Verdict.REGRESSED or (row.verdict is Verdict.INCONCLUSIVE and row.p_value is not None)
-        }
-    )
+    return sorted({row.cell for row in comparison.suspects()})
 
 
 def shared_alpha(policy: Policy, confirm: int) -> Policy:
