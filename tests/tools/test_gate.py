@@ -229,8 +229,8 @@ def test_a_candidate_that_does_not_exist_exits_2(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "the following arguments are required: CANDIDATE, --baseline"),
-        (("runs",), "the following arguments are required: --baseline"),
+        ((), "one of the arguments --baseline --against is required"),
+        (("--baseline", "b"), "give folders of runs to compare, or with --against what to run"),
         (("runs", "--baseline", "b", "--format", "html"), "invalid choice: 'html'"),
         (("runs", "--baseline", "b", "--nonsense"), "unrecognized arguments: --nonsense"),
         (("runs", "--baseline", "b", "--thresholds", "step=3"), "no metric 'step'; did you mean step_ms?"),
