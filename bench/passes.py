@@ -54,6 +54,7 @@ from bench.records.schema import (
     TimingRepeat,
 )
 from bench.records.surface import is_finite
+from bench.seeding import seed_globals
 from bench.timing import MARK_REPEATS, Sampled, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.checkpoint import Checkpoints, seal_state, unseal_state
@@ -523,6 +524,7 @@ def _without_tensors(result: FitResult) -> FitResult:
 def _device(cell: CellConfig, device: str) -> torch.device:
     if cell.protocol.threads is not None:
         torch.set_num_threads(cell.protocol.threads)
+    seed_globals(cell.seed)  # for a user's network that draws from them: dropout, for one
     where = torch.device(device)
     if where.type == "cuda":
         torch.cuda.set_device(where)

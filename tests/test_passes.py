@@ -69,3 +69,14 @@ def test_training_counts_the_bits_of_adaptive_error_signals_and_of_no_others() -
         for used in answer.error_bits_used.values():
             assert set(used) == {"8", "16", "24"}
             assert sum(used.values()) == 4, "steps of one epoch"
+
+
+def test_a_network_that_draws_from_the_global_generators_trains_the_same_in_every_run() -> None:
+    small = ("protocol=tiny", "data.train_limit=64", "data.test_limit=64", "protocol.batch_size=16")
+    network = ("variant=fp32", "model=custom", "model.factory=tools.faults.nets:SmallNet")  # with dropout
+    (cell,) = plan_cells(parse_arguments([*network, *small])).cells
+    digests = set()
+    for seed in (1, 2):
+        torch.manual_seed(seed)  # as different as two processes
+        digests.add(accuracy_pass(report=lambda _: None, cell=cell, device="cpu", weights=None).weights_digest)
+    assert len(digests) == 1

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,7 @@ from bench.files import write_sealed
 from bench.records.schema import RunRecord
 from bench.records.store import find_records, read_record
 
-NETS = Path(__file__).parent / "training"
 MakeCell = Callable[..., CellConfig]
-
-
-@pytest.fixture(autouse=True)
-def _nets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(str(NETS))
-    yield
-    for name in ("small_nets", "ending_net"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -43,7 +34,7 @@ def cell_of(tmp_path: Path) -> MakeCell:
 
     def make(*argv: str) -> CellConfig:
         quick = [
-            "model=custom", "model.factory=small_nets:SmallNet", "protocol=tiny", "data.train_limit=128",
+            "model=custom", "model.factory=tools.faults.nets:SmallNet", "protocol=tiny", "data.train_limit=128",
             "data.test_limit=64", "protocol.batch_size=16", "protocol.epochs=2", "protocol.pretrain_epochs=0",
             "protocol.checkpoint_s=0", f"output_dir={tmp_path}/out", "progress=false",
         ]  # fmt: skip
@@ -178,7 +169,7 @@ def test_a_cell_that_ends_badly_is_a_record_with_that_status_and_its_last_sample
     status: str, cell_of: MakeCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = (
-        "import torch\nfrom small_nets import SmallNet\nclass Net(SmallNet):\n    calls = 0\n"
+        "import torch\nfrom tools.faults.nets import SmallNet\nclass Net(SmallNet):\n    calls = 0\n"
         "    def forward(self, x):\n        type(self).calls += self.training\n"
         f"        if type(self).calls > 13:\n            self.end()\n        return super().forward(x)\n"
         f"    def end(self):\n        {CRASHES[status]}\n"
@@ -188,14 +179,15 @@ def test_a_cell_that_ends_badly_is_a_record_with_that_status_and_its_last_sample
     cell = cell_of(
         "variant=fp32", "model.factory=ending_net:Net", "protocol.passes=[accuracy]", "protocol.silence_limit_s=3"
     )
-    record = run_cell(cell)
+    record, folder = run_cell(cell), locate(cell)[0]
+    sys.modules.pop("ending_net", None)
     assert (record.status, record.accuracy is not None) == (status, True)
     assert record.accuracy is not None
     assert record.reason
     assert "did not come to its end" in str(record.accuracy.test_accuracy_pct)
     assert 8 <= record.accuracy.steps <= 13, "8 steps an epoch: a whole one and some more"
     assert len(record.accuracy.curve) == 1
-    lines = (locate(cell)[0] / "training.csv").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "training.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + record.accuracy.steps
 
 

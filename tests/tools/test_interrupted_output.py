@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "tools.cli"]
 ONE_PASS = (
     "protocol=tiny", "protocol.pretrain_epochs=0", "protocol.passes=[accuracy]", "data.train_limit=64",
-    "data.test_limit=64", "protocol.batch_size=32", "model=custom", "model.factory=small_nets:SmallNet",
+    "data.test_limit=64", "protocol.batch_size=32", "model=custom", "model.factory=tools.faults.nets:SmallNet",
 )  # fmt: skip
 
 
@@ -65,13 +65,11 @@ def test_progress_that_nobody_can_see_ends_no_measurement() -> None:
 
 
 def test_fresh_is_a_flag_and_a_suite_leaves_no_path_of_the_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "training"))
     argv = ["run", "--multirun", "seed=1", *ONE_PASS, f"output_dir={tmp_path}/out", "progress=false"]
     for extra in ([], [], ["--fresh"]):
         assert main([*argv, *extra]) == 0
-    sys.modules.pop("small_nets", None)
     assert capsys.readouterr().out.count("1 cells: 1 ok") == 3
     assert len(find_records([tmp_path])[0]) == 1
     assert len(list((tmp_path / "out" / "single" / "superseded").iterdir())) == 1, "only --fresh measured again"

@@ -4,8 +4,7 @@ import dataclasses
 import os
 import pickle
 import random
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,12 @@ from bench.training.loop import fit
 
 CPU = torch.device("cpu")
 MakeCell = Callable[..., CellConfig]
-SMALL = ("model=custom", "model.factory=small_nets:SmallNet", "protocol.batch_size=16", "protocol.epochs=3")
+SMALL = ("model=custom", "model.factory=tools.faults.nets:SmallNet", "protocol.batch_size=16", "protocol.epochs=3")
 VARIANTS = (
     "fp32", "bf16", "ste_int4", "uint8_int4", "daint8_int4", "dorefa_int6", "uniform_int4", "sbm_int8", "wageubn_int8",
     "afp_int8", "cpt_int8", "fp4", "metagrad_int4_retain", "metagrad_int4_slim", "metagrad_int8_recompute",
     "metagrad_int8_tabulate", "metaquant_multi_fc_retain",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _nets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    yield
-    sys.modules.pop("small_nets", None)
 
 
 class StopAfter:

@@ -134,8 +134,9 @@ def interrupt(campaign: Campaign) -> None:
     """Ctrl-C once ends at a step's end with 130, twice at once; the same command goes on."""
     output = campaign.folder / "interrupted"
     for times in (1, 2):
+        before = checkpoints_in(output)
         suite = Suite(output, seed=0)
-        training = suite.wait_for(lambda: any(output.glob("faults/.*.resume/checkpoints/*.ckpt")))
+        training = suite.wait_for(lambda before=before: bool(checkpoints_in(output) - before))  # type: ignore[misc]
         campaign.expect(training, "no training was under way")
         for _ in range(times):
             suite.interrupt()
@@ -218,6 +219,11 @@ def take_the_folder_away(campaign: Campaign) -> None:
     campaign.check_folder(output, "a vanished folder")
     campaign.counts["output folders taken away"] += 1
     campaign.finish(output, 0, "a vanished folder")
+
+
+def checkpoints_in(output: Path) -> set[Path]:
+    """Checkpoints of trainings that have not come to their end."""
+    return set(output.glob("faults/.*.resume/checkpoints/*.ckpt"))
 
 
 @contextlib.contextmanager
