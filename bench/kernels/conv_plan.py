@@ -46,6 +46,7 @@ class ConvPlan:
     """Output width."""
 
     def __post_init__(self) -> None:
+        """Work the sizes out once: they are asked for in every call."""
         p = _output_size(self.h, self.r, self.stride[0], self.padding[0], self.dilation[0])
         q = _output_size(self.w, self.s, self.stride[1], self.padding[1], self.dilation[1])
         object.__setattr__(self, "p", p)
