@@ -1268,8 +1268,8 @@ float norm_backward(const float *restrict grad, const float *restrict x, const u
     const i64 fold = fold_of(c), width = fold * c, size = rows * c;
     float *means = repeated(mean, c, fold), *factors = repeated(factor, c, fold);
     float *slopes = repeated(slope, c, fold), *shifts = repeated(shift, c, fold);
-    float largest = 0.0f, broken = 0.0f;
-#pragma omp parallel for schedule(static) reduction(max : largest) reduction(+ : broken) if (size > 16384)
+    int32_t largest = 0; /* as bits: those of |d| are in the order of the values, infinity and NaN above them all */
+#pragma omp parallel for schedule(static) reduction(max : largest) if (size > 16384)
     for (i64 row = 0; row < size; row += width)
         for (i64 k0 = 0; k0 < MIN(width, size - row); k0 += BLOCK) {
             const i64 at = row + k0, run = MIN(BLOCK, MIN(width, size - row) - k0);
@@ -1278,34 +1278,36 @@ float norm_backward(const float *restrict grad, const float *restrict x, const u
             const float *restrict m = means + k0, *restrict f = factors + k0;
             const float *restrict p = slopes + k0, *restrict q = shifts + k0;
             float *restrict to = dx + at;
-            floats most = {0}, bad = {0};
+            ints most = {0};
             i64 k = 0;
             for (; k + LANES <= run; k += LANES) {
 #define AT(array) (*(const floats *)((array) + k))
                 const floats d = AT(g) * AT(f) + (AT(v) - AT(m)) * AT(p) + AT(q);
 #undef AT
-                const floats size_of = (floats)((ints)d & 0x7fffffff);
+                const ints size_of = (ints)d & 0x7fffffff;
                 *(floats *)(to + k) = d;
-                const ints larger = size_of > most;
-                most = (floats)(((ints)size_of & larger) | ((ints)most & ~larger));
-                bad += d * 0.0f;
+#ifdef __AVX512F__
+                most = (ints)_mm512_max_epi32((__m512i)most, (__m512i)size_of);
+#else
+                most = (size_of & (size_of > most)) | (most & ~(size_of > most));
+#endif
             }
             for (; k < run; k++) {
                 const float d = g[k] * f[k] + (v[k] - m[k]) * p[k] + q[k];
+                int32_t word;
+                memcpy(&word, &d, 4);
                 to[k] = d;
-                most[0] = fabsf(d) > most[0] ? fabsf(d) : most[0];
-                bad[0] += d * 0.0f;
+                most[0] = MAX(most[0], word & 0x7fffffff);
             }
-            for (int lane = 0; lane < LANES; lane++) {
-                largest = most[lane] > largest ? most[lane] : largest;
-                broken += bad[lane];
-            }
+            for (int lane = 0; lane < LANES; lane++) largest = MAX(largest, most[lane]);
         }
     free(means);
     free(factors);
     free(slopes);
     free(shifts);
-    return largest + broken; /* 0 * NaN and 0 * infinity are NaN */
+    float amax;
+    memcpy(&amax, &largest, 4);
+    return largest < 0x7f800000 ? amax : NAN;
 }
 
 /* y = min(max(x, 0), ceiling), bits where 0 < x < ceiling; in place if y == x. */

@@ -176,6 +176,13 @@ def test_a_hook_that_comes_later_sees_floats(at):
     assert all(value.isfinite().all() for value in values)
 
 
+def test_anomaly_detection_takes_nothing_for_an_error():
+    model, x = made("blocks A")
+    expected = step(copy.deepcopy(model), x)
+    with pytest.warns(UserWarning, match="Anomaly Detection"), torch.autograd.detect_anomaly():
+        agree(step(model, x), expected, 1e-2)
+
+
 def test_a_value_that_is_not_finite_makes_the_output_not_finite():
     for name in NETS:
         model, x = made(name)
