@@ -452,6 +452,7 @@ def memory_result(
         hypernet_extra_allocated_bytes=extra["allocated"],
         hypernet_extra_process_bytes=extra["process"],
         hypernet_bound_bytes=own.hypernet_bound_bytes,
+        hypernet_untouched_bytes=own.untouched_bytes if without is not None else extra["allocated"],
         phases=own.profile.phases,
         layers=own.profile.layers,
         snapshot=own.snapshot,

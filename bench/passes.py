@@ -35,7 +35,7 @@ from bench.methods import build_method
 from bench.profilers.base import NO_PHASES
 from bench.profilers.ceilings import measure_ceilings
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
-from bench.profilers.memory import MemoryMeter, MemoryPeaks, keep_large_blocks_apart
+from bench.profilers.memory import MemoryMeter, MemoryPeaks, UntouchedWorkspaces, keep_large_blocks_apart
 from bench.profilers.memory_categories import MemoryProfile
 from bench.profilers.phase_timer import PhaseTimer
 from bench.quantizers import AdaptiveQuantizer
@@ -96,6 +96,7 @@ class MemoryAnswer:
     profile: MemoryProfile
     snapshot: str | Absent
     hypernet_bound_bytes: int | Absent
+    untouched_bytes: int | Absent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,12 +312,19 @@ def memory_pass(
         snapshot_steps(parts, drawn[0], lr, Path(snapshot))
         kept = Path(snapshot).name
     bound = _hypernet_bound(cell, parts, drawn[0][0][0])
+    untouched: int | Absent = Absent("only a CPU's LSTM allocates what it does not touch")
+    if where.type == "cpu" and parts.delayed is not None:
+        with UntouchedWorkspaces() as workspaces:
+            train_step(parts, *drawn[0][0], lr, NO_PHASES)
+        untouched = workspaces.untouched_bytes
     drawn.pop(0)
     tracker = track_steps(parts, drawn.pop(), lr, where)
     report({"phase": f"memory {name}", "done": 2 * count, "total": 2 * count})
     if where.type == "cpu":
         peaks = dataclasses.replace(peaks, peak_allocated_bytes=tracker.peak_allocated_bytes)
-    return MemoryAnswer(peaks=peaks, profile=tracker.profile(), snapshot=kept, hypernet_bound_bytes=bound)
+    return MemoryAnswer(
+        peaks=peaks, profile=tracker.profile(), snapshot=kept, hypernet_bound_bytes=bound, untouched_bytes=untouched
+    )
 
 
 def _hypernet_bound(cell: CellConfig, parts: Parts, images: Tensor) -> int | Absent:

@@ -283,6 +283,23 @@ def test_one_process_is_busy_where_its_own_steps_vary() -> None:
 
 
 @pytest.mark.slow
+def test_an_lstm_that_is_retained_adds_to_the_process_what_it_touches(cell_of: RunCell) -> None:
+    argv = (
+        "variant=metagrad_int8_retain",
+        "hypernet.hidden=4",
+        "protocol.passes=[memory]",
+        "protocol.pretrain_epochs=0",
+    )
+    memory = run_cell(cell_of(*argv)).memory
+    assert memory is not None
+    allocated, untouched = memory.hypernet_extra_allocated_bytes, memory.hypernet_untouched_bytes
+    assert isinstance(allocated, int)
+    assert isinstance(untouched, int)
+    assert 0.5 * allocated < untouched < allocated, "most of oneDNN's workspaces"
+    assert memory.hypernet_extra_process_bytes == pytest.approx(allocated - untouched, rel=0.1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet20", "resnet32"])
 def test_what_a_hypernetwork_adds_to_the_process_agrees_with_the_tracked_bytes(cell_of: RunCell, model: str) -> None:
     record = run_cell(

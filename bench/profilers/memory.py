@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import mmap
 import os
 import weakref
 from collections.abc import Callable, Iterable
@@ -176,6 +177,63 @@ class AllocationTracker(TorchDispatchMode):
 
     def _finished_operator(self) -> None:
         """An operator has run; its inputs and results are alive."""
+
+
+class UntouchedWorkspaces(TorchDispatchMode):
+    """Counts what oneDNN's LSTM allocates for its backward and never writes.
+
+    Its workspace is 1 KiB a row and more; with one time step the forward writes a twentieth of it and the backward a
+    third. The rest stays as the system gave it: part of what tensors hold, and no part of the process's memory.
+    """
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        super().__init__()
+        self._live: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
+        self._held = self._touched = 0
+        self._reason: Absent | None = None
+
+    @property
+    def untouched_bytes(self) -> int | Absent:
+        """The most that workspaces held at once, less the most of them that was in memory at once."""
+        return self._held - self._touched if self._reason is None else self._reason
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operator and look at its workspace."""
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mkldnn_rnn_layer.default:
+            self._look(result[-1])
+        elif func is torch.ops.aten.mkldnn_rnn_layer_backward.default:
+            self._look([leaf for leaf in args if isinstance(leaf, torch.Tensor)][-1])
+        return result
+
+    def _look(self, workspace: torch.Tensor) -> None:
+        storage = workspace.untyped_storage()
+        resident = resident_bytes(storage.data_ptr(), storage.nbytes())
+        if isinstance(resident, Absent):
+            self._reason = resident
+            return
+        self._live[storage.data_ptr()] = weakref.ref(storage), min(resident, storage.nbytes())
+        alive = [(found, touched) for ref, touched in self._live.values() if (found := ref()) is not None]
+        self._held = max(self._held, sum(found.nbytes() for found, _ in alive))
+        self._touched = max(self._touched, sum(touched for _, touched in alive))
+
+
+def resident_bytes(address: int, num_bytes: int) -> int | Absent:
+    """How much of a stretch of this process's memory is in RAM, in whole pages.
+
+    Source: mincore(2).
+    """
+    page = mmap.PAGESIZE
+    start, end = address // page * page, -(-(address + num_bytes) // page) * page
+    pages = (ctypes.c_ubyte * ((end - start) // page))()
+    try:
+        failed = ctypes.CDLL(None).mincore(ctypes.c_void_p(start), ctypes.c_size_t(end - start), pages)
+    except (OSError, AttributeError):
+        return Absent("this system does not tell which pages are in memory")
+    return Absent("the system does not tell which pages are in memory") if failed else page * sum(p & 1 for p in pages)
 
 
 def keep_large_blocks_apart() -> None:

@@ -17,8 +17,10 @@ from bench.profilers.memory import (
     AllocationTracker,
     MemoryMeter,
     MemoryPeaks,
+    UntouchedWorkspaces,
     read_process_peak,
     reset_process_peak,
+    resident_bytes,
 )
 from bench.units import MEBIBYTE, Absent
 
@@ -252,3 +254,22 @@ def test_a_process_peak_that_cannot_be_read_or_reset_has_a_reason(tmp_path: Path
 
 def test_a_cpu_has_no_nvml() -> None:
     assert open_nvml(torch.device("cpu")) == Absent("the device is a CPU")
+
+
+def test_an_lstms_workspace_is_mostly_never_written() -> None:
+    lstm, x = torch.nn.LSTM(2, 4), torch.randn(1, 8192, 2)
+    with UntouchedWorkspaces() as workspaces:
+        lstm(x)[0].sum().backward()
+    untouched = workspaces.untouched_bytes
+    if isinstance(untouched, Absent) or not torch.backends.mkldnn.is_available():
+        pytest.skip("no oneDNN, or a system that does not tell which pages are in memory")
+    assert 4 * MEBIBYTE < untouched < 8 * MEBIBYTE, "of 1 KiB a row"
+
+
+def test_pages_that_are_written_are_resident() -> None:
+    written = torch.ones(4 * MEBIBYTE, dtype=torch.uint8)
+    found = resident_bytes(written.data_ptr(), written.nbytes)
+    if isinstance(found, Absent):
+        pytest.skip(found.reason)
+    assert 4 * MEBIBYTE <= found <= 4 * MEBIBYTE + 8192
+    assert isinstance(resident_bytes(0, 4096), Absent), "no memory lies there"
