@@ -28,7 +28,7 @@ PIECES = (
 )  # fmt: skip
 GEMMS = ("fprop", "dgrad", "wgrad")
 OPERATOR_COLUMNS = (
-    Column(key="rank", header="Rank"),
+    Column(key="rank", header="Rank", numeric=False),
     *(
         column
         for side, name in (("cell", "This cell"), ("fp32", "FP32"))

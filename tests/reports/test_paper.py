@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.records.schema import RunRecord
-from reports.paper import METAGRAD_PRESETS, paper_claims, paper_tables
+from reports.paper import paper_claims, paper_tables
+from reports.paper_settings import METAGRAD_PRESETS
 from reports.rows import Estimate
 from reports.sections import build_sections
 

@@ -34,6 +34,7 @@ def test_mentions_issues_links_and_html_lose_their_meaning_in_markdown() -> None
 
 def test_bidirectional_and_control_characters_are_made_visible() -> None:
     assert clean_text("a\u202eb\x00c\nd") == "a\ufffdb\ufffdc d"
+    assert clean_text("a\u2028b\u2029c") == "a b c"
 
 
 @pytest.mark.parametrize(
