@@ -126,6 +126,9 @@ def _write_figures(
         if index in across:
             drawn = (*draw_across([sections[position] for position in across[index]]).drawn, *drawn)
         shown[index] = tuple(_write_figure(drawing, prefix, out_dir) for drawing in drawn)
+        for missing in figures.not_drawn:  # none of an earlier report may stand for it
+            for ending in ("svg", "png"):
+                (out_dir / f"figures/{prefix}{missing.key}.{ending}").unlink(missing_ok=True)
         reasons = "; ".join(f"{figure.title} ({figure.reason})" for figure in figures.not_drawn)
         notes[index] = f"Not drawn: {reasons}." if reasons else ""
     return shown, notes

@@ -45,7 +45,7 @@ def convergence(section: Section) -> Sketch | NotDrawn:
     """Mean training loss and test accuracy after every epoch, over steps and over seconds of training."""
     key, topic, title = "convergence", "convergence", "Convergence"
     trained = [row for row in section.rows if any(points_of(row, "train_loss"))]
-    rows, more = cap_rows(sorted(trained, key=_drawing_order), MAX_LINES)
+    rows, more = cap_rows(_with_references_first(trained), MAX_LINES)
     if not rows:
         return NotDrawn(key=key, topic=topic, title=title, reason="no row was trained")
     quantities = [("train_loss", "training loss")]
@@ -130,9 +130,12 @@ def _draw(ax: Axes, row: Row, curve: Curve, column: int, style: tuple[str, str])
     )  # fmt: skip
 
 
-def _drawing_order(row: Row) -> int:
-    """References first: they are what a reader compares with."""
-    return REFERENCES.index(row.method.name) if row.method.name in REFERENCES else len(REFERENCES)
+def _with_references_first(rows: Sequence[Row]) -> list[Row]:
+    """STE and FP32 first: they are what a reader compares with; of too many rows one of each at most stays in front."""
+    order = [[row for row in rows if row.method.name == name] for name in REFERENCES]
+    others = [row for row in rows if row.method.name not in REFERENCES]
+    keep = len(rows) if len(rows) <= MAX_LINES else 1
+    return [*(row for of in order for row in of[:keep]), *others, *(row for of in order for row in of[keep:])]
 
 
 def _describe(rows: Sequence[Row], *, with_accuracy: bool) -> str:

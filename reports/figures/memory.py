@@ -178,7 +178,7 @@ def _stack(axes: Sequence[Axes], bars: Sequence[_Bar]) -> None:
     for place, bar in enumerate(bars):
         text = f" {bar.total:.3g}{bar.note}" if bar.parts else f" {bar.note}"
         absolute.annotate(text, (bar.total, place), va="center", fontsize=7.5, color=INK)
-    absolute.set_xlim(0, max(max(totals) * 1.32, absolute.get_xlim()[1]))
+    absolute.set_xlim(0, max(max(totals) * 1.42, absolute.get_xlim()[1]))
     absolute.grid(visible=False, axis="y")
     relative.set_xlim(0, 100)
     relative.grid(visible=False, axis="y")

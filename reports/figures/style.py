@@ -147,8 +147,8 @@ def context_line(sections: Sequence[Section]) -> str:
         parts[0] += " (synthetic data)"
     if first.batch_size:
         parts.append(f"batch {first.batch_size}")
-    machines = dict.fromkeys(machine_name(section.rows[0].first) for section in sections)
-    parts.append(next(iter(machines)) if len(machines) == 1 else f"{len(machines)} machines")
+    machines = {(section.device, section.fingerprint) for section in sections}
+    parts.append(machine_name(first.rows[0].first) if len(machines) == 1 else f"{len(machines)} machines")
     return clean_text(" · ".join(shorten(part, 60) for part in parts))
 
 

@@ -155,6 +155,17 @@ def test_many_sections_have_figures_for_the_largest_only_and_say_so(
     assert "Figures are drawn for the" in result.html.read_text(encoding="utf-8")
 
 
+def test_figures_of_an_earlier_report_do_not_stay_and_a_missing_one_says_why(
+    demo_records: Make, write_runs: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "figures").mkdir(parents=True)
+    old = tmp_path / "out" / "figures" / "surface.svg"
+    old.write_text("<svg/>")
+    result = build_report([write_runs(demo_records(["fp32"]))], tmp_path / "out")
+    assert not old.exists()
+    assert "(no row has a hypernetwork)" in result.html.read_text(encoding="utf-8")
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_a_newer_record_of_one_key_is_the_one_shown(demo_records: Make, write_runs: Write, tmp_path: Path) -> None:
     (old,) = demo_records(["fp32"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -70,6 +71,18 @@ def test_a_diverged_row_is_drawn_as_far_as_it_went(
     sketch = sketch_of(convergence(section_of([diverged])))
     assert sketch.figure.axes[0].lines[0].get_xdata().tolist() == [point.step for point in known]
     assert "No STE row was measured here." in sketch.caption
+
+
+def test_of_too_many_rows_references_leave_room_for_methods(
+    demo_records: Make, section_of: SectionOf, sketch_of: SketchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[convergence.__module__], "MAX_LINES", 3)  # its package has a function of that name
+    records = demo_records(["fp32", "ste_w4a4", "uint8_int8", "uint8_int4"])
+    second = dataclasses.replace(records[1], key="other", variant="ste_w4a4_other")
+    sketch = sketch_of(convergence(section_of([*records, second])))
+    labels = [text.get_text().split(" ")[0] for text in sketch.figure.legends[0].get_texts()]
+    assert labels == ["ste_w4a4", "fp32", "uint8_int8"]
+    assert sketch.caption.endswith("The first 3 of 5 rows.")
 
 
 def test_synthetic_data_shows_loss_alone(demo_records: Make, section_of: SectionOf, sketch_of: SketchOf) -> None:
