@@ -72,6 +72,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="a second baseline that stays where a release was, so that small accepted steps add up",
     )  # fmt: skip
     parser.add_argument(
+        "--in-turn", action="store_true",
+        help="with --baseline: both sides were measured in turn on one machine, so that nothing else lies between them "
+        "and the tighter thresholds hold",
+    )  # fmt: skip
+    parser.add_argument(
         "--confirm", type=_count, metavar="N",
         help="measure cells that would fail again, up to N times, and judge them on all repeats; recorded runs only "
         f"where they were made (default: {CONFIRM} with --against, else 0)",
@@ -127,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     _check_mode(arguments, parser.error)
-    rules = read_rules(arguments, Policy(interleaved=arguments.against is not None), parser.error)
+    rules = read_rules(arguments, Policy(interleaved=arguments.against is not None or arguments.in_turn), parser.error)
     files = read_files(arguments.write, parser.error)
     run = _compare_recorded if arguments.against is None else _compare_revisions
     comparison, notes = run(arguments, rules.policy)
@@ -144,6 +149,10 @@ def _check_mode(arguments: argparse.Namespace, complain: Callable[[str], NoRetur
         for name in ("repeats", "config_dir", "output"):
             if getattr(arguments, name) is not None:
                 complain(f"--{name.replace('_', '-')} goes with --against: a baseline is compared without running")
+        if arguments.in_turn and (arguments.release_baseline is not None or arguments.confirm):
+            complain("--in-turn is for two sides that were measured together: --release-baseline and --confirm are not")
+    elif arguments.in_turn:
+        complain("--in-turn goes with --baseline: --against measures in turn anyway")
     elif arguments.release_baseline is not None:
         complain("--release-baseline goes with --baseline: against a release measure its tag, --against v1.0")
 

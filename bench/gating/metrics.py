@@ -41,28 +41,28 @@ class Threshold:
 def _phase(process_shift_pct: float) -> Threshold:
     return Threshold(
         limit=15.0, interleaved_limit=6.0, judged_by="ratio", floor_of="step_ms", floor_pct=1.5, yardstick=YARDSTICK,
-        process_shift_pct=process_shift_pct, session_shift_pct=2.0,
+        process_shift_pct=process_shift_pct, session_shift_pct=3.5,
     )  # fmt: skip
 
 
 PHASE = _phase(4.0)  # one that is not listed
 THRESHOLDS: dict[str, Threshold] = {
     "step_ms": Threshold(
-        limit=10.0, interleaved_limit=5.0, judged_by="ratio", yardstick=YARDSTICK, process_shift_pct=1.5,
-        session_shift_pct=1.5,
+        limit=10.0, interleaved_limit=5.0, judged_by="ratio", yardstick=YARDSTICK, process_shift_pct=2.0,
+        session_shift_pct=2.5,
     ),
     "fp32_step_ms": Threshold(
         limit=60.0, interleaved_limit=30.0, judged_by="ratio", process_shift_pct=3.0, session_shift_pct=10.0,
         alarm=False,
     ),
-    "forward_ms": _phase(2.0),
-    "backward_ms": _phase(2.0),
-    "meta_ms": _phase(2.0),
+    "forward_ms": _phase(2.5),
+    "backward_ms": _phase(2.5),
+    "meta_ms": _phase(2.5),
     "optimizer_ms": _phase(4.0),
     "data_ms": _phase(6.0),
     "unattributed_ms": _phase(6.0),
     "peak_allocated_bytes": Threshold(limit=0.5),
-    "peak_process_bytes": Threshold(limit=3.0),
+    "peak_process_bytes": Threshold(limit=2.0),
     # Differences of two measurements: a small one is mostly the noise of the large ones.
     "hypernet_extra_allocated_bytes": Threshold(limit=0.5, floor_of="peak_allocated_bytes", floor_pct=0.1),
     "hypernet_extra_process_bytes": Threshold(limit=15.0, floor_of="peak_process_bytes", floor_pct=2.0),

@@ -83,7 +83,8 @@ def test_a_row_carries_values_change_threshold_and_words(entry: Entry) -> None:
     [
         ({"step_ms": 1.08}, {}),
         ({"step_ms": 1.30}, {"step_ms": "regressed"}),
-        ({"step_ms": 1.12}, {"step_ms": "regressed"}),
+        ({"step_ms": 1.18}, {"step_ms": "regressed"}),
+        ({"step_ms": 1.12}, {"step_ms": "inconclusive"}),
         ({"step_ms": 0.70}, {"step_ms": "improved"}),
         # The whole machine is slower by a third: what the FP32 steps in between also saw is no regression.
         ({"step_ms": 1.35, "fp32_step_ms": 1.35, "forward_ms": 1.35, "backward_ms": 1.35, "meta_ms": 1.35,
@@ -99,7 +100,7 @@ def test_a_row_carries_values_change_threshold_and_words(entry: Entry) -> None:
         ({"peak_allocated_bytes": 1.004}, {}),
         ({"peak_allocated_bytes": 1.01}, {"peak_allocated_bytes": "regressed"}),
         ({"peak_allocated_bytes": 0.98}, {"peak_allocated_bytes": "improved"}),
-        ({"peak_process_bytes": 1.02}, {}),
+        ({"peak_process_bytes": 1.015}, {}),
         ({"peak_process_bytes": 1.05}, {"peak_process_bytes": "regressed"}),
         ({"hypernet_extra_allocated_bytes": 1.004}, {}),
         ({"hypernet_extra_allocated_bytes": 1.10}, {"hypernet_extra_allocated_bytes": "regressed"}),
@@ -171,7 +172,7 @@ def test_memory_of_several_repeats_regresses_only_if_none_contradicts(entry: Ent
     assert of(judge(before, repeats(106, 107, 106)), "peak_process_bytes").verdict is Verdict.REGRESSED
     unsure = of(judge(before, repeats(106, 107, 102)), "peak_process_bytes")
     assert unsure.verdict is Verdict.INCONCLUSIVE
-    assert unsure.reason == "changed by 4.95 %, more than 3 %, but repeats overlap."
+    assert unsure.reason == "changed by 4.95 %, more than 2 %, but repeats overlap."
 
 
 def test_a_metric_that_became_absent_is_missing_and_one_that_appeared_is_new(entry: Entry) -> None:
@@ -391,8 +392,8 @@ def test_rows_come_worst_first(entry: Entry) -> None:
     order = [(row.verdict.value, row.metric) for row in worst_first(reversed(rows))]
     assert order[:4] == [
         ("regressed", "peak_allocated_bytes"),  # 100 times its threshold
+        ("regressed", "peak_process_bytes"),  # 5.5 times
         ("regressed", "step_ms"),
-        ("regressed", "peak_process_bytes"),
         ("improved", "forward_ms"),
     ]
     ranks = [row.verdict.rank for row in rows]

@@ -231,6 +231,8 @@ def test_a_candidate_that_does_not_exist_exits_2(bench: Bench) -> None:
     [
         ((), "one of the arguments --baseline --against is required"),
         (("--baseline", "b"), "give folders of runs to compare, or with --against what to run"),
+        (("runs",), "one of the arguments --baseline --against is required"),
+        (("suite=demo", "--against", "main", "--in-turn"), "--against measures in turn anyway"),
         (("runs", "--baseline", "b", "--format", "html"), "invalid choice: 'html'"),
         (("runs", "--baseline", "b", "--nonsense"), "unrecognized arguments: --nonsense"),
         (("runs", "--baseline", "b", "--thresholds", "step=3"), "no metric 'step'; did you mean step_ms?"),
@@ -260,6 +262,17 @@ def test_thresholds_can_be_given(bench: Bench) -> None:
     bench.measure(larger(slower(bench.record(), 1.3), peak_allocated_bytes=41 * 1024**2))
     assert bench.gate() == 1
     assert bench.gate("--thresholds", "peak_allocated_bytes=3", "--thresholds", "step_ms=31", "data_ms=5") == 0
+
+
+def test_runs_measured_in_turn_are_told_so_and_judged_more_tightly(bench: Bench) -> None:
+    bench.accept(bench.record())
+    bench.measure(slower(bench.record(), 1.08))
+    assert bench.gate() == 0
+    assert bench.gate("--in-turn") == 1
+    for other in (("--confirm", "1"), ("--release-baseline", str(bench.baseline))):
+        with pytest.raises(SystemExit) as caught:
+            bench.gate("--in-turn", *other)
+        assert caught.value.code == 2
 
 
 def test_a_policy_file_says_the_same_and_the_command_line_has_the_last_word(bench: Bench) -> None:
