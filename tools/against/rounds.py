@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.errors import ConfigError, ExitCode, RecordError
+from bench.records.store import RECORD_FILE, show_text
 from bench.units import format_duration
 from tools.against.environment import clean_variables
 
@@ -84,9 +85,9 @@ class Rounds:
         self.seconds += time.monotonic() - started
         if code == ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
-        if code not in (ExitCode.OK, ExitCode.FAILED):  # a cell that failed has a record, which is compared
-            reason = complaint or f"it ended with exit code {code}, see {output / 'log.txt'}"
-            raise ConfigError(f"{side.label} cannot run this: {reason}")
+        # A cell that failed has a record, which is compared; code that does not even start leaves none.
+        if code not in (ExitCode.OK, ExitCode.FAILED) or not any(output.glob(f"*/*/{RECORD_FILE}")):
+            raise ConfigError(f"{side.label} cannot run this: {complaint} (exit code {code}, {output / 'log.txt'})")
 
     def _show(self, line: str) -> None:
         """Hand on what a run says of its progress."""
@@ -132,9 +133,9 @@ def run_command(command: Sequence[str], *, cwd: Path, log: Path, show: Callable[
         show: called with each line of its standard error.
 
     Returns:
-        The exit code, and the last sentence with which ``metagrad-bench`` complained ("" if it did not).
+        The exit code, and the last sentence with which ``metagrad-bench`` complained, or else its last line.
     """
-    complaint = ""
+    complaint, last_line = "", "it said nothing"
     with log.open("a", encoding="utf-8") as stream:
         child = subprocess.Popen(
             command, cwd=cwd, env=clean_variables(), stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.PIPE,
@@ -146,9 +147,10 @@ def run_command(command: Sequence[str], *, cwd: Path, log: Path, show: Callable[
                 stream.write(line)
                 stream.flush()
                 show(line.rstrip())
+                last_line = show_text(line.strip()) or last_line
                 if line.startswith("metagrad-bench: "):
                     complaint = line.removeprefix("metagrad-bench: ").strip()
-            return child.wait(), complaint
+            return child.wait(), complaint or last_line
         finally:
             _stop(child)
 

@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--groups", type=int, default=counts.groups, help="real slowed groups for each phase")
     parser.add_argument("--leaks", type=int, default=counts.leaks, help="real leaking runs of each size")
     parser.add_argument("--simulated", type=int, default=10_000, help="simulated pairs of equal suites, each way")
-    parser.add_argument("--slowed", type=int, default=200, help="simulated suites for each slowdown")
+    parser.add_argument("--slowed", type=int, default=100, help="simulated suites for each slowdown")
     parser.add_argument("--report-only", action="store_true", help="write the page from what is there")
     return parser
 

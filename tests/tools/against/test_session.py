@@ -79,10 +79,21 @@ def test_a_revision_that_refuses_the_command_line_says_so_and_nothing_stays(stan
     stand_in.pace("old", 1.0, refuses="There is no variant 'fp32'.")
     stand_in.commit("Before the variant came")
     stand_in.pace("new", 1.0)
-    refused = pytest.raises(ConfigError, match=r"HEAD \(\w{10}\) cannot run this: There is no variant 'fp32'\.")
+    refused = pytest.raises(
+        ConfigError, match=r"HEAD \(\w{10}\) cannot run this: There is no variant 'fp32'\. \(exit code 2, "
+    )
     with refused, session(stand_in) as opened:
         opened.measure(1)
     assert stand_in.worktrees() == 1
+
+
+def test_a_revision_whose_code_ends_in_a_traceback_says_its_last_line(stand_in: StandIn) -> None:
+    stand_in.pace("old", 1.0)
+    (stand_in.root / "tools" / "cli.py").write_text("raise ImportError('no such launcher')\n")
+    stand_in.commit("Broken")
+    refused = pytest.raises(ConfigError, match=r"cannot run this: ImportError: no such launcher \(exit code 1, ")
+    with refused, session(stand_in) as opened:
+        opened.measure(1)
 
 
 def test_a_mistake_in_the_command_line_is_found_before_anything_is_made(stand_in: StandIn) -> None:

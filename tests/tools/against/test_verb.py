@@ -184,7 +184,7 @@ def copy_of_the_package(target: Path) -> None:
     """This checkout's package as a repository of its own."""
     root = Path(__file__).parents[3]
     skip = ignore_patterns("__pycache__")
-    for name in ("bench", "tools", "suites", "reports"):
+    for name in ("bench", "tools", "suites", "reports", "hydra_plugins"):
         copytree(root / name, target / name, ignore=skip)
     for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         copy(root / name, target / name)
