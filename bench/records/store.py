@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import math
 import os
@@ -30,6 +31,9 @@ SUPERSEDED = "superseded"  # a folder of runs that were measured again; never lo
 SAMPLE_COLUMNS = ("repeat", "index", "series", "metric", "value")
 
 _NUMBER_LIST = re.compile(rb"\[\n[\s\d.eE+,-]*\n\s*\]")  # a JSON string holds no raw line break
+_END, _SEAL_LINE = b"\n}\n", b',\n  "sha256": "%s"'
+_SEAL = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n\}\n\Z')
+_SEAL_BYTES = 128  # more than it takes
 _decoder = msgspec.json.Decoder(RunRecord)
 
 
@@ -76,7 +80,7 @@ def write_record(folder: Path, record: RunRecord, *, config_yaml: str) -> Path:
     write_atomic(folder / CONFIG_FILE, config_yaml.encode(), replace=True)
     if record.timing is not None:
         write_samples(folder, record)
-    write_atomic(target, data, replace=False)
+    write_atomic(target, _sealed(data), replace=False)
     return target
 
 
@@ -146,6 +150,11 @@ def read_record(path: Path) -> RunRecord:
             value of the wrong type; the message says which and where.
     """
     data = read_bytes(path)
+    if not _is_as_written(data):
+        raise RecordError(
+            f"The record {show_path(path)} is damaged: it is not what was written (its SHA-256 differs); run its cell "
+            "again."
+        )
     try:
         record = _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -154,6 +163,18 @@ def read_record(path: Path) -> RunRecord:
     if record.schema_version != SCHEMA_VERSION:
         check_header(path, data, key="key", kind="a record", newest=SCHEMA_VERSION)
     return record
+
+
+def _sealed(data: bytes) -> bytes:
+    """A record's text with its SHA-256 as the last key: a digit that changed on the disk would still be a number."""
+    assert data.endswith(_END), "a record is an indented object"
+    return data.removesuffix(_END) + _SEAL_LINE % hashlib.sha256(data).hexdigest().encode() + _END
+
+
+def _is_as_written(data: bytes) -> bool:
+    """Whether a text ends in the right SHA-256, or in none: older records have none."""
+    seal = _SEAL.search(data, max(0, len(data) - _SEAL_BYTES))
+    return seal is None or hashlib.sha256(data[: seal.start()] + _END).hexdigest().encode() == seal[1]
 
 
 def find_records(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:

@@ -151,6 +151,17 @@ def test_a_list_of_numbers_takes_one_line(make_record: MakeRecord) -> None:
     assert text.endswith("}\n")
 
 
+def test_a_record_in_which_a_digit_changed_on_the_disk_is_refused(tmp_path: Path, make_record: MakeRecord) -> None:
+    path = write_record(tmp_path, make_record(), config_yaml="seed: 0\n")
+    data = path.read_bytes()
+    assert read_record(path) == make_record()
+    path.write_bytes(data.replace(b'"seed": 0', b'"seed": 1', 1))
+    with pytest.raises(RecordError, match="not what was written"):
+        read_record(path)
+    path.write_bytes(encode_record(make_record()))
+    assert read_record(path) == make_record(), "a record of before carries no SHA-256"
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_not_finite_is_never_written(tmp_path: Path, make_record: MakeRecord, value: float) -> None:
     record = make_record()
