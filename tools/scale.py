@@ -196,12 +196,18 @@ def _verb(*argv: str, codes: tuple[int, ...] = (0,)) -> Callable[[], Any]:
     return run
 
 
+def _baseline(size: int, folder: Path) -> Callable[[], Any]:
+    target = folder / "baseline.json"
+    target.unlink(missing_ok=True)  # written anew: over an earlier one the verb would also tell what moved
+    return _verb("baseline", str(folder / "records"), "-o", str(target))
+
+
 STAGES: dict[str, Callable[[int, Path], Callable[[], Any]]] = {
     "plan": _plan,
     "write": _write,
     "status": _status,
     "read": _read,
-    "baseline": lambda size, folder: _verb("baseline", str(folder / "records"), "-o", str(folder / "baseline.json")),
+    "baseline": _baseline,
     "gate": lambda size, folder: _verb(
         "gate", str(folder / "records"), "--baseline", str(folder / "baseline.json"), codes=(0, 1, 3, 5)
     ),
