@@ -1,15 +1,23 @@
-"""One pass at a time on a device, across processes, suites and launchers of this machine."""
+"""One pass at a time on a device, across processes, suites and launchers of this machine.
+
+A GPU is told by its own identity: a scheduler shows each of its jobs one GPU, and all of them call it ``cuda:0``.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 
 from bench.errors import HardwareError
+from bench.hardware.probe import open_nvml
+from bench.units import Absent
 
 _POLL_S = 0.2
 
@@ -29,8 +37,9 @@ def device_lock(
         HardwareError: the lock cannot be taken, or not within ``wait_s``.
     """
     folder = Path(tempfile.gettempdir()) / "metagrad-bench-locks"
+    name = lock_name(device)
     # World-writable: the device is shared by all users of the machine, the lock has to be as well.
-    lock = FileLock(folder / f"{device.replace(':', '-')}.lock", mode=0o666)
+    lock = FileLock(folder / f"{name}.lock", mode=0o666)
     try:
         folder.mkdir(mode=0o777, exist_ok=True)
         try:
@@ -49,3 +58,20 @@ def device_lock(
         yield
     finally:
         lock.release()
+
+
+def lock_name(device: str) -> str:
+    """Name of a device's lock, the same in every process of the machine whatever CUDA_VISIBLE_DEVICES shows it.
+
+    Args:
+        device: ``cpu`` or ``cuda:N``.
+    """
+    if not device.startswith("cuda"):
+        return device
+    index = int(device.partition(":")[2] or 0)
+    gpu = open_nvml(torch.device("cuda", index))
+    digest = gpu if isinstance(gpu, Absent) else gpu.digest()
+    if not isinstance(digest, Absent):
+        return f"cuda-{digest}"
+    shown = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    return f"cuda-{re.sub(r'[^0-9A-Za-z-]', '-', shown[index]) if index < len(shown) else index}"

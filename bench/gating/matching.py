@@ -32,12 +32,21 @@ def match(candidates: Iterable[Entry], baselines: Iterable[Entry]) -> list[Pair]
     ours, known = list(candidates), list(baselines)
     exact = {(cell_key(entry), entry.fingerprint): entry for entry in known}
     compared = {cell_key(entry) for entry in ours if (cell_key(entry), entry.fingerprint) in exact}
+    alive = {cell_key(entry) for entry in ours}
+    same_cell: dict[str, list[Entry]] = {}
+    same_name: dict[str, list[Entry]] = {}  # of those whose own configuration is gone
+    for entry in known:
+        same_cell.setdefault(cell_key(entry), []).append(entry)
+        if cell_key(entry) not in alive:
+            same_name.setdefault(cell_label(entry), []).append(entry)
     answered: set[tuple[str, str]] = set()
     pairs = []
     for candidate in ours:
         partner = exact.get((cell_key(candidate), candidate.fingerprint))
         if partner is None and cell_key(candidate) not in compared:
-            partner = _nearest(candidate, known, ours)
+            partner = _nearest(
+                candidate, same_cell.get(cell_key(candidate), []), same_name.get(cell_label(candidate), [])
+            )
         if partner is not None:
             answered.add((cell_key(partner), partner.fingerprint))
         pairs.append(Pair(candidate, partner))
@@ -105,18 +114,13 @@ def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def _nearest(candidate: Entry, known: list[Entry], ours: list[Entry]) -> Entry | None:
+def _nearest(candidate: Entry, same_cell: list[Entry], same_name: list[Entry]) -> Entry | None:
     """The baseline's entry that comes closest to a candidate without an equal one.
 
     First the same cell on another machine, then a cell of the same name whose own configuration is gone.
     """
-    same_cell = [entry for entry in known if cell_key(entry) == cell_key(candidate)]
     if same_cell:
         return min(same_cell, key=lambda entry: len(_paths(entry.environment, candidate.environment)))
-    alive = {cell_key(entry) for entry in ours}
-    same_name = [
-        entry for entry in known if cell_label(entry) == cell_label(candidate) and cell_key(entry) not in alive
-    ]
     if same_name:
         return min(same_name, key=lambda entry: (entry.fingerprint != candidate.fingerprint, entry.config_digest))
     return None

@@ -7,6 +7,7 @@ joins the two and says so where it cannot. UUIDs and bus addresses are used to f
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable
@@ -94,6 +95,14 @@ class NvmlDevice:
     def name(self) -> str | Absent:
         """Product name; of a MIG instance with its profile."""
         return self._read(lambda handle: str(pynvml.nvmlDeviceGetName(handle)))
+
+    def digest(self) -> str | Absent:
+        """Twelve hex digits that tell this GPU (or MIG instance) from every other, made from its UUID."""
+
+        def read(handle: Any) -> str:
+            return hashlib.sha256(str(pynvml.nvmlDeviceGetUUID(handle)).encode()).hexdigest()[:12]
+
+        return self._read(read)
 
     def sm(self) -> int | Absent:
         """Compute capability without the point, 90 for 9.0."""

@@ -5,12 +5,14 @@ or ran out of time, while others run, and leaves all of them in the queue on Ctr
 """
 
 import contextlib
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
@@ -70,11 +72,14 @@ if upstream is not None:
             except BaseException:
                 for job in jobs:
                     if not job.done():
-                        with contextlib.suppress(OSError):
-                            job.cancel(check=False)
+                        with contextlib.suppress(OSError, psutil.Error):
+                            self._cancel(job)
                 raise
             log.check()
             return returns
+
+        def _cancel(self, job: Any) -> None:
+            job.cancel(check=False)
 
         def _executor(self) -> Any:
             import submitit
@@ -118,6 +123,11 @@ if upstream is not None:
         """Runs the jobs of a sweep as processes of this machine, all at once: for trying out."""
 
         _EXECUTOR = "local"
+
+        def _cancel(self, job: Any) -> None:
+            """Interrupt the job itself; submitit's watcher over it would print a traceback."""
+            for process in psutil.Process(int(job.job_id)).children():
+                process.send_signal(signal.SIGINT)
 
     def _collect(jobs: Sequence[Any], names: Sequence[str], log: Any) -> list[JobReturn]:
         """Wait for every job, in whatever order they end."""
