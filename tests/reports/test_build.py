@@ -147,7 +147,7 @@ def test_records_without_any_measurement_still_give_a_report(
 def test_many_sections_have_figures_for_the_largest_only_and_say_so(
     demo_records: Make, write_runs: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reports.build.MANY_RECORDS", 3)
+    monkeypatch.setattr("reports.build.MAX_FIGURE_ROWS", 2)
     records = [*demo_records(["fp32", "uint8_int8"]), *demo_records(["fp32"], machine="cpu-other")]
     result = build_report([write_runs(records)], tmp_path / "out")
     assert (tmp_path / "out" / "figures" / "1-steps.svg").exists()
