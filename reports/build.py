@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_FIGURE_SECTIONS = 4  # a drawn section of 8 rows costs about two seconds, one of 30 rows four
 MAX_FIGURE_ROWS = 60  # of all drawn sections together
+MANY_RECORDS = 1000  # from here on one section is drawn: the report is to be there in 20 seconds
 EXAMPLE = "example: metagrad-bench report out/demo -o out/demo"
 
 
@@ -138,8 +139,9 @@ def _count_drawn(sections: Sequence[Section]) -> int:
     """How many sections, the largest first, can be drawn within the report's time; one at least, if any."""
     from reports.figures.style import MAX_ROWS
 
+    many = sum(len(section.records) for section in sections) >= MANY_RECORDS
     rows, count = 0, 0
-    for section in sections[:MAX_FIGURE_SECTIONS]:
+    for section in sections[: min(MAX_FIGURE_SECTIONS, 1) if many else MAX_FIGURE_SECTIONS]:
         rows += min(len(section.rows), MAX_ROWS)
         if count and rows > MAX_FIGURE_ROWS:
             break
