@@ -201,14 +201,10 @@ def test_the_package_itself_is_measured_against_a_revision_that_kept_less_memory
     repository.git("init", "--quiet", "--initial-branch=main")
     repository.commit("As it is")
     monkeypatch.chdir(repository.root)
-    passes = repository.root / "bench" / "passes.py"
-    passes.write_text(
-        passes.read_text().replace(
-            "    parts.model.train()\n    take_largest_layer(parts)\n",
-            "    parts.model.train()\n    take_largest_layer(parts)\n    kept = []\n"
-            "    parts.model.register_forward_hook(lambda *_: kept.append(torch.ones(10**6)))\n",
-        )
-    )
+    memory = repository.root / "bench" / "training" / "memory.py"
+    leak = "        kept = []\n        while left:\n            kept.append(torch.ones(10**6, device=device))\n"
+    assert "        while left:\n" in memory.read_text()
+    memory.write_text(memory.read_text().replace("        while left:\n", leak))
     cell = ["variant=ste_int4", "protocol=tiny", "device=cpu"]
     assert main(["--against", "HEAD", *cell, "--repeats", "1", "--confirm", "0", "--json"]) == 1
     assert rows(capsys.readouterr().out)["peak_allocated_bytes"] == "regressed"
