@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 OUT ?= out
 DEVICE ?= auto
 
-.PHONY: demo test test-slow faults check lint types bench gate-proof clean
+.PHONY: demo test test-slow faults check lint types bench gate-proof scale clean
 .DEFAULT_GOAL := help
 .PHONY: help
 
@@ -51,6 +51,9 @@ bench: $(STAMP) ## the project's own benchmarks: the demo's cells timed against 
 
 gate-proof: $(STAMP) ## what the regression gate is worth on this machine: docs/gate-proof.md, up to an hour; goes on where it was stopped
 	$(BIN)/python -m tools.gate_proof
+
+scale: $(STAMP) ## what 1,000, 10,000 and 100,000 cells cost around their measuring: docs/scale/scale.json, up to two hours
+	$(BIN)/python -m tools.scale --json docs/scale/scale.json
 
 clean: ## remove the environment, caches and what was measured
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

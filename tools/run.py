@@ -43,7 +43,7 @@ Hydra flags:
   --multirun, -m                one cell for each combination of comma-separated values
   --config-dir DIR              a folder with your own suite/ or variant/ files
   --cfg job                     print the composed config and stop
-  hydra/launcher=joblib         other launchers, where they are installed
+  hydra/launcher=joblib         or ray, submitit_slurm, where they are installed: docs/scale.md
   --hydra-help                  Hydra's own help
 
 examples:
