@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.gating import Comparison, Policy, compare
 
-REPEATS = 4  # runs of each side: what docs/gate-proof.md is about
+REPEATS = 4  # runs of each side: what `make gate-proof` is about
 CONFIRM = 1
 
 
