@@ -6,6 +6,7 @@ import atexit
 import dataclasses
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,10 @@ from bench.units import Absent
 
 # One thread: the products in tests are small, and threads of several workers on few cores slow each other down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell ignores Ctrl-C for what it starts in the background, and children inherit that: tests send them Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Device locks lie in the temporary folder: tests wait neither for a suite that runs on this machine nor for each other.
 _TEMPORARY = tempfile.mkdtemp(prefix="mgb-")

@@ -114,6 +114,14 @@ def take(tensor: Tensor, key: str) -> Any:
     return found if version == tensor._version else None
 
 
+def take_out(tensor: Tensor, key: str) -> Any:
+    """As `take`, for the one reader there is: nothing stays with a tensor that may be kept for backward."""
+    found = take(tensor, key)
+    if hasattr(tensor, key):
+        delattr(tensor, key)
+    return found
+
+
 # the keys
 AMAX = "known_amax"  # float: largest |value| of a gradient
 CODES = "known_codes"  # Codes of an activation

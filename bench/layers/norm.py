@@ -31,6 +31,7 @@ from bench.layers.handover import (
     leave,
     placeholder,
     take,
+    take_out,
 )
 from bench.layers.join import rectified_codes
 from bench.layers.operands import channels_first
@@ -75,7 +76,7 @@ class LeanBatchNorm2d(nn.BatchNorm2d):
         if plain or input.shape[1] != self.num_features or input.numel() <= input.shape[1]:
             y = super().forward(input)
             return y if self.ceiling == NO_ACTIVATION else rectify(y, self.ceiling, inplace=True)
-        rectified: Tensor = _Norm.apply(input, self.weight, self.bias, self, take(input, STATISTICS))
+        rectified: Tensor = _Norm.apply(input, self.weight, self.bias, self, take_out(input, STATISTICS))
         return rectified
 
     def running(self) -> tuple[Tensor | None, Tensor | None, float]:

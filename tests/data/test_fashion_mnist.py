@@ -147,7 +147,7 @@ def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path, write_fashion: W
     write_fashion(tmp_path, False)
     (tmp_path / TRAIN_IMAGES).unlink()
     (tmp_path / TRAIN_IMAGES).mkdir()
-    assert "cannot be read: is a directory" in refusal(tmp_path)
+    assert "is no regular file" in refusal(tmp_path)
 
 
 def test_the_check_neither_fetches_nor_writes(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_the_program_lists_its_verbs_and_says_its_version(capsys: pytest.Capture
 
 def test_an_unknown_verb_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runn"]) == 2
-    assert "run, report, gate" in capsys.readouterr().err
+    assert "run, status, report, gate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
