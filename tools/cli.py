@@ -24,7 +24,7 @@ VERBS = {
     "doctor": ("tools.doctor", "what this machine can do, and what would spoil a measurement"),
     "kernels": ("tools.kernel_bench", "INT8 and INT4 training steps against FP32 and bf16, layer by layer"),
     "hypernets": ("tools.hypernet_bench", "what the hypernetwork costs, by strategy and within a training step"),
-    "list": ("tools.listing", "suites, variants, presets, models, methods, datasets, GPUs known"),
+    "list": ("tools.listing", "suites, variants, presets, models, methods and their parts, datasets, GPUs known"),
 }
 EXIT_CODES = {
     "run": (0, 1, 2, 130),

@@ -1,8 +1,9 @@
-"""``metagrad-bench list``: suites, variants, presets, models, methods, datasets and GPUs, a line and a source each."""
+"""``metagrad-bench list``: suites, variants, models, methods and their parts, datasets, GPUs, a line and a source each."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -97,6 +98,15 @@ def _yaml_rows(group: str, config_dir: str | None) -> list[Row]:
     return [{"name": name, "what": summary} for name, summary in group_files(group, config_dir).items()]
 
 
+def _parts(group: str, config_dir: str | None) -> list[Row]:
+    """The choices of a group that methods are built from; their source stands in brackets at the end."""
+    rows = []
+    for row in _yaml_rows(group, config_dir):
+        what, bracket, source = row["what"].rstrip(".").partition(" (")
+        rows.append({"name": row["name"], "what": f"{what}.", "source": source.removesuffix(")") if bracket else ""})
+    return rows
+
+
 def _models(config_dir: str | None) -> list[Row]:
     from bench.models import CUSTOM, CUSTOM_SUMMARY, MODELS
 
@@ -153,6 +163,10 @@ LISTS: dict[str, Callable[[str | None], list[Row]]] = {
     "presets": _presets,
     "models": _models,
     "methods": _methods,
+    "hypernets": functools.partial(_parts, "hypernet"),
+    "strategies": functools.partial(_parts, "strategy"),
+    "quantizers": functools.partial(_parts, "quantizer"),
+    "optimizers": functools.partial(_parts, "optimizer"),
     "datasets": _datasets,
     "gpus": _gpus,
 }

@@ -213,8 +213,8 @@ def max_abs(values: Tensor) -> Tensor:
 
 
 def safe_width(scale: Tensor) -> Tensor:
-    """A range's half width to divide by: 1 where every value is 0."""
-    return torch.where(scale == 0, torch.ones_like(scale), scale)
+    """A range's half width to divide by: 1 where every value is 0, or so small that its inverse is no number."""
+    return torch.where(scale < torch.finfo(scale.dtype).tiny, torch.ones_like(scale), scale)
 
 
 def scaled(values: Tensor, scale: Tensor) -> Tensor:

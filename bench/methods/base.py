@@ -231,7 +231,9 @@ def _bits_match(cell: CellConfig, key: str, bits: int, quantizer: str) -> None:
     if quantizer == "none":
         _require(bits == FLOAT_BITS, cell, f"does not quantize there: leave {key} at 32")
     else:
-        _require(2 <= bits <= 8, cell, f"quantizes there with {quantizer}: set {key} to 2 to 8")
+        where = "error signals" if key == "error_bits" else "the weight gradient"
+        other = "method.error_quantizer" if key == "error_bits" else "method.grad_quantizer"
+        _require(2 <= bits <= 8, cell, f"quantizes {where} with {quantizer}: set {key} to 2 to 8, or {other}=none")
 
 
 def _member(cell: CellConfig, key: str, value: str, valid: tuple[str, ...]) -> None:

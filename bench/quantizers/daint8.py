@@ -140,6 +140,7 @@ def check_granularity(granularity: str) -> None:
     if granularity != "tensor":
         raise ConfigError(
             f"error quantizer daint8 cannot give dgrad one scale per {granularity}: it quantizes twice, per tensor for "
-            "dgrad, which sums over the channels, and per output channel for wgrad; leave error_granularity=tensor, or "
-            f"take error=uniform with dispatch=simulate for one scale per {granularity}"
+            "dgrad, which sums over the channels, and per output channel for wgrad; leave "
+            "method.error_granularity=tensor, or take method=uniform with dispatch=simulate for one scale per "
+            f"{granularity}"
         )

@@ -293,7 +293,7 @@ def test_a_copy_of_a_converted_model_draws_its_own_roundings(small_resnet, image
         ),
         (
             {"error": "daint8", "error_bits": 8, "error_granularity": "channel", "dispatch": "simulate"},
-            "leave error_granularity=tensor",
+            "leave method.error_granularity=tensor",
         ),
     ],
 )

@@ -99,5 +99,5 @@ def test_a_checkpoint_continues_the_moving_maxima():
 
 
 def test_a_scale_per_channel_on_dgrad_is_refused_with_the_valid_choices():
-    with pytest.raises(ConfigError, match=r"error_granularity=tensor, or take error=uniform with dispatch=simulate"):
+    with pytest.raises(ConfigError, match=r"error_granularity=tensor, or take method=uniform with dispatch=simulate"):
         build_error_quantizer("daint8", 8, granularity="channel", channels=4)

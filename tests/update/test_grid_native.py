@@ -124,3 +124,19 @@ def test_an_iteration_with_the_compiled_pieces_is_one_without_them(name: str, fo
         torch.testing.assert_close(one, other, rtol=0.0, atol=2e-6 * float(other.abs().max()))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=0.0, atol=2e-5 * float(other.abs().max()) + 1e-12)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("name", HYPERNETS)
+def test_a_layer_too_small_to_be_scaled_stays_finite(name: str, compiled: bool) -> None:
+    hypernet, strategy = make_hypernet(name, "residual"), Tabulate(bound=1e-4)
+    tiny = torch.zeros(3000)
+    tiny[::7] = 1e-40
+    with contextlib.nullcontext() if compiled else native.disabled():
+        for grad, weight in ((tiny, torch.linspace(-1, 1, 3000)), (torch.linspace(-1, 1, 3000), tiny)):
+            (output,) = strategy.outputs(hypernet, [grad], [weight])
+            strategy.meta_gradient(
+                hypernet, [grad], lambda i, part, w=weight: w[part], lambda i, part: torch.ones(3000)[part]
+            )
+            assert bool(output.isfinite().all())
+            assert all(bool(p.grad.isfinite().all()) for p in hypernet.parameters() if p.grad is not None)
