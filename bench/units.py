@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MEBIBYTE = 1024**2
@@ -44,6 +45,17 @@ def format_joules(value: float | Absent) -> str:
 def format_ratio(value: float | Absent) -> str:
     """Print a ratio against a reference (``1.34×``)."""
     return format_absent(value) if isinstance(value, Absent) else f"{value:.2f}×"
+
+
+def format_span_overhead(shares_pct: Sequence[float]) -> str:
+    """What the profile pass's spans add to a step, over several cells, in a sentence.
+
+    Args:
+        shares_pct: ``span_overhead_pct`` of at least one cell.
+    """
+    low, high = (f"{share:.0f}" if round(share) else "0" for share in (min(shares_pct), max(shares_pct)))
+    told = low if low == high else f"{low} to {high}"
+    return f"Spans add {told} % to a step; step times elsewhere are of steps without them."
 
 
 def format_percent(value: float | Absent, digits: int = 1) -> str:
