@@ -48,14 +48,16 @@ def format_ratio(value: float | Absent) -> str:
 
 
 def format_span_overhead(shares_pct: Sequence[float]) -> str:
-    """What the profile pass's spans add to a step, over several cells, in a sentence.
+    """How much longer a step with the profile pass's spans took, over several cells, in a sentence.
 
     Args:
         shares_pct: ``span_overhead_pct`` of at least one cell.
     """
-    low, high = (f"{share:.0f}" if round(share) else "0" for share in (min(shares_pct), max(shares_pct)))
+    low, high = (
+        f"{round(share):+d}".replace("-", "−").replace("+0", "0") for share in (min(shares_pct), max(shares_pct))
+    )
     told = low if low == high else f"{low} to {high}"
-    return f"Spans add {told} % to a step; step times elsewhere are of steps without them."
+    return f"Spans change a step’s time by {told} %; step times elsewhere are of steps without them."
 
 
 def format_percent(value: float | Absent, digits: int = 1) -> str:

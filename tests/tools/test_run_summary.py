@@ -33,11 +33,11 @@ def test_the_summary_says_what_spans_cost_where_there_was_a_profile_pass(
     for folder, record in zip(folders, records, strict=True):
         write_record(folder, record, config_yaml="")
     assert sum_up(folders) == ExitCode.OK
-    assert "Profile: Spans add 5 to 12 % to a step" in capsys.readouterr().out
+    assert "Profile: Spans change a step’s time by +5 to +12 %" in capsys.readouterr().out
     assert sum_up(folders[2:]) == ExitCode.OK
     assert "Profile" not in capsys.readouterr().out
 
 
-def test_what_spans_cost_is_one_number_where_all_agree_and_never_minus_zero() -> None:
-    assert format_span_overhead([4.9, 5.2]).startswith("Spans add 5 % to a step")
-    assert format_span_overhead([-0.3, 2.0]).startswith("Spans add 0 to 2 % to a step")
+def test_what_spans_cost_is_one_number_where_all_agree_and_signed() -> None:
+    assert format_span_overhead([4.9, 5.2]).startswith("Spans change a step’s time by +5 %;")
+    assert format_span_overhead([-0.8, 2.0]).startswith("Spans change a step’s time by −1 to +2 %;")
