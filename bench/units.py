@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MEBIBYTE = 1024**2
@@ -44,6 +45,19 @@ def format_joules(value: float | Absent) -> str:
 def format_ratio(value: float | Absent) -> str:
     """Print a ratio against a reference (``1.34×``)."""
     return format_absent(value) if isinstance(value, Absent) else f"{value:.2f}×"
+
+
+def format_span_overhead(shares_pct: Sequence[float]) -> str:
+    """How much longer a step with the profile pass's spans took, over several cells, in a sentence.
+
+    Args:
+        shares_pct: ``span_overhead_pct`` of at least one cell.
+    """
+    low, high = (
+        f"{round(share):+d}".replace("-", "−").replace("+0", "0") for share in (min(shares_pct), max(shares_pct))
+    )
+    told = low if low == high else f"{low} to {high}"
+    return f"Spans change a step’s time by {told} %; step times elsewhere are of steps without them."
 
 
 def format_percent(value: float | Absent, digits: int = 1) -> str:

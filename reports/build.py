@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +53,8 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
     from reports.render import render_html, render_markdown
     from reports.sections import build_sections
 
-    loaded = load_records(paths)
+    with _without_collection():
+        loaded = load_records(paths)
     out_dir = Path(out_dir)
     try:
         for folder in (out_dir, out_dir / "figures", out_dir / "tables"):
@@ -59,9 +62,10 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
         sections = build_sections(loaded.records)
         figures, notes = _write_figures(sections, loaded.folders, out_dir)
         write_tables(sections, loaded.records, loaded.folders, out_dir / "tables")
-        page = build_page(loaded, sections, figures, notes)
         html, markdown = out_dir / "report.html", out_dir / "report.md"
-        html.write_text(render_html(page), encoding="utf-8")
+        with _without_collection():
+            page = build_page(loaded, sections, figures, notes)
+            html.write_text(render_html(page), encoding="utf-8")
         markdown.write_text(render_markdown(page), encoding="utf-8")
     except OSError as error:
         reason = error.strerror or error
@@ -105,6 +109,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"- {line}\n")
     sys.stdout.write(f"report: {result.html}\n        {result.markdown}\n")
     return int(ExitCode.OK)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """No search for cycles meanwhile: records and pages have none, and walking them again and again takes seconds."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def _write_figures(

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from bench.records.schema import DeviceSeries, EpochPoint, LayerFacts, LayerMemory, ProductWork, RunRecord, SpanTime
 from bench.units import Absent
 from reports.figures.beside import read_hypernet_steps
-from reports.frames import cells_frame, rows_frame
+from reports.flat import flat_cells, flat_rows
 from reports.paper import paper_tables
 from reports.rows import Estimate, Section, machine_name
 from reports.text import csv_text
@@ -48,8 +47,8 @@ def write_tables(
     """
     close = _detailed(sections)
     phases = sorted({n for r in close if r.timing for repeat in r.timing.repeats for n in repeat.phases_ms})
-    _write_frame(rows_frame(sections), out_dir / "rows.csv")
-    _write_frame(cells_frame(records), out_dir / "cells.csv")
+    _write_rows(flat_rows(sections), out_dir / "rows.csv")
+    _write_rows(flat_cells(records), out_dir / "cells.csv")
     samples = (*IDENTITY, "repeat", "of", "sample", "step_ms", *(f"{name}_ms" for name in phases))
     _write(out_dir / "samples.csv", samples, _samples(close, phases))
     tables = {
@@ -86,16 +85,7 @@ def _detailed(sections: Sequence[Section]) -> list[RunRecord]:
 
 def _write(path: Path, header: Sequence[str], lines: Iterable[Line]) -> None:
     """Write one table; a table without lines leaves no file."""
-    texts: dict[str, object] = {}
-
-    def safe(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        known = texts.get(value)
-        if known is None:  # few texts repeat many times
-            known = texts[value] = csv_text(value)
-        return known
-
+    texts = _SafeTexts()
     rest = iter(lines)
     first = next(rest, None)
     if first is None:
@@ -103,14 +93,23 @@ def _write(path: Path, header: Sequence[str], lines: Iterable[Line]) -> None:
         return
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([safe(name) for name in header])
-        writer.writerow([safe(value) for value in first])
-        writer.writerows([safe(value) for value in line] for line in rest)
+        writer.writerow([texts[name] for name in header])
+        for line in itertools.chain([first], rest):
+            writer.writerow([texts[value] if isinstance(value, str) else value for value in line])
 
 
-def _write_frame(frame: pd.DataFrame, path: Path) -> None:
-    missing = frame.astype(object).where(frame.notna(), None)
-    _write(path, [str(name) for name in frame.columns], missing.itertuples(index=False, name=None))
+class _SafeTexts(dict[str, object]):
+    """Texts as a spreadsheet may read them; few, which repeat many times."""
+
+    def __missing__(self, text: str) -> object:
+        self[text] = csv_text(text)
+        return self[text]
+
+
+def _write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows whose columns may differ, each in the order in which it first appears."""
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    _write(path, header, ([row.get(name) for name in header] for row in rows))
 
 
 def _identity(record: RunRecord) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from importlib.resources import files
 from typing import Any
@@ -82,4 +83,10 @@ def _breakable(name: str) -> Markup:
 
 
 def _html_text(value: Any) -> Any:
-    return value if isinstance(value, Markup) else escape(clean_text(value))
+    return value if isinstance(value, Markup) else _escaped(str(value))
+
+
+@functools.lru_cache(maxsize=2**16)
+def _escaped(text: str) -> Markup:
+    """Few texts repeat many times on a long page."""
+    return escape(clean_text(text))

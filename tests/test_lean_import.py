@@ -21,6 +21,11 @@ def test_the_command_line_imports_torch_only_where_a_verb_needs_it() -> None:
     assert not {"torch", "hydra", "pandas", "seaborn"} & loaded_by("import tools.cli")
 
 
+def test_writing_a_report_imports_no_torch() -> None:
+    parts = ", ".join(f"reports.{name}" for name in ("csv_files", "figures", "load", "page", "render", "sections"))
+    assert "torch" not in loaded_by(f"import {parts}")
+
+
 def test_importing_the_passes_does_not_start_cuda() -> None:
     code = "import bench.passes, torch; print(torch.cuda.is_initialized())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

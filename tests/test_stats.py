@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.records.schema import Interval, Summary
-from bench.stats import mean_interval, median_half_width, ratio_interval, summarize
+from bench.stats import mean_interval, median_half_width, ratio_interval, resampled_medians, summarize
 from bench.units import Absent
 
 positive = st.floats(min_value=1e-3, max_value=1e6)
@@ -51,6 +51,26 @@ def test_one_seed_has_no_interval() -> None:
 def test_a_ratio_without_noise_is_exact() -> None:
     assert ratio_interval([[6.0] * 5, [6.0] * 4], [[2.0] * 3, [2.0] * 7], seed=0) == Interval(value=3, low=3, high=3)
     assert ratio_interval([[1.5]], [[1.0]], seed=0) == Interval(value=1.5, low=1.5, high=1.5)
+
+
+@pytest.mark.parametrize("lengths", [(9, 9, 9), (7, 12, 1, 12)])
+def test_a_replicates_median_is_that_of_the_samples_drawn_one_by_one(lengths: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(5)
+    samples = [np.round(rng.lognormal(size=length), 1) for length in lengths]  # rounded: some are equal
+    picks = rng.integers(len(lengths), size=(20, len(lengths)))
+    starts = rng.random(size=(20, len(lengths), 2))
+
+    def drawn(process: int, places: np.ndarray) -> list[float]:
+        repeat, length = samples[process], lengths[process]
+        block = math.ceil(length / len(places))
+        taken = [repeat[(int(place * length) + step) % length] for place in places for step in range(block)]
+        return taken[:length]
+
+    expected = [
+        float(np.median([v for process, places in zip(*line, strict=True) for v in drawn(process, places)]))
+        for line in zip(picks, starts, strict=True)
+    ]
+    assert resampled_medians(samples, picks, starts).tolist() == expected
 
 
 def test_the_value_is_the_ratio_of_the_medians_that_a_report_shows() -> None:

@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
     finally:
         progress.close()
         set_current(None)
-    return max(code, _sum_up(folders if plan.here else _find_records(plan)))
+    return max(code, sum_up(folders if plan.here else _find_records(plan)))
 
 
 def _with_devices(argv: Sequence[str]) -> list[str]:
@@ -187,13 +187,22 @@ def _find_records(plan: Plan) -> list[Path]:
     return [folders[number] for number in range(len(plan.cells))]
 
 
-def _sum_up(folders: Sequence[Path]) -> int:
-    """One line per cell that is not ok, and where the records lie."""
+def sum_up(folders: Sequence[Path]) -> int:
+    """Print one line per cell that is not ok, what the profile pass cost, and where the records lie.
+
+    Args:
+        folders: of the cells' records.
+
+    Returns:
+        The exit code.
+    """
     from bench.records.schema import FINISHED
     from bench.records.store import read_record
+    from bench.units import format_span_overhead
 
     counts: dict[str, int] = {}
     lines = []
+    overheads_pct = []
     for folder in folders:
         try:
             record = read_record(folder / "record.json")
@@ -204,7 +213,11 @@ def _sum_up(folders: Sequence[Path]) -> int:
         counts[record.status] = counts.get(record.status, 0) + 1
         if record.status != "ok":
             lines.append(f"{record.status:<13} {folder.name}: {record.reason}")
+        if record.profile is not None:
+            overheads_pct.append(record.profile.cell.span_overhead_pct)
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    if overheads_pct:
+        lines.append(f"Profile: {format_span_overhead(overheads_pct)}")
     places = sorted({str(folder.parent) for folder in folders})
     lines.append(f"{len(folders)} cells: {summary}. Records: {', '.join(places)}")
     with suppress(OSError, ValueError):  # closed or full: the exit code says it all the same

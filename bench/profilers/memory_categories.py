@@ -22,23 +22,9 @@ from bench.layers.base import IntegerLayer
 from bench.profilers.base import PHASES, UNATTRIBUTED
 from bench.profilers.layer_scopes import FORWARD
 from bench.profilers.memory import AllocationTracker
-from bench.records.schema import LayerMemory, MemoryPhase
+from bench.records.schema import MEMORY_CATEGORIES, LayerMemory, MemoryPhase
 from bench.units import Absent
 
-CATEGORIES: dict[str, str] = {
-    "weights": "the model's parameters and buffers",
-    "integer_copies": "int8 codes of weights for as long as they are kept, and of any operand while its layer runs",
-    "activations": "what the forward made and keeps for backward, codes and masks among it, or hands to the next layer",
-    "gradients": "weight gradients from backward to the optimizer, and the error signals between layers",
-    "optimizer_state": "momentum and moments, those of the hypernetwork's parameters among them",
-    "hypernet_parameters": "the hypernetwork's parameters",
-    "hypernet_activations": "what evaluating the hypernetwork and its gradient makes or keeps: graphs, chunks, tables, "
-    "outputs, LSTM states, the old weights and the derivative of the optimizer's step",
-    "pending_gradients": "weight gradients that wait for the next iteration",
-    "workspaces": "buffers that the kernels reuse, and what one call of a layer or the optimizer makes and frees",
-    "data": "the batches",
-    "other": "what no rule claims",
-}
 _MADE_IN = {"meta": "hypernet_activations", "optimizer": "workspaces", "data": "data"}
 
 
@@ -182,7 +168,7 @@ class CategoryTracker(AllocationTracker):
 
     def held(self, time: int) -> dict[str, int]:
         """Bytes by category at a moment of the log, every category named."""
-        held = dict.fromkeys(CATEGORIES, 0)
+        held = dict.fromkeys(MEMORY_CATEGORIES, 0)
         for block in self.blocks:
             if block.born <= time and (block.died is None or block.died > time):
                 held[self.category_of(block, time)] += block.size

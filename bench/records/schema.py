@@ -262,6 +262,23 @@ class TimingResult:
     energy_j: dict[str, float | Absent] = field(default_factory=dict)  # a step, median over processes
 
 
+#: Of a step's memory, with what belongs to each.
+MEMORY_CATEGORIES: dict[str, str] = {
+    "weights": "the model's parameters and buffers",
+    "integer_copies": "int8 codes of weights for as long as they are kept, and of any operand while its layer runs",
+    "activations": "what the forward made and keeps for backward, codes and masks among it, or hands to the next layer",
+    "gradients": "weight gradients from backward to the optimizer, and the error signals between layers",
+    "optimizer_state": "momentum and moments, those of the hypernetwork's parameters among them",
+    "hypernet_parameters": "the hypernetwork's parameters",
+    "hypernet_activations": "what evaluating the hypernetwork and its gradient makes or keeps: graphs, chunks, tables, "
+    "outputs, LSTM states, the old weights and the derivative of the optimizer's step",
+    "pending_gradients": "weight gradients that wait for the next iteration",
+    "workspaces": "buffers that the kernels reuse, and what one call of a layer or the optimizer makes and frees",
+    "data": "the batches",
+    "other": "what no rule claims",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPhase:
     """What was alive when a phase of the step held most; docs/measuring.md defines each category in one line."""

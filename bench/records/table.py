@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bench.profilers.memory_categories import CATEGORIES
-from bench.records.schema import MemoryResult, MethodFacts, RunRecord, Summary, TimingResult
+from bench.records.schema import MEMORY_CATEGORIES, MemoryResult, MethodFacts, RunRecord, Summary, TimingResult
 from bench.units import Absent
 
 Value = str | int | float | bool | None
@@ -66,7 +65,7 @@ def _memory_columns(memory: MemoryResult | None) -> dict[str, object]:
     """Totals, and what there was by category when the step held most."""
     totals = [field.name for field in dataclasses.fields(MemoryResult) if field.name not in ("phases", "layers")]
     columns: dict[str, object] = {name: memory and getattr(memory, name) for name in totals}
-    columns |= {f"peak_{category}_bytes": None for category in CATEGORIES}
+    columns |= {f"peak_{category}_bytes": None for category in MEMORY_CATEGORIES}
     if memory is not None and not isinstance(memory.phases, Absent):
         highest = max(memory.phases, key=lambda phase: phase.peak_bytes)
         columns |= {f"peak_{category}_bytes": held for category, held in highest.categories.items()}

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from bench.profilers.memory_categories import CATEGORIES
-from bench.records.schema import MemoryPhase
+from bench.records.schema import MEMORY_CATEGORIES, MemoryPhase
 from bench.units import MEBIBYTE, Absent
 from reports.figures.style import (
     INK,
@@ -162,7 +161,7 @@ def _stack(axes: Sequence[Axes], bars: Sequence[_Bar]) -> None:
     totals = np.array([bar.total for bar in bars])
     starts = np.zeros(len(bars))
     units = (np.ones(len(bars)), 100 / np.where(totals == 0, 1.0, totals))
-    for category in (*CATEGORIES, _UNTOLD):
+    for category in (*MEMORY_CATEGORIES, _UNTOLD):
         sizes = np.array([bar.parts.get(category, 0.0) for bar in bars])
         if not sizes.any():
             continue

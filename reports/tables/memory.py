@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bench.profilers.memory_categories import CATEGORIES
-from bench.records.schema import MemoryPhase
+from bench.records.schema import MEMORY_CATEGORIES, MemoryPhase
 from bench.units import Absent
 from reports.rows import Row, Section
 from reports.tables.cells import bytes_cell, hypernet_bytes_cell, label_cell, retain_cells
@@ -89,7 +88,10 @@ def category_table(section: Section) -> Table:
     columns = (
         Column(key="method", header="Method", numeric=False),
         Column(key="phase", header="Most in", numeric=False),
-        *(Column(key=name, header=name.replace("_", " ").replace("hypernet", "hypernetwork")) for name in CATEGORIES),
+        *(
+            Column(key=name, header=name.replace("_", " ").replace("hypernet", "hypernetwork"))
+            for name in MEMORY_CATEGORIES
+        ),
     )
     rows = []
     for row in section.rows:
@@ -102,7 +104,7 @@ def category_table(section: Section) -> Table:
             Cell(text=phase.phase, detail=phase.layer),
             *(
                 bytes_cell(phase.categories[name], source=f"memory.phases[{index}].categories.{name}")
-                for name in CATEGORIES
+                for name in MEMORY_CATEGORIES
             ),
         )
         rows.append((row, cells))

@@ -17,7 +17,7 @@ from bench.records.schema import (
     RunRecord,
     SideProfile,
 )
-from bench.units import Absent, format_bytes, format_ms, format_percent
+from bench.units import Absent, format_bytes, format_ms, format_percent, format_span_overhead
 from reports.rows import PHASES, Ratio, Row, Section
 from reports.tables.cells import label_cell
 from reports.tables.model import Cell, Column, Table, TableRow, absent_cell, build_table
@@ -84,10 +84,9 @@ def pieces_table(section: Section) -> Table:
             _percent_cell(profile.cell.span_overhead_pct, "profile.cell.span_overhead_pct"),
         )
         rows.append((row, cells))
-    caption = (
-        "Sums of spans over all layers and both directions, in steps with spans, which are never those timed "
-        "elsewhere; first seed."
-    )
+    caption = "Sums of spans over all layers and both directions; first seed."
+    if profiles:
+        caption += f" {format_span_overhead([profile.cell.span_overhead_pct for _, profile in profiles])}"
     return build_table("pieces", "Pieces of the step", caption, columns, rows)
 
 

@@ -11,8 +11,8 @@ from bench.data import build_data
 from bench.data.loader import TrainBatches
 from bench.kernels.workspace import clear_workspace
 from bench.profilers.layer_scopes import LayerScopes
-from bench.profilers.memory_categories import CATEGORIES, CategoryTracker, MemoryProfile, Owner
-from bench.records.schema import LayerMemory, MemoryPhase
+from bench.profilers.memory_categories import CategoryTracker, MemoryProfile, Owner
+from bench.records.schema import MEMORY_CATEGORIES, LayerMemory, MemoryPhase
 from bench.training.assemble import Parts, build_parts
 from bench.training.memory import take_largest_layer, track_steps
 from bench.units import MEBIBYTE, Absent
@@ -66,7 +66,7 @@ def test_at_every_phases_peak_the_categories_add_up_and_little_is_left_over(vari
     profile = profile_of(f"variant={variant}", *hidden)
     assert {"forward", "backward", "optimizer"} <= {entry.phase for entry in profile.phases}
     for entry in profile.phases:
-        assert set(entry.categories) == set(CATEGORIES)
+        assert set(entry.categories) == set(MEMORY_CATEGORIES)
         assert sum(entry.categories.values()) == entry.peak_bytes
         assert min(entry.categories.values()) >= 0
         assert 100 * entry.categories["other"] <= MAX_OTHER_PCT * entry.peak_bytes, entry
@@ -206,4 +206,4 @@ def test_a_gradient_that_waits_for_the_next_step_was_a_gradient_before() -> None
 
 
 def test_every_category_is_defined_in_one_line() -> None:
-    assert all(line and "\n" not in line for line in CATEGORIES.values())
+    assert all(line and "\n" not in line for line in MEMORY_CATEGORIES.values())

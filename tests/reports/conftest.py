@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bench.profilers.memory_categories import CATEGORIES
 from bench.records.schema import (
+    MEMORY_CATEGORIES,
     Ceilings,
     DeviceSeries,
     GemmResult,
@@ -294,13 +294,13 @@ def with_categories() -> Callable[..., RunRecord]:
 
     def make(record: RunRecord, **mebibytes: float) -> RunRecord:
         assert record.memory is not None
-        sizes = {name: int(mebibytes.get(name, 0) * MEBIBYTE) for name in CATEGORIES}
+        sizes = {name: int(mebibytes.get(name, 0) * MEBIBYTE) for name in MEMORY_CATEGORIES}
         absent = Absent("only CUDA's allocator tells")
         top = MemoryPhase(
             phase="backward", peak_bytes=sum(sizes.values()), categories=sizes, layer="conv1", allocator_bytes=absent
         )
         small = dataclasses.replace(
-            top, phase="forward", peak_bytes=1, categories={**dict.fromkeys(CATEGORIES, 0), "data": 1}
+            top, phase="forward", peak_bytes=1, categories={**dict.fromkeys(MEMORY_CATEGORIES, 0), "data": 1}
         )
         return dataclasses.replace(record, memory=dataclasses.replace(record.memory, phases=(small, top)))
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from bench.profilers.memory_categories import CATEGORIES
-from bench.records.schema import MemoryPhase, RunRecord
+from bench.records.schema import MEMORY_CATEGORIES, MemoryPhase, RunRecord
 from bench.units import MEBIBYTE, Absent
 from reports.sections import build_sections
 from reports.tables.memory import category_table, strategy_table
@@ -18,7 +17,7 @@ def test_the_table_shows_the_phase_that_held_most(make_record: MakeRecord) -> No
     phases = tuple(
         MemoryPhase(
             phase=name, peak_bytes=num * MEBIBYTE,
-            categories=dict.fromkeys(CATEGORIES, 0) | {"weights": MEBIBYTE, "activations": (num - 1) * MEBIBYTE},
+            categories=dict.fromkeys(MEMORY_CATEGORIES, 0) | {"weights": MEBIBYTE, "activations": (num - 1) * MEBIBYTE},
             layer="conv1", allocator_bytes=Absent(reason="no GPU"),
         )
         for name, num in (("forward", 3), ("backward", 9), ("optimizer", 2))
@@ -29,8 +28,8 @@ def test_the_table_shows_the_phase_that_held_most(make_record: MakeRecord) -> No
     (row,) = table.rows
     texts = {column.key: cell.text for column, cell in zip(table.columns, row.cells, strict=True)}
     assert (texts["phase"], texts["weights"], texts["activations"]) == ("backward", "1.00 MiB", "8.00 MiB")
-    assert row.cells[-1].source == f"memory.phases[1].categories.{list(CATEGORIES)[-1]}"
-    assert [column.key for column in table.columns[2:]] == list(CATEGORIES)
+    assert row.cells[-1].source == f"memory.phases[1].categories.{list(MEMORY_CATEGORIES)[-1]}"
+    assert [column.key for column in table.columns[2:]] == list(MEMORY_CATEGORIES)
     bound = strategy_table(section).rows[0].cells[-1]
     assert (bound.text, bound.source) == ("1.00 MiB", "memory.hypernet_bound_bytes")
 

@@ -1,12 +1,10 @@
-"""Rows and records as flat data frames for CSV files: units in the headers, a reason beside what is not there."""
+"""Rows and records flat, for CSV files: units in the headers, a reason beside what is not there."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-import pandas as pd
 
 from bench.records.schema import Interval, RunRecord, Summary
 from bench.units import Absent
@@ -16,14 +14,14 @@ from reports.tables.model import Cell
 from reports.values import leaves, shown_value
 
 
-def rows_frame(sections: Sequence[Section]) -> pd.DataFrame:
-    """Every row of every section with its aggregated numbers as one flat frame, units in the headers."""
-    return pd.DataFrame([_flat_row(section, row) for section in sections for row in section.rows])
+def flat_rows(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """Every row of every section with its aggregated numbers, units in the names."""
+    return [_flat_row(section, row) for section in sections for row in section.rows]
 
 
-def cells_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+def flat_cells(records: Iterable[RunRecord]) -> list[dict[str, Any]]:
     """One row per record, one column per single value; ``<column>.reason`` says why a value is not there."""
-    return pd.DataFrame([_record_row(record) for record in records])
+    return [_record_row(record) for record in records]
 
 
 def _flat_row(section: Section, row: Row) -> dict[str, Any]:
@@ -76,11 +74,6 @@ def _spread(name: str, value: Estimate | Summary | Ratio | Absent) -> dict[str, 
     return spread
 
 
-def _identity(record: RunRecord) -> dict[str, Any]:
-    names = ("suite", "variant", "model_name", "data_name", "seed", "device", "fingerprint", "key")
-    return {name: getattr(record, name) for name in names}
-
-
 def _record_row(record: RunRecord) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for path, value in leaves(_without_lists(record)):
@@ -107,12 +100,3 @@ def _without_lists(record: RunRecord) -> RunRecord:
         environment={},
         notices=(),
     )
-
-
-def _with_reasons(values: dict[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for name, value in values.items():
-        row[name] = None if isinstance(value, Absent) else value
-        if isinstance(value, Absent):
-            row[f"{name}.reason"] = value.reason
-    return row

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.errors import ExitCode
+from bench.records.schema import Ceilings, ProfileResult, RunRecord, SideProfile
+from bench.records.store import write_record
+from bench.units import Absent, format_span_overhead
+from tools.run import sum_up
+
+MakeRecord = Callable[..., RunRecord]
+
+
+def _profiled(record: RunRecord, overhead_pct: float) -> RunRecord:
+    side = SideProfile(
+        plain_step_ms=(20.0,), spanned_step_ms=(21.0,), span_overhead_pct=overhead_pct, unattributed_pct=1.0,
+        phases_ms={}, spans=(), products=(), work=(), trace=None,
+    )  # fmt: skip
+    none = Absent("not measured")
+    ceilings = Ceilings(int8_gops=none, fp32_gflops=none, bf16_gflops=none, copy_gb_s=none)
+    return dataclasses.replace(record, profile=ProfileResult(ceilings=ceilings, cell=side, fp32=side))
+
+
+def test_the_summary_says_what_spans_cost_where_there_was_a_profile_pass(
+    make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tmp_path / "suite" / name for name in ("a", "b", "c")]
+    records = [_profiled(make_record(), 4.9), _profiled(make_record(), 12.2), make_record()]
+    for folder, record in zip(folders, records, strict=True):
+        write_record(folder, record, config_yaml="")
+    assert sum_up(folders) == ExitCode.OK
+    assert "Profile: Spans change a step’s time by +5 to +12 %" in capsys.readouterr().out
+    assert sum_up(folders[2:]) == ExitCode.OK
+    assert "Profile" not in capsys.readouterr().out
+
+
+def test_what_spans_cost_is_one_number_where_all_agree_and_signed() -> None:
+    assert format_span_overhead([4.9, 5.2]).startswith("Spans change a step’s time by +5 %;")
+    assert format_span_overhead([-0.8, 2.0]).startswith("Spans change a step’s time by −1 to +2 %;")
