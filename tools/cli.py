@@ -38,6 +38,9 @@ EXIT_CODES = {
     "hypernets": (0, 1, 2, 130),
     "list": (0, 2, 130),
 }
+# What a path itself can be to blame for; an error that names none is not the user's.
+_PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR)
+_LONGEST_PATH_SHOWN = 100
 HELP = """usage: metagrad-bench VERB [arguments]
 
 Benchmarks of complete quantized training: speed, memory and accuracy, integer GEMMs forward and backward.
@@ -94,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forget_output()
         return ExitCode.OK
     except OSError as error:
+        if error.errno in _PATH_ERRORS and isinstance(error.filename, str):
+            return _complain(f"{_shorten(error.filename)} cannot be opened ({error.strerror}): name another path.")
         if error.errno not in (*STORAGE_ERRORS, errno.EBADF):
             raise
         _forget_output()
@@ -105,6 +110,10 @@ def _check_working_folder() -> None:
         Path.cwd()
     except OSError as error:
         raise UserError("The working folder is not there any more: change into one that is.") from error
+
+
+def _shorten(path: str) -> str:
+    return path if len(path) <= _LONGEST_PATH_SHOWN else f"{path[: _LONGEST_PATH_SHOWN - 3]}..."
 
 
 def _forget_output() -> None:

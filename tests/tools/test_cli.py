@@ -73,6 +73,31 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["gate", "PATH", "--baseline", "PATH"],
+        ["report", "PATH", "-o", "PATH"],
+        ["status", "PATH"],
+        ["baseline", "PATH", "-o", "PATH"],
+        ["list", "--config-dir", "PATH"],
+        ["run", "variant=fp32", "--config-dir", "PATH"],
+        ["run", "variant=fp32", "output_dir=PATH"],
+        ["kernels", "--json", "PATH"],
+    ],
+)
+def test_a_path_that_is_too_long_is_one_sentence(
+    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([part.replace("PATH", "x" * 3000) for part in argv]) == 2
+    error = capsys.readouterr().err
+    assert "File name too long" in error
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_real_command_line_refuses_like_the_function(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("not a folder", encoding="utf-8")
