@@ -231,7 +231,8 @@ def _child_main(connection: Connection, function: Callable[..., Any], arguments:
         return  # the parent knows: it has asked
     except Exception as error:
         answer = classify(error)
-    connection.send(("answer", answer))
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent was interrupted as this started
+        connection.send(("answer", answer))
 
 
 def _end_with_fork_server() -> None:
