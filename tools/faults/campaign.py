@@ -112,6 +112,8 @@ def kill_at_random_moments(campaign: Campaign) -> None:
         gone_s = suite.kill()
         campaign.expect(gone_s < GONE_WITHIN_S, f"children outlived their parent by {gone_s:.0f} s")
         campaign.counts["suites killed"] += 1
+        if campaign.counts["suites killed"] % 10 == 0:
+            say(f"{campaign.counts['suites killed']} of {campaign.kills} suites killed")
         after = campaign.check_folder(output, "a kill")
         lost = [identity for identity in before if identity not in after]
         campaign.expect(not lost, f"a kill lost {lost}")
