@@ -7,6 +7,7 @@ import errno
 import importlib
 import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error), error.exit_code)
     except KeyboardInterrupt:
+        if argv is None:  # the process ends: another Ctrl-C has nothing left to stop, and would only change the code
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
         return _complain(
             "Interrupted; what had been measured is kept, and the same command goes on.", ExitCode.INTERRUPTED
         )

@@ -127,6 +127,25 @@ def test_a_truncated_data_set_is_refused_before_anything_is_written(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+def test_a_second_ctrl_c_while_an_interrupted_program_ends_changes_nothing(tmp_path: Path) -> None:
+    script = (
+        "import atexit, os, signal, sys, types\n"
+        "from tools import cli\n"
+        "verb = sys.modules['tools.listing'] = types.ModuleType('tools.listing')\n"
+        "def interrupted(arguments):\n"
+        "    raise KeyboardInterrupt\n"
+        "verb.main = interrupted\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "sys.argv[1:] = ['list']\n"
+        "sys.exit(cli.main())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 130
+    assert run.stderr.splitlines() == [
+        "metagrad-bench: Interrupted; what had been measured is kept, and the same command goes on."
+    ]
+
+
 def test_list_is_machine_readable(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "methods", "suites", "gpus", "--json"]) == 0
     lists = json.loads(capsys.readouterr().out)
