@@ -29,8 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-", dir=arguments.folder) as folder:
         campaign = Campaign(Path(folder), kills=arguments.kills, seed=arguments.seed)
-        campaign.run(arguments.only)
-    return report(campaign, time.monotonic() - started)
+        try:
+            campaign.run(arguments.only)
+        finally:  # what was counted is said also where the campaign itself breaks
+            code = report(campaign, time.monotonic() - started)
+    return code
 
 
 if __name__ == "__main__":

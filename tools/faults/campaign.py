@@ -53,7 +53,11 @@ class Campaign:
         for name, scenario in SCENARIOS.items():
             if name in only:
                 started = time.monotonic()
-                scenario(self)
+                try:
+                    scenario(self)
+                except BaseException as error:
+                    self.wrong.append(f"{name} broke off with {type(error).__name__}: {error}")
+                    raise
                 say(f"{name}: done after {time.monotonic() - started:.0f} s, {len(self.wrong)} things wrong so far")
 
     def expect(self, holds: bool, sentence: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -94,7 +95,8 @@ class Suite:
 
     def interrupt(self) -> None:
         """Ctrl-C, as a terminal sends it: to all processes of the group."""
-        os.killpg(self.process.pid, signal.SIGINT)
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            os.killpg(self.process.pid, signal.SIGINT)
 
     def left(self) -> list[int]:
         """Processes of the session that are alive."""
