@@ -176,14 +176,12 @@ class _Listener:
             limit, began = min(deadline, heard + silence_s), time.monotonic()
             timeout_s = max(0.0, min(limit - began, _LONGEST_WAIT_S))
             ready = wait([self.ours, self.sentinel], timeout=timeout_s)
-            if not ready:
+            waited_s = time.monotonic() - began
+            if waited_s - timeout_s > _OVERSLEPT_S:
                 # Who sleeps much longer than asked was stopped (Ctrl-Z), most likely with the pass: it does not count.
-                overslept_s = time.monotonic() - began - timeout_s
-                if overslept_s > _OVERSLEPT_S:
-                    deadline, heard = deadline + overslept_s, heard + overslept_s
-                    continue
-                if time.monotonic() < limit:
-                    continue
+                # When in the wait that was is not known, so none of it counts.
+                deadline, heard = deadline + waited_s, heard + waited_s
+            elif not ready and time.monotonic() >= limit:
                 return _TOO_LONG if limit == deadline else _SILENT
             if self.ours in ready:
                 try:
@@ -195,7 +193,7 @@ class _Listener:
                 heard = time.monotonic()
                 self.partial = payload.pop("partial", self.partial)
                 self.on_progress(payload)
-            elif not self.ours.poll():
+            elif ready and not self.ours.poll():
                 return _CRASHED
 
     def stop(self) -> None:
@@ -231,7 +229,8 @@ def _child_main(connection: Connection, function: Callable[..., Any], arguments:
         return  # the parent knows: it has asked
     except Exception as error:
         answer = classify(error)
-    connection.send(("answer", answer))
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent was interrupted as this started
+        connection.send(("answer", answer))
 
 
 def _end_with_fork_server() -> None:

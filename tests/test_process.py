@@ -81,7 +81,8 @@ def steps(*, report, folder):
 def nap(*, report, marker):
     report({"phase": "napping"})
     open(marker, "w").close()
-    time.sleep(2)
+    for _ in range(10):  # one long sleep would be over with the stop
+        time.sleep(0.1)
 
 def hold_the_lock(*, report, marker):
     import ctypes
@@ -246,13 +247,25 @@ def test_a_second_ctrl_c_stops_at_once(functions: Any, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_the_fork_server_starts_leaves_no_traceback_of_it(functions: Any, tmp_path: Path) -> None:
-    parent = start_parent(tmp_path, "add", a="1", b="2")
+    parent = start_parent(tmp_path, "steps", folder=str(tmp_path))  # comes to no end if Ctrl-C is late
     server = wait_for(lambda: next((pid for pid in children_of(parent.pid) if "forkserver" in command_of(pid)), ""))
     time.sleep(0.2)
     os.killpg(parent.pid, signal.SIGINT)
-    _, errors = parent.communicate(timeout=60)
+    _, errors = parent.communicate(timeout=180)
     assert errors == "interrupted\n"
     assert wait_for(lambda: "gone" if not alive(int(server)) else "") == "gone"
+
+
+def test_a_pass_whose_parent_has_gone_complains_to_nobody(functions: Any, tmp_path: Path) -> None:
+    script = (
+        "import multiprocessing, pass_functions, bench.process as process\n"
+        "ours, theirs = multiprocessing.Pipe()\n"
+        "process._listen = lambda *arguments: None\n"  # which would most often, not always, be faster
+        "ours.close()\n"
+        "process._child_main(theirs, pass_functions.add, {'a': 1, 'b': 2})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
 
 
 def children_of(pid: int) -> list[str]:

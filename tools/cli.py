@@ -7,6 +7,7 @@ import errno
 import importlib
 import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,9 @@ EXIT_CODES = {
     "hypernets": (0, 1, 2, 130),
     "list": (0, 2, 130),
 }
+# What a path itself can be to blame for; an error that names none is not the user's.
+_PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR)
+_LONGEST_PATH_SHOWN = 100
 HELP = """usage: metagrad-bench VERB [arguments]
 
 Benchmarks of complete quantized training: speed, memory and accuracy, integer GEMMs forward and backward.
@@ -86,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error), error.exit_code)
     except KeyboardInterrupt:
+        if argv is None:  # the process ends: another Ctrl-C has nothing left to stop, and would only change the code
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
         return _complain(
             "Interrupted; what had been measured is kept, and the same command goes on.", ExitCode.INTERRUPTED
         )
@@ -94,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forget_output()
         return ExitCode.OK
     except OSError as error:
+        if error.errno in _PATH_ERRORS and isinstance(error.filename, str):
+            return _complain(f"{_shorten(error.filename)} cannot be opened ({error.strerror}): name another path.")
         if error.errno not in (*STORAGE_ERRORS, errno.EBADF):
             raise
         _forget_output()
@@ -105,6 +114,10 @@ def _check_working_folder() -> None:
         Path.cwd()
     except OSError as error:
         raise UserError("The working folder is not there any more: change into one that is.") from error
+
+
+def _shorten(path: str) -> str:
+    return path if len(path) <= _LONGEST_PATH_SHOWN else f"{path[: _LONGEST_PATH_SHOWN - 3]}..."
 
 
 def _forget_output() -> None:

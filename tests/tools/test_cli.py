@@ -73,6 +73,31 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["gate", "PATH", "--baseline", "PATH"],
+        ["report", "PATH", "-o", "PATH"],
+        ["status", "PATH"],
+        ["baseline", "PATH", "-o", "PATH"],
+        ["list", "--config-dir", "PATH"],
+        ["run", "variant=fp32", "--config-dir", "PATH"],
+        ["run", "variant=fp32", "output_dir=PATH"],
+        ["kernels", "--json", "PATH"],
+    ],
+)
+def test_a_path_that_is_too_long_is_one_sentence(
+    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([part.replace("PATH", "x" * 3000) for part in argv]) == 2
+    error = capsys.readouterr().err
+    assert "File name too long" in error
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_real_command_line_refuses_like_the_function(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("not a folder", encoding="utf-8")
@@ -100,6 +125,25 @@ def test_a_truncated_data_set_is_refused_before_anything_is_written(tmp_path: Pa
     assert "ubyte" in run.stderr
     assert len(run.stderr.strip().splitlines()) <= 6
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_second_ctrl_c_while_an_interrupted_program_ends_changes_nothing(tmp_path: Path) -> None:
+    script = (
+        "import atexit, os, signal, sys, types\n"
+        "from tools import cli\n"
+        "verb = sys.modules['tools.listing'] = types.ModuleType('tools.listing')\n"
+        "def interrupted(arguments):\n"
+        "    raise KeyboardInterrupt\n"
+        "verb.main = interrupted\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "sys.argv[1:] = ['list']\n"
+        "sys.exit(cli.main())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 130
+    assert run.stderr.splitlines() == [
+        "metagrad-bench: Interrupted; what had been measured is kept, and the same command goes on."
+    ]
 
 
 def test_list_is_machine_readable(capsys: pytest.CaptureFixture[str]) -> None:

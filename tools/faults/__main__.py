@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -23,11 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="work below this folder, on the disk that is to be tried")
     parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS), help="these scenarios")
     arguments = parser.parse_args(argv)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's doing for what it starts in the background:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # suites would inherit it, and are sent Ctrl-C
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-", dir=arguments.folder) as folder:
         campaign = Campaign(Path(folder), kills=arguments.kills, seed=arguments.seed)
-        campaign.run(arguments.only)
-    return report(campaign, time.monotonic() - started)
+        try:
+            campaign.run(arguments.only)
+        finally:  # what was counted is said also where the campaign itself breaks
+            code = report(campaign, time.monotonic() - started)
+    return code
 
 
 if __name__ == "__main__":

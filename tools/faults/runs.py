@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -81,15 +82,21 @@ class Suite:
         """End the parent alone, as the kernel would; answers the seconds until all its children were gone too."""
         self.process.kill()
         self.process.wait()
+        gone_s = self.wait_until_gone()
+        self.output = self.process.stdout.read() if self.process.stdout is not None else ""
+        return gone_s
+
+    def wait_until_gone(self) -> float:
+        """The seconds, counted from now, until no process of the session is left."""
         started = time.monotonic()
         while self.left() and time.monotonic() - started < LONGEST_S:
             time.sleep(_POLL_S)
-        self.output = self.process.stdout.read() if self.process.stdout is not None else ""
         return time.monotonic() - started
 
     def interrupt(self) -> None:
         """Ctrl-C, as a terminal sends it: to all processes of the group."""
-        os.killpg(self.process.pid, signal.SIGINT)
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            os.killpg(self.process.pid, signal.SIGINT)
 
     def left(self) -> list[int]:
         """Processes of the session that are alive."""
