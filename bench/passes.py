@@ -35,7 +35,13 @@ from bench.methods import build_method
 from bench.profilers.base import NO_PHASES
 from bench.profilers.ceilings import measure_ceilings
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
-from bench.profilers.memory import MemoryMeter, MemoryPeaks, UntouchedWorkspaces, keep_large_blocks_apart
+from bench.profilers.memory import (
+    MemoryMeter,
+    MemoryPeaks,
+    UntouchedWorkspaces,
+    keep_large_blocks_apart,
+    load_libraries,
+)
 from bench.profilers.memory_categories import MemoryProfile
 from bench.profilers.phase_timer import PhaseTimer
 from bench.quantizers import AdaptiveQuantizer
@@ -299,8 +305,7 @@ def memory_pass(
     count, lr = cell.protocol.memory_steps, cell.optimizer.lr
     drawn = [[next(stream) for _ in range(count)] for _ in range(2)]
     del stream, data
-    # A backward from a given gradient, as a hypernetwork's is, makes torch import some 40 MiB: in every cell.
-    torch.autograd.backward(torch.ones(2, requires_grad=True) * 1, torch.ones(2))
+    load_libraries()
     # The process first: counting storages imports modules of torch (tens of MiB) that belong to no step.
     with MemoryMeter(where, track=False) as meter:
         for done, (images, labels) in enumerate(drawn[0]):

@@ -92,6 +92,11 @@ def span(piece: str, *, layer: str = "", gemm: str = "") -> AbstractContextManag
     return _OFF if _sink is None else _sink.open_span(piece, layer, gemm)
 
 
+def recording() -> bool:
+    """Whether somebody asks for spans: then work that is one call otherwise is done in two, to be told apart."""
+    return _sink is not None
+
+
 @contextmanager
 def send_spans(sink: SpanSink) -> Iterator[None]:
     """Tell ``sink`` alone of the spans of the block."""

@@ -23,7 +23,7 @@ from bench.kernels import affine, conv, conv_native
 from bench.kernels.conv_native import After, Grids, fits
 from bench.kernels.conv_plan import ConvPlan, plan_conv, split_images
 from bench.kernels.int_mm import INT32_MAX, log_product
-from bench.kernels.spans import span
+from bench.kernels.spans import recording, span
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
 from bench.layers.dispatch import DIRECT, INT_MM, Result, exact_floats, part_name, run_fastest
 from bench.layers.handover import AMAX, CODES, STATISTICS, SUMS, Codes, Residual, leave, take
@@ -417,7 +417,7 @@ def _fastest_dgrad(
         with span("im2col", layer=layer.name, gemm="dgrad"):
             values, weight = _as_floats(error, path), _as_floats(w, path)
         with span("gemm", layer=layer.name, gemm="dgrad"):
-            shape_only = values.new_empty(1).expand(plan.n, plan.h, plan.w, plan.c)
+            shape_only = values.new_empty(plan.n, plan.h, plan.w, plan.c)
             dx, _ = float_backward(values, values, shape_only, weight, plan, (True, False))
         assert dx is not None, "dgrad was asked for"
         log_product("dgrad", layer.name, path, plan.rows, plan.reduction, plan.o)
@@ -531,8 +531,8 @@ def _weighted(sums: Tensor, offset: int) -> Tensor | None:
 
 def float_fprop(a_nhwc: Tensor, w_orsc: Tensor, plan: ConvPlan) -> Tensor:
     """(N, P, Q, O) of a floating-point convolution of the same sizes."""
-    x, w = _padded_nchw(a_nhwc, plan), _plain(w_orsc.permute(0, 3, 1, 2))
-    y = F.conv2d(x, w, stride=plan.stride, dilation=plan.dilation, groups=plan.groups)
+    (x, padding), w = _input_of(a_nhwc, plan), _plain(w_orsc.permute(0, 3, 1, 2))
+    y = F.conv2d(x, w, stride=plan.stride, padding=padding, dilation=plan.dilation, groups=plan.groups)
     return y.permute(0, 2, 3, 1).contiguous()
 
 
@@ -555,31 +555,43 @@ def float_backward(
         w_orsc: (O, R, S, C/groups).
         plan: the sizes.
         needs: whether dgrad and wgrad are wanted.
-        layer: the layer's name, for a span around each product; "" where the caller sets it.
+        layer: the layer's name, for a span around each product; "" where the caller sets it. Products of one error
+            signal are one call where nobody records spans.
     """
-    a, w = _padded_nchw(a_nhwc, plan), _plain(w_orsc.permute(0, 3, 1, 2))
+    (x, padding), w = _input_of(a_nhwc, plan), _plain(w_orsc.permute(0, 3, 1, 2))
 
-    def backward(error_npqo: Tensor, gemm: str) -> Tensor:
-        error, wanted = _plain(error_npqo.permute(0, 3, 1, 2)), (gemm == "dgrad", gemm == "wgrad", False)
-        with span("gemm", layer=layer, gemm=gemm) if layer else nullcontext():
-            dx, dw, _ = torch.ops.aten.convolution_backward(
-                error, a, w, None, plan.stride, (0, 0), plan.dilation, False, (0, 0), plan.groups, wanted
-            )
-        gradient: Tensor = dx if wanted[0] else dw
-        return gradient
+    def backward(error_npqo: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+        error = _plain(error_npqo.permute(0, 3, 1, 2))
+        dx, dw, _ = torch.ops.aten.convolution_backward(
+            error, x, w, None, plan.stride, padding, plan.dilation, False, (0, 0), plan.groups, (*wanted, False)
+        )
+        return dx, dw
 
-    dx = backward(dx_error, "dgrad") if needs[0] else None
-    dw = backward(dw_error, "wgrad") if needs[1] else None
+    dx = dw = None
+    if all(needs) and dx_error is dw_error and not recording():
+        dx, dw = backward(dx_error, (True, True))  # one call lays the error signal out once
+    else:
+        if needs[0]:
+            with span("gemm", layer=layer, gemm="dgrad") if layer else nullcontext():
+                dx, _ = backward(dx_error, (True, False))
+        if needs[1]:
+            with span("gemm", layer=layer, gemm="wgrad") if layer else nullcontext():
+                _, dw = backward(dw_error, (False, True))
     if dx is not None:
-        (top, _), (left, _) = plan.padding
-        dx = dx[:, :, top : top + plan.h, left : left + plan.w].permute(0, 2, 3, 1).contiguous()
+        if dx.shape[2:] != (plan.h, plan.w):
+            (top, _), (left, _) = plan.padding
+            dx = dx[:, :, top : top + plan.h, left : left + plan.w]
+        dx = dx.permute(0, 2, 3, 1).contiguous()
     return dx, None if dw is None else dw.permute(0, 2, 3, 1)
 
 
-def _padded_nchw(a_nhwc: Tensor, plan: ConvPlan) -> Tensor:
+def _input_of(a_nhwc: Tensor, plan: ConvPlan) -> tuple[Tensor, Pair]:
+    """(N, C, H, W) and the padding that torch's convolution adds to it; padded here where the two sides differ."""
     x = a_nhwc.permute(0, 3, 1, 2)
     (top, bottom), (left, right) = plan.padding
-    return _plain(F.pad(x, (left, right, top, bottom)) if top or bottom or left or right else x)
+    if (top, left) == (bottom, right):
+        return _plain(x), (top, left)
+    return _plain(F.pad(x, (left, right, top, bottom))), (0, 0)
 
 
 def _plain(x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -209,7 +210,9 @@ class UntouchedWorkspaces(TorchDispatchMode):
             self._look([leaf for leaf in args if isinstance(leaf, torch.Tensor)][-1])
         return result
 
-    def _look(self, workspace: torch.Tensor) -> None:
+    def _look(self, workspace: torch.Tensor | None) -> None:
+        if workspace is None:  # evaluated without a graph
+            return
         storage = workspace.untyped_storage()
         resident = resident_bytes(storage.data_ptr(), storage.nbytes())
         if isinstance(resident, Absent):
@@ -244,6 +247,16 @@ def keep_large_blocks_apart() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 128 * 1024)
+
+
+def load_libraries() -> None:
+    """Do once, and tiny, what makes torch load code that belongs to no step, so that every process holds it.
+
+    A backward from a given gradient, as a hypernetwork's is, imports some 40 MiB of modules; the first LSTM maps some
+    4 MiB of oneDNN's code.
+    """
+    torch.autograd.backward(torch.ones(2, requires_grad=True) * 1, torch.ones(2))
+    nn.LSTM(2, 4)(torch.ones(1, 1, 2))[0].sum().backward()
 
 
 class MemoryMeter:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from bench.kernels.int_mm import record_gemms
+from bench.kernels.spans import record_spans
 from bench.layers import QuantSpec, quantize_model, quantized_layers
 
 ALL_INTEGER = [
@@ -46,9 +49,27 @@ def test_with_float_error_signals_only_fprop_is_integer(small_resnet, images, la
         with float_products() as backward_products:
             loss.backward()
     assert forward_products.seen == []
-    assert backward_products.seen.count("convolution_backward") == 7 + 6, "wgrad of all, dgrad of all but the first"
+    assert backward_products.seen.count("convolution_backward") == 7, "both products of a layer are one call"
     assert {call.gemm for call in calls} == {"fprop"}
     assert {call.layer for call in calls} == set(quantized_layers(model))
+
+
+def test_floating_point_products_are_told_apart_where_spans_are_recorded_with_the_same_bits(
+    small_resnet, images, labels, float_products
+):
+    gradients = []
+    for recorded in (False, True):
+        torch.manual_seed(0)
+        model = small_resnet()
+        quantize_model(model, QuantSpec())
+        loss = F.cross_entropy(model(images), labels)
+        with record_spans(images.device) if recorded else nullcontext([]) as spans, float_products() as products:
+            loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert products.seen.count("convolution_backward") == 7 + 6, "wgrad of all, dgrad of all but the first"
+    timed = [(span.gemm, span.layer) for span in spans if span.piece == "gemm" and span.layer != "classifier"]
+    assert len(timed) == len(set(timed)) == 7 + 6
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
 
 
 def test_simulation_runs_no_integer_product(small_resnet, images, labels):

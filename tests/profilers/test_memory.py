@@ -266,6 +266,13 @@ def test_an_lstms_workspace_is_mostly_never_written() -> None:
     assert 4 * MEBIBYTE < untouched < 8 * MEBIBYTE, "of 1 KiB a row"
 
 
+def test_an_lstm_that_is_evaluated_without_a_graph_has_no_workspace() -> None:
+    lstm, x = torch.nn.LSTM(2, 4), torch.randn(1, 8192, 2)
+    with UntouchedWorkspaces() as workspaces, torch.no_grad():
+        lstm(x)
+    assert workspaces.untouched_bytes == 0
+
+
 def test_pages_that_are_written_are_resident() -> None:
     written = torch.ones(4 * MEBIBYTE, dtype=torch.uint8)
     found = resident_bytes(written.data_ptr(), written.nbytes)
