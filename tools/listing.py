@@ -1,4 +1,4 @@
-"""``metagrad-bench list``: suites, variants, models, methods and their parts, datasets, GPUs, a line and a source each."""
+"""``metagrad-bench list``: suites, variants, models, methods and their parts, datasets, GPUs, each with a source."""
 
 from __future__ import annotations
 
