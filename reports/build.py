@@ -66,7 +66,7 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
         with _without_collection():
             page = build_page(loaded, sections, figures, notes)
             html.write_text(render_html(page), encoding="utf-8")
-        markdown.write_text(render_markdown(page), encoding="utf-8")
+            markdown.write_text(render_markdown(page), encoding="utf-8")
     except OSError as error:
         reason = error.strerror or error
         raise RecordError(

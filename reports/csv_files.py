@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from reports.figures.beside import read_hypernet_steps
 from reports.flat import flat_cells, flat_rows
 from reports.paper import paper_tables
 from reports.rows import Estimate, Section, machine_name
-from reports.text import csv_text
+from reports.text import csv_text, reason_of
 from reports.values import is_synthetic, leaves
 
 IDENTITY = ("suite", "variant", "model_name", "data_name", "seed", "device", "fingerprint", "key")
@@ -129,14 +130,19 @@ def _flat(
 ) -> tuple[tuple[str, ...], Iterator[Line]]:
     """Header and lines of one dataclass: its fields, and a reason's column for those that may be absent."""
     names = [field.name for field in dataclasses.fields(kind)]
-    absent = [name for name in names if any(isinstance(getattr(item, name), Absent) for _, item in pairs)]
-    header = (*IDENTITY, *extra, *names, *(f"{name}.reason" for name in absent))
+    read = operator.attrgetter(*names)
+    rows = [read(item) for _, item in pairs]
+    kinds = [set(map(type, column)) for column in zip(*rows, strict=True)]
+    absent = [index for index, found in enumerate(kinds) if Absent in found]
+    converted = [index for index, found in enumerate(kinds) if found & {Absent, tuple}]
+    header = (*IDENTITY, *extra, *names, *(f"{names[index]}.reason" for index in absent))
 
     def lines() -> Iterator[Line]:
-        for identity, item in pairs:
-            values = [getattr(item, name) for name in names]
-            reasons = [value.reason if isinstance(value := getattr(item, name), Absent) else None for name in absent]
-            yield [*identity, *map(_plain, values), *reasons]
+        for (identity, _), row in zip(pairs, rows, strict=True):
+            values = list(row)
+            for index in converted:
+                values[index] = _plain(row[index])
+            yield [*identity, *values, *(reason_of(row[index]) or None for index in absent)]
 
     return header, lines()
 
