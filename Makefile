@@ -30,7 +30,7 @@ test: $(STAMP) ## the test suite, a few minutes
 test-slow: $(STAMP) ## what takes longer: wheel in an empty environment, browser, seeds
 	$(BIN)/python -m pytest -m slow -q
 
-faults: $(STAMP) ## the fault campaign: suites killed, disks filled, files damaged; about ten minutes
+faults: $(STAMP) ## the fault campaign: suites killed, disks filled, files damaged; ten minutes to half an hour
 	$(BIN)/python -P -m tools.faults
 
 check: lint types test ## lint, types and tests
