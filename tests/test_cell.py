@@ -283,19 +283,17 @@ def test_one_process_is_busy_where_its_own_steps_vary() -> None:
 
 
 @pytest.mark.slow
-def test_an_lstm_that_is_retained_adds_to_the_process_what_it_touches(cell_of: RunCell) -> None:
-    argv = (
-        "variant=metagrad_int8_retain",
-        "hypernet.hidden=4",
-        "protocol.passes=[memory]",
-        "protocol.pretrain_epochs=0",
-    )
-    memory = run_cell(cell_of(*argv)).memory
+@pytest.mark.parametrize(("strategy", "model", "hidden"), [("retain", "resnet32", 4), ("slim", "resnet20", 50)])
+def test_an_lstm_with_a_graph_adds_to_the_process_what_it_touches(
+    cell_of: RunCell, strategy: str, model: str, hidden: int
+) -> None:
+    argv = (f"variant=metagrad_int8_{strategy}", f"model={model}", f"hypernet.hidden={hidden}")
+    memory = run_cell(cell_of(*argv, "protocol.passes=[memory]", "protocol.pretrain_epochs=0")).memory
     assert memory is not None
     allocated, untouched = memory.hypernet_extra_allocated_bytes, memory.hypernet_untouched_bytes
     assert isinstance(allocated, int)
     assert isinstance(untouched, int)
-    assert 0.5 * allocated < untouched < allocated, "most of oneDNN's workspaces"
+    assert 0.25 * allocated < untouched < allocated, "much of oneDNN's workspaces"
     assert memory.hypernet_extra_process_bytes == pytest.approx(allocated - untouched, rel=0.1)
 
 

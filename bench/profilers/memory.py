@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -44,6 +45,7 @@ DEFINITIONS: dict[str, str] = {
 _NOT_CUDA = "only CUDA's allocator reserves memory"
 _NO_DEVICE = "the device is a CPU"
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
+_APART_BYTES = 16 * 1024
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc(5): writing 5 sets the peak resident set size back to the current one
@@ -123,6 +125,11 @@ class AllocationTracker(TorchDispatchMode):
         for tensor in inputs:
             self._observe(tensor, returned=False)
         result = func(*args, **kwargs)
+        self._ran(inputs, result)
+        return result
+
+    def _ran(self, inputs: list[torch.Tensor], result: Any) -> None:
+        """Count what an operator that has run returned and resized."""
         for leaf in pytree.tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._observe(leaf, returned=True)
@@ -130,7 +137,6 @@ class AllocationTracker(TorchDispatchMode):
             self._observe(tensor, returned=True)
         self._peak_delta_bytes = max(self._peak_delta_bytes, self._delta_bytes)
         self._finished_operator()
-        return result
 
     def _observe(self, tensor: torch.Tensor, *, returned: bool) -> None:
         """Count a tensor's storage if it is new, or the change of its size."""
@@ -180,34 +186,48 @@ class AllocationTracker(TorchDispatchMode):
         """An operator has run; its inputs and results are alive."""
 
 
-class UntouchedWorkspaces(TorchDispatchMode):
-    """Counts what oneDNN's LSTM allocates for its backward and never writes.
+class UntouchedWorkspaces(AllocationTracker):
+    """How far the peak of a window shrinks if oneDNN's LSTM counts with the memory that it touches.
 
-    Its workspace is 1 KiB a row and more; with one time step the forward writes a twentieth of it and the backward a
-    third. The rest stays as the system gave it: part of what tensors hold, and no part of the process's memory.
+    It hands autograd a workspace of 1 KiB a row and more, of which one time step writes a part. The rest stays as the
+    system gave it: tensors hold it, the process does not. What an LSTM takes inside its operators, which no tensor
+    holds, counts against it.
     """
 
     def __init__(self) -> None:
         """Start at zero."""
         super().__init__()
-        self._live: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
-        self._held = self._touched = 0
+        self._workspaces: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
+        self._scratch_bytes = 0
+        self._peak_touched_delta_bytes = 0
         self._reason: Absent | None = None
 
     @property
     def untouched_bytes(self) -> int | Absent:
-        """The most that workspaces held at once, less the most of them that was in memory at once."""
-        return self._held - self._touched if self._reason is None else self._reason
+        """The peak of what tensors held, less the peak of what of it was in memory."""
+        return self._peak_delta_bytes - self._peak_touched_delta_bytes if self._reason is None else self._reason
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the operator and look at its workspace."""
+        """Run the operator; look at an LSTM's workspace and at what the process held while it ran."""
+        forward = func is torch.ops.aten.mkldnn_rnn_layer.default
+        if not forward and func is not torch.ops.aten.mkldnn_rnn_layer_backward.default:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        for tensor in inputs:
+            self._observe(tensor, returned=False)
+        before = psutil.Process().memory_info().rss
+        unknown = reset_process_peak()
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.mkldnn_rnn_layer.default:
-            self._look(result[-1])
-        elif func is torch.ops.aten.mkldnn_rnn_layer_backward.default:
-            self._look([leaf for leaf in args if isinstance(leaf, torch.Tensor)][-1])
+        highest = unknown or read_process_peak()
+        if isinstance(highest, Absent):
+            self._reason = highest
+        else:
+            self._scratch_bytes = max(0, highest - max(before, psutil.Process().memory_info().rss))
+        self._look(result[-1] if forward else inputs[-1])
+        self._ran(inputs, result)
+        self._scratch_bytes = 0
         return result
 
     def _look(self, workspace: torch.Tensor | None) -> None:
@@ -218,10 +238,12 @@ class UntouchedWorkspaces(TorchDispatchMode):
         if isinstance(resident, Absent):
             self._reason = resident
             return
-        self._live[storage.data_ptr()] = weakref.ref(storage), min(resident, storage.nbytes())
-        alive = [(found, touched) for ref, touched in self._live.values() if (found := ref()) is not None]
-        self._held = max(self._held, sum(found.nbytes() for found, _ in alive))
-        self._touched = max(self._touched, sum(touched for _, touched in alive))
+        self._workspaces[storage.data_ptr()] = weakref.ref(storage), max(0, storage.nbytes() - resident)
+
+    def _finished_operator(self) -> None:
+        untouched = sum(size for ref, size in self._workspaces.values() if ref() is not None)
+        touched = self._delta_bytes - untouched + self._scratch_bytes
+        self._peak_touched_delta_bytes = max(self._peak_touched_delta_bytes, touched)
 
 
 def resident_bytes(address: int, num_bytes: int) -> int | Absent:
@@ -240,13 +262,14 @@ def resident_bytes(address: int, num_bytes: int) -> int | Absent:
 
 
 def keep_large_blocks_apart() -> None:
-    """Let glibc give blocks of 128 KiB and more back to the system as they are freed, from here to the process's end.
+    """Let glibc give blocks of 16 KiB and more back to the system as they are freed, from here to the process's end.
 
-    Left to itself it raises that limit up to 32 MiB as blocks are freed, and what then lies in its heap's gaps, tens of
-    MiB that differ from run to run, stands in the process's peak. Another C library is left as it is.
+    Left to itself it takes only those of 128 KiB apart and raises that limit up to 32 MiB as blocks are freed. What
+    then lies in its heap's gaps differs from run to run and stands in the process's peak: the smaller tensors of a few
+    retained LSTM steps leave 7 MiB. Another C library is left as it is.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 128 * 1024)
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _APART_BYTES)
 
 
 def load_libraries() -> None:

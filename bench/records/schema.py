@@ -313,7 +313,8 @@ class MemoryResult:
     hypernet_extra_allocated_bytes: int | Absent  # with minus without hypernetwork, two fresh processes
     hypernet_extra_process_bytes: int | Absent
     hypernet_bound_bytes: int | Absent = NOT_RECORDED  # computed from shapes: most that the hypernetwork holds at once
-    # of the allocated extra, what oneDNN's LSTM reserves and never writes: the process's extra lacks it
+    # of the allocated extra, what oneDNN's LSTM reserves and never writes, less what it takes inside its operators: the
+    # process's extra lacks it
     hypernet_untouched_bytes: int | Absent = NOT_RECORDED
     phases: tuple[MemoryPhase, ...] | Absent = NOT_RECORDED  # by category at each phase's peak
     layers: tuple[LayerMemory, ...] | Absent = NOT_RECORDED
