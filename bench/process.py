@@ -28,7 +28,8 @@ from typing import Any
 from bench.errors import DivergedError, OutOfMemoryError, StoppedError, UserError
 from bench.records.schema import FINISHED, Status
 
-PRELOAD = ["bench.passes"]
+# The second is imported by the first dispatch mode of a process: a second each, in every pass that tracks or counts.
+PRELOAD = ["bench.passes", "torch._dynamo"]
 ProgressSink = Callable[[dict[str, Any]], None]
 STOPPING = "stopping at the end of this step (Ctrl-C again: at once)"
 _EXIT_GRACE_S = 5.0

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import torch
@@ -110,7 +110,7 @@ class AllocationTracker(TorchDispatchMode):
         """Operator results that have no plain storage and were not counted."""
         return self._num_unseen
 
-    def __enter__(self) -> AllocationTracker:
+    def __enter__(self) -> Self:
         """Begin to watch; garbage of earlier work is collected first so that it cannot be freed inside."""
         gc.collect()
         super().__enter__()
