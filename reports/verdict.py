@@ -92,9 +92,9 @@ def _choice(section: Section) -> str:
     if peaks:
         row, share = min(peaks, key=lambda pair: pair[1])
         parts.append(
-            f"for memory {_named(row)}, {ratio_text(share)} FP32’s peak"
+            f"for memory {_named(row)}, {ratio_text(share)} FP32’s peak allocated"
             if share < 1
-            else f"for memory FP32: the leanest low-bit row, {_named(row)}, has {ratio_text(share)} its peak"
+            else f"for memory FP32: the leanest low-bit row, {_named(row)}, has {ratio_text(share)} its peak allocated"
         )
     return f"On {machine_name(section.rows[0].first)}, {'; '.join(parts)}."
 

@@ -48,7 +48,7 @@ def test_the_choice_is_fp32_where_no_row_is_shown_to_be_faster_or_leaner(demo_re
     said = _said(build_sections(demo_records())[0])["choice"]
     assert said == (
         f"{machine}for speed uint8_int8 (integer), 0.92× [0.90, 0.94] the FP32 step’s time; for memory uint8_int8 "
-        "(integer), 0.95× FP32’s peak."
+        "(integer), 0.95× FP32’s peak allocated."
     )
     (record,) = demo_records(["metagrad_int4_slim"])
     said = _said(build_sections([_with_ratio(record, 0.98, 0.9, 1.1)])[0])["choice"]
