@@ -54,7 +54,7 @@ def test_the_choice_is_fp32_where_no_row_is_shown_to_be_faster_or_leaner(demo_re
     said = _said(build_sections([_with_ratio(record, 0.98, 0.9, 1.1)])[0])["choice"]
     assert said == (
         f"{machine}for speed FP32: no low-bit row is shown to be faster; for memory FP32: the leanest low-bit row, "
-        "metagrad_int4_slim (emulated), has 1.34× its peak."
+        "metagrad_int4_slim (emulated), has 1.34× its peak allocated."
     )
 
 
