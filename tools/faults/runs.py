@@ -83,7 +83,9 @@ class Suite:
         self.process.kill()
         self.process.wait()
         gone_s = self.wait_until_gone()
-        self.output = self.process.stdout.read() if self.process.stdout is not None else ""
+        if self.process.stdout is not None:
+            with self.process.stdout:
+                self.output = self.process.stdout.read()
         return gone_s
 
     def wait_until_gone(self) -> float:
