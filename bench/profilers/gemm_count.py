@@ -21,7 +21,8 @@ from bench.layers.dispatch import ran_as_integer
 
 KINDS = ("fprop", "dgrad", "wgrad")
 _aten = torch.ops.aten
-_MATRIX_PRODUCTS = (_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default)
+_ADDING = (_aten.addmm.default, _aten.addmm.out, _aten.baddbmm.default, _aten.baddbmm.out)
+_MATRIX_PRODUCTS = (_aten.mm.default, _aten.mm.out, _aten.bmm.default, _aten.bmm.out, *_ADDING)
 _RNN_FORWARD = (_aten.mkldnn_rnn_layer.default, _aten._cudnn_rnn.default)
 _RNN_BACKWARD = (_aten.mkldnn_rnn_layer_backward.default, _aten._cudnn_rnn_backward.default)
 
@@ -115,5 +116,5 @@ def _hypernet_macs(func: Any, args: tuple[Any, ...]) -> int:
 
 
 def _operands(func: Any, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    start = 1 if func in (_aten.addmm.default, _aten.baddbmm.default) else 0
+    start = 1 if func in _ADDING else 0
     return args[start], args[start + 1]

@@ -111,3 +111,12 @@ def test_the_hypernetworks_products_are_counted_apart() -> None:
     assert forward == 70 * (4 * 5 * (2 + 5) + 5)
     assert floats.hypernet_macs > 2 * forward
     assert floats.calls == {"fprop": 0, "dgrad": 0, "wgrad": 0}
+
+
+def test_a_product_into_a_given_tensor_counts_too() -> None:
+    counter = FloatProductCounter()
+    a, b = torch.ones(12, 3), torch.ones(3, 1000)
+    with counter, counter.phases("meta"):
+        torch.mm(a, b, out=torch.empty(12, 1000))
+        torch.addmm(torch.ones(12, 1000), a, b, out=torch.empty(12, 1000))
+    assert counter.hypernet_macs == 2 * 12 * 3 * 1000
