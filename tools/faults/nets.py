@@ -47,7 +47,7 @@ class _EndingNet(SmallNet):
         return super().forward(x)
 
     def end(self) -> None:
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__} has to say how it ends")
 
 
 class Segfault(_EndingNet):
