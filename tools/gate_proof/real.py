@@ -47,7 +47,7 @@ class Counts:
     """How much to run."""
 
     pairs: int = 60  # disjoint pairs of equal runs
-    groups: int = 3  # of slowed processes, for each phase
+    groups: int = 2  # of slowed processes, for each phase
     rounds: int = REPEATS * (1 + CONFIRM)  # turns in a group: repeats of each side, and as many to confirm
     leaks: int = 5  # leaking runs of each size
 
