@@ -399,7 +399,7 @@ class PhaseWork:
     """What a phase, or one layer in it, computes and moves in a step.
 
     Operations are those of products: torch's flop formulas and the integer products. Element-wise work counts its
-    bytes alone, each operator's inputs and results once each.
+    bytes alone: each tensor that an operator reads and each that it writes, once.
     """
 
     phase: str  # data, forward, backward, meta, optimizer
