@@ -460,6 +460,7 @@ class SideProfile:
     work: tuple[PhaseWork, ...]  # each phase as a whole, then by layer
     trace: TraceResult | None
     trace_missing: str = ""  # why there is no trace
+    drawn_layer: str = ""  # slim: the layer that it took in every step, of about mean size; "" where none is drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
