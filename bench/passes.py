@@ -64,9 +64,10 @@ from bench.seeding import seed_globals
 from bench.timing import MARK_REPEATS, Sampled, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.checkpoint import Checkpoints, seal_state, unseal_state
+from bench.training.drawn_layer import take_largest_layer
 from bench.training.history import FitResult
 from bench.training.loop import evaluate, fit
-from bench.training.memory import snapshot_steps, take_largest_layer, track_steps
+from bench.training.memory import snapshot_steps, track_steps
 from bench.training.profile import profile_side, trace_steps
 from bench.training.shapes import bound_hypernet_bytes, track_shapes
 from bench.training.step import train_step

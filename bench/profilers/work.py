@@ -7,6 +7,7 @@ Source of the formulas: ``torch.utils.flop_counter``.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +22,9 @@ _aten = torch.ops.aten
 INTEGER_PRODUCT = "aten._int_mm"
 _LSTM_FORWARD = (_aten.mkldnn_rnn_layer, _aten._cudnn_rnn)
 _LSTM_BACKWARD = (_aten.mkldnn_rnn_layer_backward, _aten._cudnn_rnn_backward)
-_FREE = (_aten.detach, _aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _aten._local_scalar_dense)
+_FREE = (_aten.detach, _aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _aten._local_scalar_dense,
+         _aten._unsafe_view)  # fmt: skip
+_FILLING = (_aten.copy_, _aten.zero_, _aten.fill_, _aten.normal_, _aten.uniform_, _aten.random_)  # their first argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,8 @@ class WorkCounter(TorchDispatchMode):
         """Run the operator and list it."""
         result = func(*args, **(kwargs or {}))
         if not func.is_view and func.overloadpacket not in _FREE:
-            inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            results = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
             kind, operations = count_operations(func, args, kwargs or {}, result)
-            num_bytes = sum(map(_bytes_of, inputs)) + sum(map(_bytes_of, results))
+            num_bytes = count_bytes(func, args, kwargs or {}, result)
             self.operators.append(Operator(str(func.overloadpacket), kind, operations, num_bytes))
         return result
 
@@ -83,6 +84,44 @@ def count_operations(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], r
         return "none", 0
     dtype = next(leaf.dtype for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor))
     return "bf16" if dtype is torch.bfloat16 else "fp32", int(formula(*args, **kwargs, out_val=result))
+
+
+def count_bytes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
+    """Bytes that one call reads and writes at least.
+
+    Args:
+        func: the operator, an ``OpOverload``.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        result: what it answered.
+    """
+    read: dict[int, Tensor] = {}
+    written = _tensors(result)
+    for place, (name, is_read, is_written) in enumerate(_uses(func)):
+        tensors = _tensors(args[place] if place < len(args) else kwargs.get(name))
+        if is_read:
+            read |= tensors
+        if is_written:
+            written |= tensors
+    return sum(map(_bytes_of, read.values())) + sum(map(_bytes_of, written.values()))
+
+
+@functools.cache
+def _uses(func: Any) -> tuple[tuple[str, bool, bool], ...]:
+    """Each argument's name, whether the operator reads it, and whether it writes it."""
+    filling = func.overloadpacket in _FILLING
+    return tuple(
+        (
+            argument.name,
+            not argument.is_out and not (filling and place == 0),
+            argument.alias_info is not None and argument.alias_info.is_write,
+        )
+        for place, argument in enumerate(func._schema.arguments)
+    )
+
+
+def _tensors(values: Any) -> dict[int, Tensor]:
+    return {id(leaf): leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)}
 
 
 def _bytes_of(tensor: Tensor) -> int:

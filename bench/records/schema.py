@@ -399,7 +399,7 @@ class PhaseWork:
     """What a phase, or one layer in it, computes and moves in a step.
 
     Operations are those of products: torch's flop formulas and the integer products. Element-wise work counts its
-    bytes alone, each operator's inputs and results once each.
+    bytes alone: each tensor that an operator reads and each that it writes, once.
     """
 
     phase: str  # data, forward, backward, meta, optimizer
@@ -460,6 +460,7 @@ class SideProfile:
     work: tuple[PhaseWork, ...]  # each phase as a whole, then by layer
     trace: TraceResult | None
     trace_missing: str = ""  # why there is no trace
+    drawn_layer: str = ""  # slim: the layer that it took in every step, of about mean size; "" where none is drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

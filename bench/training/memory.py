@@ -14,7 +14,6 @@ from bench.profilers.memory_categories import CategoryTracker
 from bench.training.assemble import Parts
 from bench.training.owners import MADE_BY_UPDATE, owners_of
 from bench.training.step import train_step
-from bench.update import Slim
 
 MAX_SNAPSHOT_EVENTS = 200_000  # allocations and frees that a snapshot holds, the latest; about 0.5 KiB each
 
@@ -53,12 +52,6 @@ def track_steps(
             train_step(parts, *left[0], lr, tracker.phases)
             del left[0]
     return tracker
-
-
-def take_largest_layer(parts: Parts) -> None:
-    """Let slim choose its largest layer in every step: a training of any length comes upon it, a few draws may not."""
-    if parts.delayed is not None and isinstance(parts.delayed.strategy, Slim):
-        parts.delayed.strategy.largest_only = True
 
 
 def snapshot_steps(parts: Parts, batches: Sequence[tuple[Tensor, Tensor]], lr: float, target: Path) -> None:

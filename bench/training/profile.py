@@ -18,6 +18,7 @@ from bench.profilers.step_work import StepWork, count_work, phase_work, products
 from bench.profilers.trace import TraceRanges, read_trace, record_trace
 from bench.records.schema import Ceilings, SideProfile, SpanTime, TraceResult
 from bench.training.assemble import Parts
+from bench.training.drawn_layer import take_typical_layer
 from bench.training.step import train_step
 
 WARMUP_STEPS = 3  # a delayed update has nothing pending in its first, and a fresh process is slow
@@ -35,7 +36,7 @@ def profile_side(
     ceilings: Ceilings,
     trace: Callable[[], TraceResult] | None = None,
 ) -> SideProfile:
-    """Profile training steps.
+    """Profile training steps; slim takes the same layer in each, so that its work and its time belong together.
 
     Args:
         parts: of the side; stepped in place.
@@ -47,6 +48,7 @@ def profile_side(
         trace: traces steps of this side, after all else.
     """
     parts.model.train()
+    drawn_layer = take_typical_layer(parts)
     plain = PhaseTimer(device)
     for _ in range(WARMUP_STEPS):
         _step(parts, stream, lr, plain)
@@ -72,6 +74,7 @@ def profile_side(
         products=products_of(work, times, ceilings),
         work=phase_work(work, phases_ms, times, ceilings),
         trace=None if trace is None else trace(),
+        drawn_layer=drawn_layer,
         trace_missing="" if trace is not None else "no folder was given for it",
     )
 

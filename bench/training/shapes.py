@@ -28,7 +28,8 @@ from bench.layers import quantized_layers
 from bench.profilers.memory_categories import CategoryTracker
 from bench.profilers.work import WorkCounter
 from bench.training.assemble import Parts
-from bench.training.memory import take_largest_layer, track_steps
+from bench.training.drawn_layer import take_largest_layer
+from bench.training.memory import track_steps
 from bench.units import Absent
 
 _aten = torch.ops.aten

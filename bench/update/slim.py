@@ -29,17 +29,15 @@ class Slim:
         """Draw the layers from a generator of this seed."""
         self.generator = torch.Generator().manual_seed(seed)
         self.chosen = -1
-        self.largest_only = (
-            False  # for a memory measurement: its peak is that of the largest layer, not of a lucky draw
-        )
+        self.held: int | None = None  # the layer to take in every iteration, for a measurement; None draws
         self.graph: Tensor | None = None
         self.states = CarriedStates()
 
     def outputs(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
         """See `Strategy.outputs`; draws the layer of this iteration."""
         self.chosen = int(torch.randint(len(grads), (), generator=self.generator))
-        if self.largest_only:
-            self.chosen = max(range(len(grads)), key=lambda index: grads[index].numel())
+        if self.held is not None:
+            self.chosen = self.held
         self.states.begin(hypernet, grads)
         results = []
         for index, (grad, weight) in enumerate(zip(grads, weights, strict=True)):

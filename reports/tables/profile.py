@@ -21,6 +21,7 @@ from bench.units import Absent, format_bytes, format_ms, format_percent, format_
 from reports.rows import PHASES, Ratio, Row, Section
 from reports.tables.cells import label_cell
 from reports.tables.model import Cell, Column, Table, TableRow, absent_cell, build_table
+from reports.text import clean_text
 
 PIECES = (
     "quantize", "im2col", "gemm", "dequantize", "norm", "activation", "pool", "hypernet_forward", "meta_gradient",
@@ -85,6 +86,11 @@ def pieces_table(section: Section) -> Table:
         )
         rows.append((row, cells))
     caption = "Sums of spans over all layers and both directions; first seed."
+    drawn = sorted({profile.cell.drawn_layer for _, profile in profiles if profile.cell.drawn_layer})
+    if drawn:
+        caption += (
+            f" Slim took {clean_text(' or '.join(drawn))}, a layer of about mean size, in every step of this pass."
+        )
     if profiles:
         caption += f" {format_span_overhead([profile.cell.span_overhead_pct for _, profile in profiles])}"
     return build_table("pieces", "Pieces of the step", caption, columns, rows)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import nn
 
@@ -42,3 +45,26 @@ def test_bf16_products_are_told_apart() -> None:
     with WorkCounter() as work:
         torch.ones(4, 4, dtype=torch.bfloat16) @ torch.ones(4, 4, dtype=torch.bfloat16)
     assert [operator.kind for operator in work.operators if operator.operations] == ["bf16"]
+
+
+@pytest.mark.parametrize(
+    ("run", "moved"),
+    [
+        (lambda a, b, c: torch.mm(a, b, out=c), 3),
+        (lambda a, b, c: torch.addmm(c, a, b, out=c), 4),
+        (lambda a, b, c: torch.add(a, b, out=c), 3),
+        (lambda a, b, c: a.copy_(b), 2),
+        (lambda a, b, c: a.zero_(), 1),
+        (lambda a, b, c: a.add_(b), 3),
+        (lambda a, b, c: a * a, 2),
+        (lambda a, b, c: torch._foreach_add_([a, b], 1.0), 4),
+    ],
+    ids=["mm out", "addmm into its summand", "add out", "copy", "zero", "add in place", "square", "foreach"],
+)
+def test_a_tensor_that_is_filled_counts_once_and_one_that_is_updated_twice(
+    run: Callable[..., object], moved: int
+) -> None:
+    tensors = [torch.ones(16, 16) for _ in range(3)]
+    with WorkCounter() as work:
+        run(*tensors)
+    assert sum(operator.num_bytes for operator in work.operators) == moved * 16 * 16 * 4

@@ -112,3 +112,9 @@ def test_tensorboards_profiler_plugin_shows_both_traces(metagrad: SideProfile, f
     assert workers >= {"metagrad_int8_recompute", "fp32"}
     for profile in run.profiles.values():
         assert profile.operation_table_by_name is not None
+
+
+def test_work_and_time_of_slim_are_of_one_layer_of_about_mean_size(folder: Path) -> None:
+    side = profile_of("metagrad_int8_slim", folder, steps=2)
+    assert side.drawn_layer == "blocks.3.conv2", "9,216 weights where the mean is 13,523"
+    assert profile_of("metagrad_int8_recompute", folder).drawn_layer == ""
