@@ -24,7 +24,7 @@ from reports.rows import Estimate, Section, machine_name
 from reports.text import csv_text, reason_of
 from reports.values import is_synthetic, leaves
 
-IDENTITY = ("suite", "variant", "model_name", "data_name", "seed", "device", "fingerprint", "key")
+IDENTITY = ("suite", "variant", "ran_as", "model_name", "data_name", "seed", "device", "fingerprint", "key")
 DEVICE = tuple(
     field.name for field in dataclasses.fields(DeviceSeries) if field.name.endswith(("_w", "mhz", "_c", "pct"))
 )
@@ -67,7 +67,7 @@ def write_tables(
     )
     _write(out_dir / "hypernet_steps.csv", *_hypernet_steps(close, folders))
     papers = (
-        "table", "unit", "published", "row", "section", "accuracy_pct", "accuracy_vs_fp32_points", "setting",
+        "table", "unit", "published", "row", "row_is", "section", "accuracy_pct", "accuracy_vs_fp32_points", "setting",
         "differences",
     )  # fmt: skip
     _write(out_dir / "papers.csv", papers, _papers(sections))
@@ -114,7 +114,8 @@ def _write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _identity(record: RunRecord) -> tuple[Any, ...]:
-    return tuple(getattr(record, name) for name in IDENTITY)
+    ran_as = record.gemms.label if record.gemms is not None else None
+    return tuple(ran_as if name == "ran_as" else getattr(record, name) for name in IDENTITY)
 
 
 def _pairs(groups: Iterable[tuple[RunRecord, Iterable[Any]]]) -> list[tuple[tuple[Any, ...], Any]]:
@@ -253,13 +254,25 @@ def _papers(sections: Sequence[Section]) -> Iterator[Line]:
                     table.unit,
                     told,
                     ours.label,
+                    ", ".join(ours.anchor_row.claims) or None,
                     ours.where,
                     *numbers,
                     ours.sameness,
                     "; ".join(ours.differences),
                 )
             if not row.ours:
-                yield table.title, table.unit, told, None, None, None, None, "not measured here", None
+                yield (
+                    table.title,
+                    table.unit,
+                    told,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    "no run of ours in these folders",
+                    None,
+                )
 
 
 def _environments(records: Sequence[RunRecord]) -> Iterator[Line]:

@@ -11,6 +11,7 @@ from bench.records.schema import LayerFacts, LayerMemory, RunRecord
 from bench.stats import summarize
 from bench.units import Absent, format_absent, format_bytes, format_ms
 from reports.reproduce import reproduce_command
+from reports.rows import Row
 from reports.tables.model import Cell, absent_cell
 from reports.tables.profile import (
     KERNEL_COLUMNS,
@@ -76,6 +77,7 @@ class Detail:
 
     anchor: str
     title: str
+    claims: tuple[str, ...]  # how its figures came about: emulated, synthetic
     record: RunRecord
     command: str  # measures it again
     files: tuple[str, ...]  # beside the record, by name: they do not travel with a report
@@ -85,22 +87,25 @@ class Detail:
     samples: tuple[Samples, ...] = ()
 
 
-def build_detail(record: RunRecord, label: str, anchor: str, files: tuple[str, ...], *, in_full: bool) -> Detail:
+def build_detail(record: RunRecord, row: Row, anchor: str, files: tuple[str, ...], *, in_full: bool) -> Detail:
     """Lay one record out.
 
     Args:
         record: any.
-        label: of its row.
+        row: that it belongs to.
         anchor: that rows link to.
         files: beside the record, by name.
         in_full: with every value; otherwise what it is, how it ended and its key figures.
     """
-    title = f"{label}, seed {record.seed}, {record.device}"
+    title = f"{row.label}, seed {record.seed}, {record.device}"
     command = reproduce_command(record, with_model=True, with_data=True, seeds=[record.seed])
     if not in_full:
-        return Detail(anchor=anchor, title=title, record=record, command=command, files=files, brief=_brief(record))
+        return Detail(
+            anchor=anchor, title=title, claims=row.claims, record=record, command=command, files=files,
+            brief=_brief(record),
+        )  # fmt: skip
     return Detail(
-        anchor=anchor, title=title, record=record, command=command, files=files, brief="",
+        anchor=anchor, title=title, claims=row.claims, record=record, command=command, files=files, brief="",
         groups=tuple((name, fields) for name, parts in GROUPS if (fields := tuple(_fields(record, parts)))),
         grids=tuple(grid for grid in _grids(record) if grid.rows),
         samples=tuple(_samples(record)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,13 +73,12 @@ def _line(section: Section) -> tuple[Cell, ...]:
     smallest = absent_cell(_NO_LOW_BIT)
     if peaks:
         peak, row = min(peaks, key=lambda pair: pair[0])
-        smallest = Cell(text=bytes_cell(peak).text, detail=row.label)
+        smallest = Cell(text=bytes_cell(peak).text, detail=row.named)
     fastest = _fastest(low_bit)
     if fastest is None:
         return (cells, fp32, *[absent_cell(_NO_LOW_BIT)] * 3, smallest)
-    chip = fastest.ran_as if isinstance(fastest.ran_as, str) else ""
     ratio, delta = interval_cell(fastest.time_vs_fp32), difference_cell(fastest.accuracy_vs_fp32)
-    return (cells, fp32, Cell(text=fastest.label, chip=chip), ratio, delta, smallest)
+    return (cells, fp32, Cell(text=fastest.label, chips=fastest.claims), ratio, delta, smallest)
 
 
 def _fastest(rows: Sequence[Row]) -> Row | None:
@@ -118,4 +118,6 @@ def _across(sections: Sequence[Section]) -> tuple[AcrossMachines, ...]:
 
 
 def _ratio_on(row: Row | None) -> Cell:
-    return absent_cell(Absent(reason="not run here")) if row is None else interval_cell(row.time_vs_fp32)
+    if row is None:
+        return absent_cell(Absent(reason="not run here"))
+    return dataclasses.replace(interval_cell(row.time_vs_fp32), chips=row.claims)

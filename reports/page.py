@@ -144,12 +144,12 @@ def build_page(
 
 def _details(loaded: Loaded, sections: Sequence[Section]) -> tuple[Detail, ...]:
     """Every record by itself, in the order of the rows; the first seeds of the first rows in full."""
-    shown = [(record, row.label) for section in sections for row in section.rows for record in row.records]
+    shown = [(record, row) for section in sections for row in section.rows for record in row.records]
     first_seeds = [row.first.key for section in sections for row in section.rows]
     in_full = set(list(dict.fromkeys([*first_seeds, *(record.key for record, _ in shown)]))[:FULL_DETAILS])
     return tuple(
-        build_detail(record, label, f"cell-{number}", loaded.files.get(record.key, ()), in_full=record.key in in_full)
-        for number, (record, label) in enumerate(shown, start=1)
+        build_detail(record, row, f"cell-{number}", loaded.files.get(record.key, ()), in_full=record.key in in_full)
+        for number, (record, row) in enumerate(shown, start=1)
     )
 
 

@@ -81,7 +81,7 @@ def _choice(section: Section) -> str:
     parts = ["for speed FP32: no low-bit row is shown to be faster"]
     if faster:
         row, interval = min(faster, key=lambda pair: pair[1].value)
-        parts = [f"for speed {_named(row)}, {_with_interval(interval)} the FP32 step’s time"]
+        parts = [f"for speed {row.named}, {_with_interval(interval)} the FP32 step’s time"]
     peaks = [
         (row, row.peak_allocated_bytes / row.fp32_peak_allocated_bytes)
         for row in low_bit
@@ -92,9 +92,9 @@ def _choice(section: Section) -> str:
     if peaks:
         row, share = min(peaks, key=lambda pair: pair[1])
         parts.append(
-            f"for memory {_named(row)}, {ratio_text(share)} FP32’s peak allocated"
+            f"for memory {row.named}, {ratio_text(share)} FP32’s peak allocated"
             if share < 1
-            else f"for memory FP32: the leanest low-bit row, {_named(row)}, has {ratio_text(share)} its peak allocated"
+            else f"for memory FP32: the leanest low-bit row, {row.named}, has {ratio_text(share)} its peak allocated"
         )
     return f"On {machine_name(section.rows[0].first)}, {'; '.join(parts)}."
 
@@ -114,13 +114,13 @@ def _speed(section: Section) -> str:
         verdict = f"slower than FP32{', as is every other low-bit row' if every else ''}"
     else:
         verdict = "no difference from FP32 that these samples can show"
-    alike = [row.label for row, other in ranked if row is not best and other.low <= ratio.high]
-    single = [row.label for row, _ in timed if row.timed_once]
+    alike = [row.named for row, other in ranked if row is not best and other.low <= ratio.high]
+    single = [row.named for row, _ in timed if row.timed_once]
     lead = "The fastest low-bit row by its point estimate" if alike else "The fastest low-bit row"
     doubts = f"; {_listed(alike)} cannot be told from it by these samples" if alike else ""
     doubts += f"; not ranked, since one process gives no interval: {_listed(single)}" if single else ""
     return (
-        f"{lead} is {_named(best)}: its training step takes {_with_interval(ratio)} the FP32 step's time on "
+        f"{lead} is {best.named}: its training step takes {_with_interval(ratio)} the FP32 step's time on "
         f"{machine_name(best.first)}{_median_clause(best)}, {verdict}{_accuracy_clause(best)}{doubts}."
     )
 
@@ -134,12 +134,12 @@ def _unranked_speed(timed: Sequence[tuple[Row, Ratio]]) -> str:
     machine = machine_name(first.first)
     if len(ordered) == 1:
         return (
-            f"The training step of {_named(first)} takes {ratio_text(lowest.value)} the FP32 step's time on {machine}"
+            f"The training step of {first.named} takes {ratio_text(lowest.value)} the FP32 step's time on {machine}"
             f"{_median_clause(first)} ({ONE_PROCESS}): whether it differs from FP32 cannot be told."
         )
     return (
-        f"The training steps of {len(ordered)} low-bit rows take {ratio_text(lowest.value)} ({first.label}) to "
-        f"{ratio_text(highest.value)} ({last.label}) the FP32 step's time on {machine} ({ONE_PROCESS}): no order among "
+        f"The training steps of {len(ordered)} low-bit rows take {ratio_text(lowest.value)} ({first.named}) to "
+        f"{ratio_text(highest.value)} ({last.named}) the FP32 step's time on {machine} ({ONE_PROCESS}): no order among "
         "them or against FP32 can be told."
     )
 
@@ -164,7 +164,7 @@ def _accuracy(section: Section) -> str:
     if section.synthetic:
         return ""
     compared = [
-        (_named(row), row.accuracy_vs_fp32)
+        (row.named, row.accuracy_vs_fp32)
         for row in section.rows
         if row.is_low_bit and isinstance(row.accuracy_vs_fp32, Estimate)
     ]
@@ -239,7 +239,7 @@ def _hypernetwork(section: Section) -> str:
     chosen = f", which has the lowest measured ratio to FP32 of {len(rows)} such rows" if len(rows) > 1 else ""
     return (
         f"The hypernetwork ({row.method.hypernet}{size}) takes {format_ms(meta_ms)} a step, {format_percent(share)} of "
-        f"it{adds}: in {_named(row)}{chosen}."
+        f"it{adds}: in {row.named}{chosen}."
     )
 
 
@@ -310,10 +310,6 @@ def _scope(section: Section) -> str:
             "Rows labelled simulated computed in floating point: their times say nothing about integer kernels."
         )
     return " ".join(parts)
-
-
-def _named(row: Row) -> str:
-    return f"{row.label} ({row.ran_as})" if isinstance(row.ran_as, str) else row.label
 
 
 def _with_interval(ratio: Interval) -> str:

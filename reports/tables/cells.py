@@ -40,13 +40,13 @@ def grad_cell(facts: MethodFacts) -> Cell:
 
 
 def label_cell(row: Row) -> Cell:
-    """Name of the row, its seeds, and its status where it is not ok."""
+    """Name of the row, what its figures are (emulated, synthetic), its seeds, and its status where it is not ok."""
     troubles = sorted({status_text(record) for record in row.troubles})
     if len(row.troubles) < len(row.records) and troubles:
         troubles = [f"{len(row.troubles)} of {len(row.records)} {' or '.join(troubles)}"]
     seeds = row.seeds if len(row.seeds) <= 5 else (*row.seeds[:4], "…")
     detail = f"{'seed' if len(row.seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
-    return Cell(text=row.label, detail=detail, chip=", ".join(troubles))
+    return Cell(text=row.label, detail=detail, chips=(*row.claims, *troubles))
 
 
 def trouble_reasons(row: Row) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def ran_as_cell(row: Row) -> Cell:
     label = row.ran_as
     if isinstance(label, Absent):
         return absent_cell(label)
-    return Cell(text="", chip=label)
+    return Cell(text=label)
 
 
 def estimate_cell(value: Estimate | Absent, *, source: str = "", digits: int = 2) -> Cell:
@@ -86,20 +86,20 @@ def difference_cell(value: Estimate | Absent, *, digits: int = 2) -> Cell:
     return Cell(text=signed(value.value, digits), detail=detail, value=value.value, unranked=unranked)
 
 
-def summary_cell(value: Summary | Absent, *, source: str = "", chip: str = "") -> Cell:
+def summary_cell(value: Summary | Absent, *, source: str = "") -> Cell:
     """A median with its quartiles, in milliseconds; ``source`` is the summary's path in the record."""
     if isinstance(value, Absent):
         return absent_cell(value)
     detail = f"[{_bare(format_ms(value.q1))}, {_bare(format_ms(value.q3))}]"
-    cell = Cell(text=format_ms(value.median), detail=detail, value=value.median, chip=chip)
+    cell = Cell(text=format_ms(value.median), detail=detail, value=value.median)
     if not source:
         return cell
     return dataclasses.replace(cell, source=f"{source}.median", detail_sources=(f"{source}.q1", f"{source}.q3"))
 
 
 def step_cell(row: Row) -> Cell:
-    """The row's step time with what it ran as."""
-    cell = summary_cell(row.step_ms, source="timing.step_ms", chip=_label(row))
+    """The row's step time; of one process it is not ranked."""
+    cell = summary_cell(row.step_ms, source="timing.step_ms")
     return dataclasses.replace(cell, unranked=row.timed_once)
 
 
@@ -194,10 +194,6 @@ def _floating(facts: MethodFacts) -> str:
 def hidden_text(facts: MethodFacts) -> str:
     """Print the hypernetwork's hidden size, "" without one."""
     return "" if isinstance(facts.hidden, Absent) else f" H={facts.hidden}"
-
-
-def _label(row: Row) -> str:
-    return "" if isinstance(row.ran_as, Absent) else row.ran_as
 
 
 def _bare(text: str) -> str:

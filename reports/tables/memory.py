@@ -56,7 +56,7 @@ def strategy_table(section: Section) -> Table:
         Column(key="retain_peak", header="Peak vs retain", unit="ratio", best="low"),
         Column(key="retain_time", header="Step vs retain", unit="ratio [95 %]", best="low"),
         Column(key="retain_accuracy", header="Accuracy vs retain", unit="points"),
-        Column(key="bound", header="Bound", unit="computed"),
+        Column(key="bound", header="Bound", unit="estimated from shapes"),
     )
     rows = []
     for row in section.rows:

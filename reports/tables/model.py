@@ -31,7 +31,7 @@ class Cell:
     value: float | None = None  # raw value, for sorting and for checking against the record
     source: str = ""  # path in the record, where one record gives the value as it stands
     detail_sources: tuple[str, ...] = ()  # the same of the numbers in the second line, in their order
-    chip: str = ""  # a label that belongs to the value: integer, emulated, failed, ...
+    chips: tuple[str, ...] = ()  # labels that belong to the value or, in the first cell, to the row: emulated, failed
     best: bool = False
     unranked: bool = False  # of one seed or one process: never marked as the best
     empty: bool = False  # does not apply: read as "does not apply", printed as a dash

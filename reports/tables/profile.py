@@ -122,7 +122,7 @@ def operators_table(section: Section) -> Table:
     """The ten most expensive operators of one row beside FP32's."""
     row = shown_row(section)
     rows = () if row is None else operator_rows(row.first)
-    name = "" if row is None else row.label
+    name = "" if row is None else row.named
     caption = (
         f"Of {name}, first seed, and of its FP32 reference, under torch.profiler; own time leaves out what an operator "
         "calls. Those of every other cell stand in its details."
@@ -135,7 +135,7 @@ def layers_table(section: Section) -> Table:
     """Forward, input-gradient and weight-gradient product of every layer of one row beside FP32's."""
     row = shown_row(section)
     rows = () if row is None else layer_rows(row.first)
-    name = "" if row is None else row.label
+    name = "" if row is None else row.named
     caption = (
         f"Of {name}, first seed: each product with quantizing, laying out and dequantizing for it, FP32’s below; then "
         "the product alone against its ceiling. Those of every other cell stand in its details."

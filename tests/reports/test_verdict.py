@@ -80,7 +80,7 @@ def test_rows_whose_intervals_overlap_the_fastest_are_named_and_every_other_is_s
     assert said.startswith("The fastest low-bit row by its point estimate is uint8_int8 (integer)")
     assert "slower than FP32" in said
     assert "every other" not in said
-    assert said.endswith("; ste_w4a4 and uint8_int4 cannot be told from it by these samples.")
+    assert said.endswith("; ste_w4a4 (emulated) and uint8_int4 (emulated) cannot be told from it by these samples.")
 
 
 def test_every_other_row_is_not_called_slower_where_one_has_no_timing(demo_records: Make) -> None:
@@ -95,7 +95,7 @@ def test_a_row_of_one_process_is_never_called_faster_or_slower(demo_records: Mak
     mixed = [one_process(record) if record.variant == "uint8_int8" else record for record in records]
     said = _said(build_sections(mixed)[0])
     assert said["speed"].startswith("The fastest low-bit row is uint8_int4")
-    assert said["speed"].endswith("; not ranked, since one process gives no interval: uint8_int8.")
+    assert said["speed"].endswith("; not ranked, since one process gives no interval: uint8_int8 (integer).")
     alone = [one_process(record) for record in records]
     said = _said(build_sections(alone)[0])
     assert "(one process, no interval): no order among them or against FP32 can be told." in said["speed"]
