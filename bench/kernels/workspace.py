@@ -1,7 +1,8 @@
 """Buffers that are reused from step to step: fresh memory costs page faults that outweigh the products themselves.
 
 A buffer is valid until the next request of the same name; nothing that must outlive one kernel call may live here. One
-thread at a time may run the kernels (autograd's device thread takes turns with the caller, which is fine).
+thread at a time may run the kernels (autograd's device thread takes turns with the caller, which is fine). Buffers are
+never inference tensors, which a later training step could not write to.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch
         size = math.prod(shape)
         key = (name, dtype, device)
         arena = _arenas.get(key)
-        if arena is None or arena.numel() < size:
-            arena = _arenas[key] = torch.empty(size, dtype=dtype, device=device)
-            for known in [known for known in _views if (known[0], *known[2:]) == key]:
-                del _views[known]
-        view = _views[name, shape, dtype, device] = arena[:size].view(shape)
+        with torch.inference_mode(False):
+            if arena is None or arena.numel() < size:
+                arena = _arenas[key] = torch.empty(size, dtype=dtype, device=device)
+                for known in [known for known in _views if (known[0], *known[2:]) == key]:
+                    del _views[known]
+            view = _views[name, shape, dtype, device] = arena[:size].view(shape)
     return view
 
 
@@ -37,7 +39,8 @@ def bordered(name: Hashable, shape: tuple[int, ...], value: int, device: torch.d
     key = (name, shape, value, device)
     buffer = _filled.get(key)
     if buffer is None:
-        buffer = _filled[key] = torch.full(shape, value, dtype=torch.int8, device=device)
+        with torch.inference_mode(False):
+            buffer = _filled[key] = torch.full(shape, value, dtype=torch.int8, device=device)
     return buffer
 
 

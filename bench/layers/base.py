@@ -150,9 +150,23 @@ class IntegerLayer(nn.Module):
         return " and ".join(dict.fromkeys(chosen))
 
     def _checked_input(self, x: Tensor) -> Tensor:
-        """Float32 input on a device whose integer product is right."""
-        if not x.is_floating_point():
-            raise ShapeError(f"layer {self.name}: the input is {x.dtype}; give a floating-point tensor")
+        """Float32 input, beside float32 parameters, on a device whose integer product is right."""
+        if not x.is_floating_point() or x.layout != torch.strided:
+            found = x.dtype if x.layout == torch.strided else x.layout
+            raise ShapeError(f"layer {self.name}: the input is {found}; give a dense floating-point tensor")
+        for what, parameter in (("weight", self.weight), ("bias", self.bias)):
+            if parameter is None:
+                continue
+            if parameter.dtype != torch.float32:
+                raise ShapeError(
+                    f"layer {self.name}: its {what} is {parameter.dtype}; keep a converted model in float32 "
+                    "(model.float()), its quantizers set the widths"
+                )
+            if parameter.device != x.device:
+                raise ShapeError(
+                    f"layer {self.name}: its {what} lies on {parameter.device} and the input on {x.device}; put them on "
+                    "one device"
+                )
         if self.dispatch != "simulate":
             check_device(x.device)
         return x if x.dtype == torch.float32 else x.float()

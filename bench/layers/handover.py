@@ -104,13 +104,16 @@ def placeholder(shape: tuple[int, ...]) -> Tensor:
 
 def leave(tensor: Tensor, key: str, found: Any) -> Tensor:
     """Leave ``found`` under ``key`` with a tensor on its way to the next module; lost where tensors are added up."""
-    setattr(tensor, key, (found, tensor._version))
+    if not tensor.is_inference():  # it counts no changes, and nothing of a backward pass is wanted there
+        setattr(tensor, key, (found, tensor._version))
     return tensor
 
 
 def take(tensor: Tensor, key: str) -> Any:
     """What was left under ``key``, if the tensor has not changed since; else None."""
-    found, version = getattr(tensor, key, (None, None))
+    if not hasattr(tensor, key):
+        return None
+    found, version = getattr(tensor, key)
     return found if version == tensor._version else None
 
 

@@ -120,6 +120,7 @@ class _ConvFunction(Function):
             else:
                 a, inside = left.operand, left.inside
             w, _ = quantize_operand(layer.weight_quantizer, weight.permute(0, 2, 3, 1).contiguous())
+        bias = None if bias is None else bias.contiguous()
         after = None
         if layer.feeds_norm and layer.training and native.usable(x.device):
             after = After(sums=torch.empty(2, plan.o, dtype=torch.float64))

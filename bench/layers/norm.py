@@ -73,11 +73,17 @@ class LeanBatchNorm2d(nn.BatchNorm2d):
         """(N, C, H, W) to the same shape, channels last in memory where it trains."""
         plain = not (self.training and torch.is_grad_enabled() and input.dtype == torch.float32 and input.dim() == 4)
         # what does not fit is torch's to refuse
-        if plain or input.shape[1] != self.num_features or input.numel() <= input.shape[1]:
+        if plain or input.shape[1] != self.num_features or input.numel() <= input.shape[1] or not self._is_usual(input):
             y = super().forward(input)
             return y if self.ceiling == NO_ACTIVATION else rectify(y, self.ceiling, inplace=True)
-        rectified: Tensor = _Norm.apply(input, self.weight, self.bias, self, take_out(input, STATISTICS))
+        weight, bias = self.weight.contiguous(), self.bias.contiguous()
+        rectified: Tensor = _Norm.apply(input, weight, bias, self, take_out(input, STATISTICS))
         return rectified
+
+    def _is_usual(self, input: Tensor) -> bool:
+        """Whether parameters and statistics are float32 and where the input is; torch refuses what is not."""
+        own = (self.weight, self.bias, self.running_mean, self.running_var)
+        return all(t is None or (t.dtype == torch.float32 and t.device == input.device) for t in own)
 
     def running(self) -> tuple[Tensor | None, Tensor | None, float]:
         """The running mean and variance, and how much of a batch's goes into them; counts the batch."""
@@ -140,12 +146,15 @@ def _compiled_forward(
         lib.norm_stats(pointer(x), rows, channels, pointer(statistics[0]), pointer(statistics[1]))
     numbers = torch.empty(4, channels)
     mean, inverse, factor, shift = numbers
-    running_mean, running_var, share = layer.running()
+    *running, share = layer.running()
+    dense = [None if tensor is None else tensor.contiguous() for tensor in running]
     lib.norm_factors(
         pointer(statistics[0]), pointer(statistics[1]), rows, channels, layer.eps, pointer(weight), pointer(bias),
-        pointer(mean), pointer(factor), pointer(shift), pointer(inverse), pointer(running_mean), pointer(running_var),
-        share,
+        pointer(mean), pointer(factor), pointer(shift), pointer(inverse), pointer(dense[0]), pointer(dense[1]), share,
     )  # fmt: skip
+    for tensor, written in zip(running, dense, strict=True):
+        if written is not tensor:
+            tensor.copy_(written)
     halves = torch.empty_like(x, dtype=torch.bfloat16) if layer.compact else None
     kept = x if halves is None else halves
     pending = Pending(x=x, kept=kept, mean=mean, factor=factor, shift=shift)

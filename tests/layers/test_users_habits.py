@@ -1,0 +1,115 @@
+"""What people do with torch's layers they may do with ours, or are told in a sentence why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.errors import ShapeError
+from bench.kernels.workspace import clear_workspace
+from bench.layers import QuantSpec, quantize_model
+
+INT8 = QuantSpec(error="uniform", error_bits=8)
+
+
+@pytest.fixture(autouse=True)
+def _own_workspace() -> Iterator[None]:
+    """Buffers that a test makes under inference mode are not those that the next one trains with."""
+    clear_workspace()
+    yield
+    clear_workspace()
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.BatchNorm2d(8),
+        nn.ReLU(), nn.Flatten(), nn.Linear(72, 5),
+    )  # fmt: skip
+
+
+def converted(model: nn.Sequential | None = None, **options: object) -> nn.Sequential:
+    model = net() if model is None else model
+    quantize_model(model, QuantSpec(error="uniform", error_bits=8, **options), sample_input=images())
+    return model
+
+
+def images() -> Tensor:
+    return random(4, 3, 8, 8, seed=1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_inference_mode_computes_the_same_and_training_goes_on_after_it(training):
+    ours, other = converted().train(training), converted().train(training)
+    with torch.inference_mode():
+        found = ours(images())
+    with torch.no_grad():
+        expected = other(images())
+    assert torch.equal(found, expected)
+    ours.train()(images()).sum().backward()
+    assert ours[0].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_converted_model_in_another_type_is_refused_before_anything_is_read(dtype):
+    model = converted().to(dtype)
+    with pytest.raises(ShapeError, match=rf"layer 0: its weight is {dtype}; keep a converted model in float32"):
+        model(images().to(dtype))
+    model.float()[3].bias.data = model[3].bias.data.to(dtype)
+    with pytest.raises(ShapeError, match=f"layer 3: its bias is {dtype}"):
+        model(images())
+
+
+def test_inputs_that_lie_elsewhere_or_are_sparse_are_refused():
+    model = converted()
+    with pytest.raises(ShapeError, match="layer 0: its weight lies on cpu and the input on meta"):
+        model(images().to("meta"))
+    with pytest.raises(ShapeError, match=r"layer 7: the input is torch\.sparse_coo; give a dense"):
+        model[7](torch.rand(2, 72).to_sparse())
+
+
+def with_parameters(change: Callable[[Tensor], Tensor]) -> nn.Sequential:
+    """A net whose bias and batch-norm tensors went through ``change``."""
+    model = net()
+    model[3].bias = nn.Parameter(change(random(8, seed=2)))
+    for at, key in enumerate(("weight", "bias")):
+        setattr(model[1], key, nn.Parameter(change(random(8, seed=3 + at))))
+    model[1].running_mean, model[1].running_var = change(random(8, seed=5)), change(random(8, seed=6).abs() + 1)
+    return converted(model[:6])
+
+
+def every_second(values: Tensor) -> Tensor:
+    return torch.stack((values, values + 100), dim=1)[:, 0]
+
+
+def test_parameters_with_gaps_in_memory_are_read_where_they_are():
+    gaps, dense = with_parameters(every_second), with_parameters(torch.clone)
+    assert gaps[1].running_mean.stride() == gaps[3].bias.stride() == (2,)
+    for _ in range(2):
+        ys = [model(images()) for model in (gaps, dense)]
+        assert torch.allclose(*ys, atol=1e-5)
+        for y in ys:
+            y.square().sum().backward()
+    for mine, theirs in zip(gaps.parameters(), dense.parameters(), strict=True):
+        assert torch.allclose(mine.grad, theirs.grad, rtol=1e-3, atol=1e-2)
+    for mine, theirs in zip(gaps.buffers(), dense.buffers(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+def test_a_bias_with_gaps_in_memory_is_added_as_it_is():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3))
+    converted(model)
+    plain = model(images())
+    model[0].bias = nn.Parameter(every_second(model[0].bias.detach()))
+    assert torch.equal(model(images()), plain)
+    model[0].bias = nn.Parameter(torch.ones(1).expand(8))
+    flat = model(images())
+    model[0].bias = nn.Parameter(torch.ones(8))
+    assert torch.equal(model(images()), flat)
