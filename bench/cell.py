@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,9 +66,28 @@ _MEASURED = ("timing", "memory", "profile", "accuracy", "hypernet")
 
 def locate(cell: CellConfig) -> tuple[Path, str]:
     """Folder and key of a cell on this machine."""
-    environment = _environment(cell, resolve_device(cell.device))
-    key = cell_key(cell, fingerprint=fingerprint(environment))
+    return _place(cell, _fingerprint(cell))
+
+
+def locate_all(cells: Sequence[CellConfig]) -> list[Path]:
+    """Folders of a command's cells; the machine is looked at once for all that run on it alike."""
+    prints: dict[tuple[str, int | None], str] = {}
+    folders = []
+    for cell in cells:
+        alike = (cell.device, cell.protocol.threads)
+        if alike not in prints:
+            prints[alike] = _fingerprint(cell)
+        folders.append(_place(cell, prints[alike])[0])
+    return folders
+
+
+def _place(cell: CellConfig, machine: str) -> tuple[Path, str]:
+    key = cell_key(cell, fingerprint=machine)
     return cell_folder(cell, key), key
+
+
+def _fingerprint(cell: CellConfig) -> str:
+    return fingerprint(_environment(cell, resolve_device(cell.device)))
 
 
 def run_cell(cell: CellConfig) -> RunRecord:
@@ -461,9 +480,12 @@ def memory_result(
 
 def _environment(cell: CellConfig, device: torch.device) -> dict[str, Any]:
     """The environment as the passes will see it: their number of threads, not this process's."""
-    if cell.protocol.threads is not None:
-        torch.set_num_threads(cell.protocol.threads)
-    return read_environment(device, elementwise=native.pieces(device))
+    ours = torch.get_num_threads()
+    torch.set_num_threads(cell.protocol.threads or ours)
+    try:
+        return read_environment(device, elementwise=native.pieces(device))
+    finally:
+        torch.set_num_threads(ours)
 
 
 def _percent(share: float | Absent) -> float | Absent:

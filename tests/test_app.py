@@ -3,8 +3,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra import compose
+from omegaconf import OmegaConf
 
-from bench.app import GROUPS, compose_variants, group_files, group_options, parse_arguments, plan_cells
+from bench.app import (
+    CONFIG_NAME,
+    GROUPS,
+    _hydra_loader,
+    compose_variants,
+    group_files,
+    group_options,
+    parse_arguments,
+    plan_cells,
+)
 from bench.config import CellConfig
 from bench.errors import ConfigError
 
@@ -39,6 +50,16 @@ def test_a_suite_sweeps_over_seeds_and_a_choice_of_variants() -> None:
     assert [(cell.variant_name, cell.seed) for cell in cells] == [
         ("fp32", 1), ("fp32", 2), ("ste_int4", 1), ("ste_int4", 2),
     ]  # fmt: skip
+
+
+def test_cells_that_share_their_files_are_what_hydra_composes_for_each_alone() -> None:
+    argv = ["-m", "variant=fp32,metaquant_w1_fc_grad", "seed=3,4", "++protocol.threads=2", "data.root=null"]
+    plan_ = plan_cells(parse_arguments(argv))
+    with _hydra_loader(None):
+        configs = [compose(config_name=CONFIG_NAME, overrides=list(job)) for job in plan_.jobs]
+    schema = OmegaConf.structured(CellConfig)
+    assert list(plan_.cells) == [OmegaConf.to_object(OmegaConf.merge(schema, config)) for config in configs]
+    assert [cell.seed for cell in plan_.cells] == [3, 4, 3, 4]
 
 
 def test_a_variants_other_settings_stay_free() -> None:

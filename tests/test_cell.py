@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.app import parse_arguments, plan_cells
-from bench.cell import locate, run_cell
+from bench.cell import locate, locate_all, run_cell
 from bench.cell_folder import find_finished
 from bench.config import CellConfig
 from bench.keys import cell_key, weights_path
@@ -222,6 +223,15 @@ def test_a_cells_key_follows_config_and_environment_but_not_places(cell_of: RunC
     assert key == cell_key(dataclasses.replace(cell, output_dir=str(tmp_path / "other")), fingerprint="cpu-1")
     assert key != cell_key(cell, fingerprint="cpu-2")
     assert key != cell_key(dataclasses.replace(cell, seed=1), fingerprint="cpu-1")
+
+
+def test_a_commands_cells_are_found_where_each_would_look_for_its_own(cell_of: RunCell) -> None:
+    threads = torch.get_num_threads()
+    cells = [cell_of("variant=fp32", *more) for more in ([], [f"protocol.threads={threads + 1}"], ["seed=1"], [])]
+    folders = locate_all(cells)
+    assert folders == [locate(cell)[0] for cell in cells]
+    assert len(set(folders)) == 3
+    assert torch.get_num_threads() == threads, "another cell's threads are not the next one's"
 
 
 def test_another_network_under_the_same_name_is_another_cell(

@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     from bench.pulse import announced
 
     check_cells(plan.cells, here=plan.here)
-    folders = [cells.locate(cell)[0] for cell in plan.cells] if plan.here else []
+    folders = cells.locate_all(plan.cells) if plan.here else []
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's end is like Ctrl-C: children go, records stay
     progress = SuiteProgress(len(plan.cells), show=plan.cells[0].progress)
