@@ -4,6 +4,10 @@ Every rate is dense (half of a figure that the vendor gives with sparsity) and a
 names. bf16 and INT8 are tensor-core rates with FP32 and INT32 sums. A figure that no document gives, or that we could
 not make sure of, is ``Absent``; an unknown GPU has no row, and ``find_gpu`` says so. Memory is the vendor's round
 figure; what a process can use is what the driver reports.
+
+A row is verified where all its figures were found again in a public page that quotes the vendor's document, which is
+named behind it. The others say ``unverified``: they were taken from the document and not held
+against it again (the T4's bandwidth is 300 GB/s in one quotation; a B200 is given 75 and 80 TFLOP/s of FP32).
 """
 
 from __future__ import annotations
@@ -37,6 +41,11 @@ _ADA_PRO = "NVIDIA Ada Architecture for Professional Visualization whitepaper"
 _BLACKWELL_BRIEF = "NVIDIA Blackwell Architecture Technical Brief, table 3 (per GPU, as quoted by DataCrunch)"
 _BLACKWELL_RTX = "NVIDIA RTX Blackwell GPU Architecture whitepaper, appendix"
 
+_SPECS = "github.com/gmasse/gpu-specs"
+_LOCKWOOD = "glennklockwood.com/garden/processors"
+_PC2 = "PC2, Paderborn University"
+_MULLET = "mullet.se, product 355414"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuPeaks:
@@ -51,7 +60,8 @@ class GpuPeaks:
     int4_tops: float | Absent
     bandwidth_gb_s: float | Absent
     memory_gb: float | Absent
-    source: str
+    source: str  # the vendor's document, and who quotes it or "unverified"
+    verified: bool
 
 
 def _row(
@@ -65,6 +75,7 @@ def _row(
     bandwidth: float | Absent,
     memory: float | Absent,
     source: str,
+    quoted_by: str = "",
 ) -> GpuPeaks:
     """One line of the table below, in its columns' order."""
     return GpuPeaks(
@@ -77,40 +88,41 @@ def _row(
         int4_tops=int4,
         bandwidth_gb_s=bandwidth,
         memory_gb=memory,
-        source=source,
+        source=f"{source} (as quoted by {quoted_by})" if quoted_by else f"{source}; unverified",
+        verified=bool(quoted_by),
     )
 
 
 # fmt: off
-# key, name, sm, FP32, bf16, INT8, INT4, GB/s, GB, source
+# key, name, sm, FP32, bf16, INT8, INT4, GB/s, GB, source, who quotes it
 GPUS: tuple[GpuPeaks, ...] = (
-    _row("v100-sxm2-16gb", "V100-SXM2-16GB", 70, 15.7, _NO_BF16, _NO_I8_V, _NO_I4_V, 900, 16, _V100),
-    _row("v100-sxm2-32gb", "V100-SXM2-32GB", 70, 15.7, _NO_BF16, _NO_I8_V, _NO_I4_V, 900, 32, _V100),
+    _row("v100-sxm2-16gb", "V100-SXM2-16GB", 70, 15.7, _NO_BF16, _NO_I8_V, _NO_I4_V, 900, 16, _V100, _SPECS),
+    _row("v100-sxm2-32gb", "V100-SXM2-32GB", 70, 15.7, _NO_BF16, _NO_I8_V, _NO_I4_V, 900, 32, _V100, _SPECS),
     _row("v100-pcie-16gb", "V100-PCIE-16GB", 70, 14.0, _NO_BF16, _NO_I8_V, _NO_I4_V, 900, 16, _V100),
     _row("v100-pcie-32gb", "V100-PCIE-32GB", 70, 14.0, _NO_BF16, _NO_I8_V, _NO_I4_V, 900, 32, _V100),
     _row("t4", "T4", 75, 8.1, _NO_BF16, 130, 260, 320, 16, "NVIDIA T4 datasheet"),
     _row("rtx2080", "RTX 2080", 75, 10.6, _NO_BF16, 169.6, 339.1, 448, 8, _TURING),
     _row("rtx2080super", "RTX 2080 SUPER", 75, 11.2, _NO_BF16, 178.4, 356.8, 496, 8, _GA102),
     _row("rtx2080ti", "RTX 2080 Ti", 75, 14.2, _NO_BF16, 227.7, 455.4, 616, 11, _TURING),
-    _row("a100-sxm-40gb", "A100-SXM4-40GB", 80, 19.5, 312, 624, 1248, 1555, 40, _A100),
-    _row("a100-sxm-80gb", "A100-SXM4-80GB", 80, 19.5, 312, 624, 1248, 2039, 80, _A100),
+    _row("a100-sxm-40gb", "A100-SXM4-40GB", 80, 19.5, 312, 624, 1248, 1555, 40, _A100, _PC2),
+    _row("a100-sxm-80gb", "A100-SXM4-80GB", 80, 19.5, 312, 624, 1248, 2039, 80, _A100, _LOCKWOOD),
     _row("a100-pcie-40gb", "A100-PCIE-40GB", 80, 19.5, 312, 624, 1248, 1555, 40, _A100),
     _row("a100-pcie-80gb", "A100 80GB PCIe", 80, 19.5, 312, 624, 1248, 1935, 80, _A100),
     _row("a30", "A30", 80, 10.3, 165, 330, 661, 933, 24, "NVIDIA A30 datasheet"),
-    _row("a10", "A10", 86, 31.2, 125, 250, 500, 600, 24, "NVIDIA A10 datasheet"),
-    _row("a40", "A40", 86, 37.4, 149.7, 299.3, 598.7, 696, 48, "NVIDIA A40 datasheet"),
+    _row("a10", "A10", 86, 31.2, 125, 250, 500, 600, 24, "NVIDIA A10 datasheet", _SPECS),
+    _row("a40", "A40", 86, 37.4, 149.7, 299.3, 598.7, 696, 48, "NVIDIA A40 datasheet", "ecer.com, uuuedqa"),
     _row("a2", "A2", 86, 4.5, 18, 36, 72, 200, 16, "NVIDIA A2 datasheet"),
     _row("rtxa6000", "RTX A6000", 86, 38.7, 154.8, 309.7, 619.3, 768, 48, _GA102),
     _row("rtx3070", "RTX 3070", 86, 20.3, 40.6, 162.6, 325.2, 448, 8, _GA102),
     _row("rtx3080", "RTX 3080", 86, 29.8, 59.5, 238, 476, 760, 10, f"{_GA102}; the 10 GB board"),
     _row("rtx3090", "RTX 3090", 86, 35.6, 71, 284, 568, 936, 24, _GA102),
-    _row("l4", "L4", 89, 30.3, 121, 242.5, _UNSAID, 300, 24, "NVIDIA L4 datasheet"),
-    _row("l40", "L40", 89, 90.5, 181, 362, 724, 864, 48, "NVIDIA L40 datasheet"),
-    _row("l40s", "L40S", 89, 91.6, 362, 733, _REPEATED, 864, 48, "NVIDIA L40S datasheet"),
+    _row("l4", "L4", 89, 30.3, 121, 242.5, _UNSAID, 300, 24, "NVIDIA L4 datasheet", _SPECS),
+    _row("l40", "L40", 89, 90.5, 181, 362, 724, 864, 48, "NVIDIA L40 datasheet", _MULLET),
+    _row("l40s", "L40S", 89, 91.6, 362, 733, _REPEATED, 864, 48, "NVIDIA L40S datasheet", _SPECS),
     _row("rtx6000ada", "RTX 6000 Ada Generation", 89, 91.1, 364.2, 728.5, 1457, 960, 48, _ADA_PRO),
     _row("rtx4080", "RTX 4080", 89, 48.7, 97.5, 389.9, 779.8, 716.8, 16, _ADA),
     _row("rtx4090", "RTX 4090", 89, 82.6, 165.2, 660.6, 1321.2, 1008, 24, _ADA),
-    _row("h100-sxm", "H100 80GB HBM3", 90, 67, 989, 1979, _NO_I4_H, 3350, 80, _H100),
+    _row("h100-sxm", "H100 80GB HBM3", 90, 67, 989, 1979, _NO_I4_H, 3350, 80, _H100, _LOCKWOOD),
     _row("h100-pcie", "H100 PCIe", 90, 51, 756, 1513, _NO_I4_H, 2000, 80, _H100),
     _row("h100-nvl", "H100 NVL", 90, 60, 835, 1671, _NO_I4_H, 3900, 94, _H100),
     _row("h200-sxm", "H200", 90, 67, 989, 1979, _NO_I4_H, 4800, 141, _H200),
@@ -220,4 +232,5 @@ def peaks_from_properties(
         bandwidth_gb_s=bandwidth,
         memory_gb=round(memory_bytes / 1e9, 1),
         source="computed from the device's properties",
+        verified=True,
     )

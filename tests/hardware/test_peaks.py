@@ -39,6 +39,13 @@ def test_keys_and_names_are_unique_and_every_row_has_a_source() -> None:
     assert all(gpu.source.startswith("NVIDIA ") for gpu in GPUS)
 
 
+def test_a_row_says_who_quotes_its_document_or_that_it_is_unverified() -> None:
+    for gpu in GPUS:
+        assert ("(as quoted by" in gpu.source) == gpu.verified
+        assert gpu.source.endswith("; unverified") != gpu.verified
+    assert {gpu.key for gpu in GPUS if gpu.verified} >= {"a100-sxm-80gb", "h100-sxm", "l40s"}
+
+
 def test_the_table_spans_volta_to_blackwell() -> None:
     assert {70, 75, 80, 86, 89, 90, 100, 120} <= {gpu.sm for gpu in GPUS}
 
