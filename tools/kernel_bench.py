@@ -224,7 +224,8 @@ def make_work(name: str, args: argparse.Namespace, effort: Effort, device: str) 
 
 def busy_before() -> list[str]:
     """A warning if other programs ran in the last minute."""
-    from tools.doctor import BUSY_LOAD, load_average
+    from tools.doctor.advice import BUSY_LOAD
+    from tools.doctor.collect import load_average
 
     load = load_average()
     if not isinstance(load, float) or load <= BUSY_LOAD:

@@ -26,7 +26,7 @@ from bench.profilers.memory import AllocationTracker, MemoryMeter
 from bench.profilers.nvml_sampler import NvmlSampler
 from bench.profilers.phase_timer import PhaseTimer
 from bench.units import MEBIBYTE, Absent
-from tools import doctor
+from tools.doctor.devices import describe_device
 
 pytestmark = pytest.mark.gpu
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -189,7 +189,7 @@ def test_phase_marks_cost_less_than_a_hundredth_of_a_step_on_a_gpu() -> None:
 
 
 def test_doctor_describes_a_gpu_and_measures_below_its_published_peaks() -> None:
-    device = to_plain(doctor._device(cuda(), measure=True))
+    device = to_plain(describe_device(cuda(), measure=True))
     assert device["self_check"] == "passed"
     assert {path["label"] for path in device["integer_paths"].values()} <= {"integer", "emulated", "simulated"}
     published, measured = device["published"], device["ceilings"]

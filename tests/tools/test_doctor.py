@@ -22,8 +22,10 @@ from rich.console import Console
 from bench.hardware.capability import cuda_capability, integer_path
 from bench.locks import device_lock
 from bench.units import Absent
-from tools import doctor
-from tools.doctor import advise, build_parser, main, render
+from tools.doctor import devices
+from tools.doctor.advice import advise
+from tools.doctor.tables import path_rows, render
+from tools.doctor.verb import build_parser, main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FAKE = runpy.run_path(str(CHECKOUT / "tests" / "fakes" / "nvml" / "build.py"))
@@ -74,6 +76,19 @@ def test_json_has_a_value_or_a_reason_everywhere(report: dict[str, Any]) -> None
         assert path["reason"]
     assert set(report["nvidia"]) == {"driver", "driver_cuda", "gpus_seen"}
     assert isinstance(report["advice"], list)
+
+
+def test_a_cpu_has_every_key_that_a_gpu_has_with_a_value_or_a_reason(report: dict[str, Any]) -> None:
+    cpu = report["devices"][0]
+    assert set(gpu()) <= set(cpu)
+    assert set(gpu()["state"]) <= set(cpu["state"])
+    assert cpu["state"]["mig"] == {"reason": "only GPUs are divided into instances"}
+    assert cpu["state"]["power_limit_w"] == {"reason": "power limits are read of GPUs only"}
+    reasons = cpu["state"]["clock_reasons"]
+    assert isinstance(reasons, list) or "thermal throttling" in reasons["reason"]
+    assert "the load average tells of others" in cpu["other_processes"]["reason"]
+    load = cpu["state"]["utilisation_pct"]
+    assert isinstance(load, dict) or 0 <= load <= 100
 
 
 def test_neither_user_nor_host_nor_home_is_printed(json_text: str) -> None:
@@ -234,14 +249,14 @@ import json, os, torch
 import bench.kernels.selfcheck
 from bench.hardware import nvml
 from bench.hardware.environment import to_plain
-from tools import doctor
+from tools.doctor.devices import describe_device
 
 def fail(device):
     raise RuntimeError("The NVIDIA driver on your system is too old.\\nPlease update it.")
 
 bench.kernels.selfcheck.check_device = fail
 nvml._INIT_PID_NAMESPACE = os.readlink("/proc/self/ns/pid")  # as on a host, also where the tests run in a container
-print(json.dumps(to_plain(doctor._device(torch.device("cuda", 1), measure=True))))
+print(json.dumps(to_plain(describe_device(torch.device("cuda", 1), measure=True))))
 """
 
 
@@ -267,17 +282,17 @@ def test_data_sets_are_found_or_said_to_be_fetched(report: dict[str, Any]) -> No
 
 
 def test_a_run_that_holds_the_device_is_not_measured_into(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(devices, "LOCK_WAIT_S", 0.1)
     with device_lock("cpu"):
-        ceilings = doctor._ceilings(torch.device("cpu"), measure=True)
+        ceilings = devices.device_ceilings(torch.device("cpu"), measure=True)
     assert ceilings == Absent("not measured: another pass holds cpu: wait until it is done")
 
 
 def test_widths_of_one_path_share_a_row(report: dict[str, Any]) -> None:
-    names = [name for name, _ in doctor._path_rows(report["devices"][0]["integer_paths"])]
+    names = [name for name, _ in path_rows(report["devices"][0]["integer_paths"])]
     assert names == ["8-bit products", "7- to 1-bit products"]
     with_int4 = {str(bits): integer_path(bits, cuda_capability("NVIDIA A100", 80)) for bits in range(8, 0, -1)}
-    rows = doctor._path_rows({bits: {"label": p.label, "reason": p.reason} for bits, p in with_int4.items()})
+    rows = path_rows({bits: {"label": p.label, "reason": p.reason} for bits, p in with_int4.items()})
     assert [name for name, _ in rows] == [
         "8-bit products", "7- to 5-bit products", "4-bit products", "3- to 1-bit products"
     ]  # fmt: skip
