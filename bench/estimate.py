@@ -41,10 +41,14 @@ ALLOWANCES: dict[str, str] = {
     "time": f"from the published peaks, every operator bound by arithmetic or bandwidth, to {PEAK_SHARE:.0%} of the "
     f"arithmetic, {BANDWIDTH_SHARE:.0%} of the bandwidth and {LAUNCH_US:.0f} µs a launch (assumed)",
 }
+UNVERIFIED = "peaks unverified: taken from the document that `list gpus` names, and not found quoted from it elsewhere"
 MAX_BATCH = 2**20
 _STAND_IN_IMAGES = 16
 _SEARCH_TOLERANCE = 128  # the largest batch is found to one part in this many
 _MAX_LINES = 8  # sizes tried before the search halves
+# Of the categories those whose bytes do not grow with the batch; what is left of them is little.
+_FIXED = ("weights", "integer_copies", "optimizer_state", "hypernet_parameters", "hypernet_activations",
+          "pending_gradients")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +88,12 @@ class GpuEstimate:
 class CellShapes:
     """A cell's step on shapes, at any batch size; each is run once."""
 
-    def __init__(self, cell: CellConfig) -> None:
+    def __init__(self, cell: CellConfig, *, on_run: Callable[[int], None] = lambda batch_size: None) -> None:
         """Build the cell's parts from random weights and stand-in images; no data set is read.
+
+        Args:
+            cell: the checked config.
+            on_run: told a batch size before the step runs on it, which takes a second or so.
 
         Raises:
             ConfigError: a cell that cannot be built.
@@ -98,11 +106,14 @@ class CellShapes:
         check_model(model.name, image_size=data.image_size, shortcut=model.shortcut, factory=model.factory)
         self.image_shape: tuple[int, int, int] = tuple(data.train_images.shape[1:])  # type: ignore[assignment]
         self.parts: Parts = build_parts(cell, data, torch.device("cpu"))
-        self._runs: dict[tuple[int, str], tuple[CategoryTracker, tuple[Operator, ...]]] = {}
+        self._on_run = on_run
+        self._trackers: dict[tuple[int, str], CategoryTracker] = {}
+        self._operators: dict[int, tuple[Operator, ...]] = {}
+        self._has_float_conv: bool | None = None
 
     def on_cpu(self, batch_size: int) -> MemoryEstimate:
         """Memory as ``metagrad-bench run device=cpu`` measures it."""
-        tracker, _ = self._run(batch_size, "cpu")
+        tracker = self._track(batch_size, "cpu")
         return MemoryEstimate(
             batch_size=batch_size,
             phases=tracker.profile().phases,
@@ -113,9 +124,8 @@ class CellShapes:
 
     def on_cuda(self, batch_size: int, sm: int) -> MemoryEstimate:
         """Memory on a GPU of a compute capability (90 for sm_90)."""
-        tracker, operators = self._run(batch_size, "meta")
+        tracker = self._track(batch_size, "meta")
         allocator = replay(tracker)
-        has_float_conv = any(operator.name == "aten.convolution" for operator in operators)
         return MemoryEstimate(
             batch_size=batch_size,
             phases=tracker.profile().phases,
@@ -123,19 +133,28 @@ class CellShapes:
             peak_reserved_bytes=allocator.reserved_bytes,
             allowance_bytes=CONTEXT_BYTES
             + (CUBLAS_BYTES_SM90 if sm >= 90 else CUBLAS_BYTES)
-            + (CUDNN_BYTES if has_float_conv else 0),
+            + (CUDNN_BYTES if self._has_float_conv else 0),
         )
 
     def operators(self, batch_size: int) -> tuple[Operator, ...]:
-        """What one step runs on a GPU."""
-        return self._run(batch_size, "meta")[1]
+        """What one step runs on a GPU; the first batch size that was asked for is listed on the way."""
+        if batch_size not in self._operators:
+            self._trackers.pop((batch_size, "meta"), None)
+            self._track(batch_size, "meta", list_operators=True)
+        return self._operators[batch_size]
 
-    def _run(self, batch_size: int, device: str) -> tuple[CategoryTracker, tuple[Operator, ...]]:
+    def tried(self) -> tuple[int, ...]:
+        """Batch sizes that have run as on a GPU."""
+        return tuple(batch_size for batch_size, device in self._trackers if device == "meta")
+
+    def _track(self, batch_size: int, device: str, *, list_operators: bool = False) -> CategoryTracker:
         key = (batch_size, device)
-        if key not in self._runs:
-            work = WorkCounter()
+        if key not in self._trackers:
+            self._on_run(batch_size)
+            first = device == "meta" and not self._operators
+            work = WorkCounter() if first or list_operators else None
             try:
-                tracker = track_shapes(
+                self._trackers[key] = track_shapes(
                     self.parts, batch_size=batch_size, image_shape=self.image_shape, device=torch.device(device),
                     lr=self.cell.optimizer.lr, work=work,
                 )  # fmt: skip
@@ -146,8 +165,10 @@ class CellShapes:
                     f"The network of {self.cell.model.factory} does not run on tensor shapes "
                     f"({str(error).splitlines()[0][:200]}): its forward must not depend on values."
                 ) from error
-            self._runs[key] = tracker, tuple(work.operators)
-        return self._runs[key]
+            if work is not None:
+                self._operators[batch_size] = tuple(work.operators)
+                self._has_float_conv = any(operator.name == "aten.convolution" for operator in work.operators)
+        return self._trackers[key]
 
 
 def estimate_gpu(shapes: CellShapes, gpu: GpuPeaks, batch_size: int) -> GpuEstimate:
@@ -159,36 +180,54 @@ def estimate_gpu(shapes: CellShapes, gpu: GpuPeaks, batch_size: int) -> GpuEstim
     if not isinstance(gpu.memory_gb, Absent):
         limit = int(gpu.memory_gb * 1e9)
         fits = memory.needed_bytes <= limit
-        largest = find_largest_batch(lambda size: shapes.on_cuda(size, gpu.sm).needed_bytes, limit, batch_size)
+        fixed = memory.allowance_bytes + sum(memory.peak.categories.get(name, 0) for name in _FIXED)
+        guess = batch_size * max(0, limit - fixed) // max(1, memory.needed_bytes - fixed)
+        largest = find_largest_batch(
+            lambda size: shapes.on_cuda(size, gpu.sm).needed_bytes, limit, batch_size,
+            known=[*shapes.tried(), *(() if len(shapes.tried()) > 1 else (guess,))],
+        )  # fmt: skip
     return GpuEstimate(gpu=gpu, memory=memory, fits=fits, largest_batch=largest, step_low_ms=low, step_high_ms=high)
 
 
-def find_largest_batch(needed_bytes: Callable[[int], int], limit_bytes: int, first: int) -> int:
+def find_largest_batch(
+    needed_bytes: Callable[[int], int], limit_bytes: int, first: int, *, known: Sequence[int] = ()
+) -> int:
     """The largest batch that fits, to one part in 128; memory is nearly linear in it, so few sizes are tried.
 
     Args:
         needed_bytes: of a batch size; grows with it.
         limit_bytes: what there is.
         first: a batch size to start from, 1 or more.
+        known: other sizes to start from: those of which the answer is at hand, or a guess; without any twice ``first``.
 
     Returns:
-        A batch size that fits whose next try did not; 0 where one image does not fit; at most ``MAX_BATCH``.
+        A batch size that fits, while one a 128th larger does not: it was tried, or the line through the sizes around
+        it says so. 0 where one image does not fit; at most ``MAX_BATCH``.
     """
     assert first >= 1, "a batch has an image"
-    tried = {size: needed_bytes(size) for size in (first, 2 * first)}
+    starts = {min(max(1, size), MAX_BATCH) for size in known} - {first}
+    tried = {size: needed_bytes(size) for size in (first, *(starts or {2 * first}))}
     while True:
         low = max((size for size, needed in tried.items() if needed <= limit_bytes), default=0)
         high = min((size for size, needed in tried.items() if needed > limit_bytes), default=MAX_BATCH + 1)
-        if high - low <= max(1, low // _SEARCH_TOLERANCE):
+        step = max(1, low // _SEARCH_TOLERANCE)
+        slope = _slope_near(tried, limit_bytes)
+        near = low in tried and len(tried) > 2 and slope > 0 and tried[low] + slope * step > limit_bytes
+        if high - low <= step or near:
             return low
-        size = _next_size(tried, limit_bytes, low, high, first)
+        size = _next_size(tried, limit_bytes, low, high, slope)
         tried[size] = needed_bytes(size)
 
 
-def _next_size(tried: dict[int, int], limit_bytes: int, low: int, high: int, first: int) -> int:
+def _slope_near(tried: dict[int, int], limit_bytes: int) -> float:
+    """Bytes an image, by the line through the two sizes whose needs are nearest to the limit."""
+    nearest = sorted(tried, key=lambda size: abs(tried[size] - limit_bytes))
+    return (tried[nearest[1]] - tried[nearest[0]]) / (nearest[1] - nearest[0])
+
+
+def _next_size(tried: dict[int, int], limit_bytes: int, low: int, high: int, slope: float) -> int:
     """Just below, then just above the size to which a line points, then the middle."""
-    near = min((size for size in tried if size != first), key=lambda size: abs(tried[size] - limit_bytes))
-    slope = (tried[near] - tried[first]) / (near - first)
+    near = min(tried, key=lambda size: abs(tried[size] - limit_bytes))
     middle = (low + high) // 2 if high <= MAX_BATCH else min(2 * low, MAX_BATCH)
     if slope <= 0 or len(tried) > _MAX_LINES:
         return middle

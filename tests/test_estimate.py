@@ -72,7 +72,7 @@ def test_the_hypernetworks_bound_holds_what_it_adds_and_is_close_where_it_makes_
     cell = cell_of(f"variant=metagrad_int4_{strategy}", "hypernet.hidden=4")
     shapes, plain = CellShapes(cell), CellShapes(cell_of("variant=uniform_int4"))
     extra = shapes.on_cpu(BATCH).peak_allocated_bytes - plain.on_cpu(BATCH).peak_allocated_bytes
-    bound = bound_hypernet_bytes(shapes._run(BATCH, "cpu")[0], shapes.parts)
+    bound = bound_hypernet_bytes(shapes._track(BATCH, "cpu"), shapes.parts)
     assert not isinstance(bound, Absent)
     assert 0 < extra <= bound
     if strategy == "retain":
@@ -113,6 +113,21 @@ def test_the_largest_batch_is_found_where_memory_is_nearly_linear() -> None:
     assert find_largest_batch(lambda size: 1, 10, 16) == 2**20
 
 
+def test_the_largest_batch_takes_few_tries_and_what_is_known_already() -> None:
+    tried: list[int] = []
+
+    def needed(size: int) -> int:
+        tried.append(size)
+        return 10**6 + 7000 * size
+
+    first = find_largest_batch(needed, 10**9, 64, known=[100_000])
+    assert len(tried) == 3, "the batch that was asked for, the guess, and the answer"
+    assert needed(first) <= 10**9 < needed(first + first // 100)
+    known, tried = tried, []
+    assert find_largest_batch(needed, 10**9, 64, known=known) == first
+    assert set(tried) <= set(known)
+
+
 def test_the_roofline_is_that_of_paper_and_pencil() -> None:
     gpu = find_gpu("a100-sxm-80gb")
     assert not isinstance(gpu, Absent)
@@ -133,6 +148,19 @@ def test_a_gpu_is_named_by_its_key_or_by_the_beginning_of_several() -> None:
     for wrong in ("h1000", "", "t4,"):
         with pytest.raises(ConfigError, match="is not in the table of GPUs: choose from v100-sxm2-16gb"):
             select_gpus(wrong)
+
+
+def test_a_step_on_shapes_runs_only_where_it_has_not_and_its_operators_are_real_ones() -> None:
+    asked: list[int] = []
+    shapes = CellShapes(cell_of("variant=fp32"), on_run=asked.append)
+    shapes.on_cuda(8, 90)
+    operators = shapes.operators(8)
+    shapes.on_cuda(8, 80)
+    assert asked == [8]
+    assert not [operator.name for operator in operators if operator.name.startswith("prim")]
+    assert sum(operator.name == "aten.convolution" for operator in operators) == 19
+    assert shapes.operators(16) != operators
+    assert asked == [8, 16]
 
 
 def test_seeds_of_a_cell_are_estimated_once() -> None:
@@ -161,7 +189,8 @@ def test_a_network_that_looks_at_values_is_refused_in_a_sentence(
 def test_the_verb_prints_and_writes_estimates_that_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "estimate.json"
     assert main(["variant=fp32", "gpu=t4", "batch=32", "--json", str(target)]) == 0
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert "estimating fp32 on resnet20, cell 1 of 1" in progress
     assert printed.startswith(TITLE)
     assert printed.count("estimated") >= 2, "both tables say so"
     assert "CUDA context" in printed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from bench.units import Absent, format_absent, format_bytes, format_ms
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
 
     from bench.config import CellConfig
     from bench.estimate import GpuEstimate, MemoryEstimate
@@ -60,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
         raise RecordError(f"--json {args.json} cannot be written: name a file in a folder that exists.")
 
     from rich.console import Console
+    from rich.text import Text
 
     from bench import app, estimate
 
@@ -69,17 +72,24 @@ def main(argv: Sequence[str]) -> int:
     console = Console()
     console.print(f"[bold]{TITLE}[/bold]")
     documents = []
-    for cell in cells:
+    progress = Console(stderr=True)
+    for number, cell in enumerate(cells, start=1):
         batch_size = batch or cell.protocol.batch_size
-        shapes = estimate.CellShapes(cell)
-        memory = shapes.on_cuda(batch_size, gpus[0].sm) if gpus else shapes.on_cpu(batch_size)
-        on_gpus = [estimate.estimate_gpu(shapes, gpu, batch_size) for gpu in gpus]
+        words = f"estimating {cell.variant_name} on {cell.model.name}, cell {number} of {len(cells)}"
+        if not progress.is_terminal:
+            progress.print(words, highlight=False, markup=False)
+        with progress.status(Text(words)) as status:
+            shapes = estimate.CellShapes(cell, on_run=functools.partial(_show_batch, status, words))
+            memory = shapes.on_cuda(batch_size, gpus[0].sm) if gpus else shapes.on_cpu(batch_size)
+            on_gpus = [estimate.estimate_gpu(shapes, gpu, batch_size) for gpu in gpus]
         render(cell, memory, on_gpus, console)
         documents.append(as_plain(cell, memory, on_gpus))
     if gpus:
         console.print("\nAllowed for:")
         for name, line in estimate.ALLOWANCES.items():
             console.print(f"  {name}: {line}")
+        if not all(gpu.verified for gpu in gpus):
+            console.print(f"  {estimate.UNVERIFIED}")
     if args.json:
         document = {"kind": "estimate", "note": TITLE, "allowances": estimate.ALLOWANCES, "cells": documents}
         Path(args.json).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -112,8 +122,9 @@ def render(cell: CellConfig, memory: MemoryEstimate, on_gpus: Sequence[GpuEstima
     for entry in on_gpus:
         fits = format_absent(entry.fits) if isinstance(entry.fits, Absent) else "yes" if entry.fits else "no"
         largest = entry.largest_batch
+        name = entry.gpu.key if entry.gpu.verified else f"{entry.gpu.key} (peaks unverified)"
         table.add_row(
-            entry.gpu.key, format_bytes(entry.memory.peak_allocated_bytes),
+            name, format_bytes(entry.memory.peak_allocated_bytes),
             format_bytes(entry.memory.peak_reserved_bytes), format_bytes(entry.memory.needed_bytes), fits,
             format_absent(largest) if isinstance(largest, Absent) else f"{largest:,}", _range(entry),
         )  # fmt: skip
@@ -131,12 +142,19 @@ def as_plain(cell: CellConfig, memory: MemoryEstimate, on_gpus: Sequence[GpuEsti
             "data": cell.data.name,
             "memory": dataclasses.asdict(memory) | {"needed_bytes": memory.needed_bytes},
             "gpus": [
-                dataclasses.asdict(entry) | {"gpu": entry.gpu.key, "needed_bytes": entry.memory.needed_bytes}
+                dataclasses.asdict(entry)
+                | {"gpu": entry.gpu.key, "peaks_source": entry.gpu.source, "needed_bytes": entry.memory.needed_bytes}
                 for entry in on_gpus
             ],
         }
     )
     return plain
+
+
+def _show_batch(status: Status, words: str, batch_size: int) -> None:
+    from rich.text import Text
+
+    status.update(Text(f"{words}: batch {batch_size:,}"))
 
 
 def _range(entry: GpuEstimate) -> str:

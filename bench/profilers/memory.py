@@ -42,6 +42,8 @@ DEFINITIONS: dict[str, str] = {
     "peak_device_bytes": "memory in use on the whole GPU at the end of the window, by all processes and the driver",
 }
 
+# What tensors without data are asked through the dispatcher, thousands of times a step; no memory is touched.
+ASKING = (torch.ops.prim.device.default,)
 _NOT_CUDA = "only CUDA's allocator reserves memory"
 _NO_DEVICE = "the device is a CPU"
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
@@ -120,6 +122,8 @@ class AllocationTracker(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operator, then count what it read, returned and resized."""
+        if func in ASKING:
+            return func(*args, **(kwargs or {}))
         kwargs = kwargs or {}
         inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         for tensor in inputs:
