@@ -47,17 +47,40 @@ def format_ratio(value: float | Absent) -> str:
     return format_absent(value) if isinstance(value, Absent) else f"{value:.2f}×"
 
 
-def format_span_overhead(shares_pct: Sequence[float]) -> str:
+def format_span_overhead(cells_pct: Sequence[float], fp32_pct: Sequence[float]) -> str:
     """How much longer a step with the profile pass's spans took, over several cells, in a sentence.
 
     Args:
-        shares_pct: ``span_overhead_pct`` of at least one cell.
+        cells_pct: ``span_overhead_pct`` of at least one cell.
+        fp32_pct: the same of the FP32 steps beside them.
     """
-    low, high = (
-        f"{round(share):+d}".replace("-", "−").replace("+0", "0") for share in (min(shares_pct), max(shares_pct))
+    cells, fp32 = _signed_range(cells_pct), _signed_range(fp32_pct)
+    return (
+        f"Spans change a step’s time by {cells} %, that of FP32 beside it by {fp32} %; step times elsewhere are of "
+        "steps without them."
     )
-    told = low if low == high else f"{low} to {high}"
-    return f"Spans change a step’s time by {told} %; step times elsewhere are of steps without them."
+
+
+def _signed_range(values: Sequence[float]) -> str:
+    low, high = (f"{round(value):+d}".replace("-", "−").replace("+0", "0") for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def format_stopping(ends: Sequence[tuple[str | Absent, float | Absent]]) -> str:
+    """How many timing processes ended before their medians were narrow, in a sentence; "" where none did.
+
+    Args:
+        ends: ``stopped_by`` and ``half_width_pct`` of each process.
+    """
+    widths = [width for stopped, width in ends if stopped == "budget"]
+    if not widths:
+        return ""
+    known = [width for width in widths if not isinstance(width, Absent)]
+    reach = f"; the widest 95 % interval of a median reaches ±{max(known):.1f} %" if known else ""
+    return (
+        f"{len(widths)} of {len(ends)} timing processes ended with protocol.timing_budget_s before both medians were "
+        f"as narrow as protocol.timing_interval_pct asks{reach}."
+    )
 
 
 def format_percent(value: float | Absent, digits: int = 1) -> str:

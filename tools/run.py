@@ -15,6 +15,7 @@ from bench.errors import STORAGE_ERRORS, ConfigError, ExitCode, RecordError, Use
 
 if TYPE_CHECKING:
     from bench.app import Plan
+    from bench.units import Absent
 
 HELP = """usage: metagrad-bench run [suite=NAME | variant=NAME] [key=value ...] [Hydra flags]
 
@@ -188,7 +189,7 @@ def _find_records(plan: Plan) -> list[Path]:
 
 
 def sum_up(folders: Sequence[Path]) -> int:
-    """Print one line per cell that is not ok, what the profile pass cost, and where the records lie.
+    """Print one line per cell that is not ok, how timing ended, what the profile pass cost, and where the records lie.
 
     Args:
         folders: of the cells' records.
@@ -198,11 +199,12 @@ def sum_up(folders: Sequence[Path]) -> int:
     """
     from bench.records.schema import FINISHED
     from bench.records.store import read_record
-    from bench.units import format_span_overhead
+    from bench.units import format_span_overhead, format_stopping
 
     counts: dict[str, int] = {}
     lines = []
-    overheads_pct = []
+    overheads_pct: list[tuple[float, float]] = []  # of the cell, of FP32
+    ends: list[tuple[str | Absent, float | Absent]] = []
     for folder in folders:
         try:
             record = read_record(folder / "record.json")
@@ -214,10 +216,15 @@ def sum_up(folders: Sequence[Path]) -> int:
         if record.status != "ok":
             lines.append(f"{record.status:<13} {folder.name}: {record.reason}")
         if record.profile is not None:
-            overheads_pct.append(record.profile.cell.span_overhead_pct)
+            overheads_pct.append((record.profile.cell.span_overhead_pct, record.profile.fp32.span_overhead_pct))
+        if record.timing is not None:
+            ends += [(repeat.stopped_by, repeat.half_width_pct) for repeat in record.timing.repeats]
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    if stopping := format_stopping(ends):
+        lines.append(f"Timing: {stopping}")
     if overheads_pct:
-        lines.append(f"Profile: {format_span_overhead(overheads_pct)}")
+        cells_pct, fp32_pct = zip(*overheads_pct, strict=True)
+        lines.append(f"Profile: {format_span_overhead(cells_pct, fp32_pct)}")
     places = sorted({str(folder.parent) for folder in folders})
     lines.append(f"{len(folders)} cells: {summary}. Records: {', '.join(places)}")
     with suppress(OSError, ValueError):  # closed or full: the exit code says it all the same

@@ -42,23 +42,30 @@ class TraceRanges:
             device: on CUDA, NVTX ranges are set too.
         """
         self._nvtx = device.type == "cuda"
-        self._open: list[record_function] = []
+        self._open: list[tuple[str, record_function | None]] = []
 
     def step(self) -> AbstractContextManager[None]:
         """Bound one training step."""
         return NO_PHASES.step()
 
     def enter(self, place: Place) -> None:
-        """See ``PlaceObserver``."""
+        """See ``PlaceObserver``; what lies in a range of the same name (a model in its phase) opens none."""
         name = range_name(place)
+        if any(name == outer for outer, _ in self._open):
+            self._open.append((name, None))
+            return
         if self._nvtx:
             torch.cuda.nvtx.range_push(name)
-        self._open.append(record_function(name))
-        self._open[-1].__enter__()
+        named = record_function(name)
+        self._open.append((name, named))
+        named.__enter__()
 
     def leave(self) -> None:
         """See ``PlaceObserver``."""
-        self._open.pop().__exit__(None, None, None)
+        _, named = self._open.pop()
+        if named is None:
+            return
+        named.__exit__(None, None, None)
         if self._nvtx:
             torch.cuda.nvtx.range_pop()
 

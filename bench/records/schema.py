@@ -362,7 +362,7 @@ class SpanTime:
     """Time of one piece of work of one layer in a step with spans.
 
     Exclusive: what runs inside another span is counted there alone, so that all spans of one step add up to it. The
-    median over the steps with spans of the sum within a step.
+    median over the steps with spans of the sum within a step; ``SideProfile.span_rest_ms`` is what these medians leave.
     """
 
     phase: str  # data, forward, backward, meta, optimizer, unattributed
@@ -460,6 +460,8 @@ class SideProfile:
     work: tuple[PhaseWork, ...]  # each phase as a whole, then by layer
     trace: TraceResult | None
     trace_missing: str = ""  # why there is no trace
+    # the median spanned step less the sum of ``spans``: medians of parts do not add up to that of the whole
+    span_rest_ms: float | Absent = NOT_RECORDED
     drawn_layer: str = ""  # slim: the layer that it took in every step, of about mean size; "" where none is drawn
 
 

@@ -71,6 +71,7 @@ def profile_side(
             SpanTime(phase=place.phase, layer=place.layer, gemm=place.gemm, piece=place.piece, span_ms=span_ms)
             for place, span_ms in _with_small_together(times).items()
         ),
+        span_rest_ms=statistics.median(spanned_ms) - times.total(),
         products=products_of(work, times, ceilings),
         work=phase_work(work, phases_ms, times, ceilings),
         trace=None if trace is None else trace(),

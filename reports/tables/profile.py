@@ -5,6 +5,7 @@ The operators and layers of one row stand in the section; those of every other c
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,7 @@ from bench.records.schema import (
     OperatorTime,
     PhaseWork,
     ProductWork,
+    ProfileResult,
     RunRecord,
     SideProfile,
 )
@@ -71,8 +73,9 @@ def pieces_table(section: Section) -> Table:
     columns = (
         Column(key="method", header="Method", numeric=False),
         *(Column(key=name, header=name.replace("_", " "), unit="ms") for name in names),
+        Column(key="between", header="Between medians", unit="ms"),
         Column(key="unattributed", header="Unattributed", unit="% of a plain step"),
-        Column(key="overhead", header="Spans add", unit="% to the step"),
+        Column(key="overhead", header="Spans add", unit="% to the step; to FP32’s"),
     )
     rows = []
     for row, profile in profiles:
@@ -81,18 +84,23 @@ def pieces_table(section: Section) -> Table:
         cells = (
             label_cell(row),
             *pieces,
+            _between_cell(profile.cell),
             _percent_cell(profile.cell.unattributed_pct, "profile.cell.unattributed_pct"),
-            _percent_cell(profile.cell.span_overhead_pct, "profile.cell.span_overhead_pct"),
+            _overhead_cell(profile),
         )
         rows.append((row, cells))
-    caption = "Sums of spans over all layers and both directions; first seed."
+    caption = (
+        "Sums of spans over all layers and both directions; first seed. Each span is a median over steps, and what "
+        "these medians leave of the median step with spans stands apart (between medians)."
+    )
     drawn = sorted({profile.cell.drawn_layer for _, profile in profiles if profile.cell.drawn_layer})
     if drawn:
         caption += (
             f" Slim took {clean_text(' or '.join(drawn))}, a layer of about mean size, in every step of this pass."
         )
     if profiles:
-        caption += f" {format_span_overhead([profile.cell.span_overhead_pct for _, profile in profiles])}"
+        sides = [(profile.cell.span_overhead_pct, profile.fp32.span_overhead_pct) for _, profile in profiles]
+        caption += f" {format_span_overhead(*zip(*sides, strict=True))}"
     return build_table("pieces", "Pieces of the step", caption, columns, rows)
 
 
@@ -297,6 +305,20 @@ def _of_ceilings(share: float | Absent, copy: float | Absent, path: str) -> Cell
         text=cell.text, value=cell.value, source=cell.source, detail=f"{copy:.1f}",
         detail_sources=(f"{path}.copy_share_pct",),
     )  # fmt: skip
+
+
+def _between_cell(side: SideProfile) -> Cell:
+    rest = side.span_rest_ms
+    if isinstance(rest, Absent):
+        return absent_cell(rest)
+    return Cell(text=_bare_ms(rest).replace("-", "−"), value=rest, source="profile.cell.span_rest_ms")
+
+
+def _overhead_cell(profile: ProfileResult) -> Cell:
+    cell = _percent_cell(profile.cell.span_overhead_pct, "profile.cell.span_overhead_pct")
+    return dataclasses.replace(
+        cell, detail=f"{profile.fp32.span_overhead_pct:.1f}", detail_sources=("profile.fp32.span_overhead_pct",)
+    )
 
 
 def _percent_cell(value: float | Absent, source: str) -> Cell:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from bench.records.schema import Summary
-from bench.units import Absent, format_joules
+from bench.units import Absent, format_joules, format_stopping
 from reports.rows import PHASES, Row, Section
 from reports.tables.cells import (
     count_cell,
@@ -54,6 +54,9 @@ def time_table(section: Section) -> Table:
     caption = (
         "The FP32 step ran in alternating blocks in the same processes. Phases: median, and share of the mean step."
     )
+    timings = [record.timing for row in section.rows for record in row.records if record.timing is not None]
+    stopping = format_stopping([(r.stopped_by, r.half_width_pct) for timing in timings for r in timing.repeats])
+    caption += f" {stopping}" if stopping else ""
     return build_table("time", "Step time and phases", caption, columns, rows)
 
 

@@ -9,7 +9,7 @@ import pytest
 from bench.errors import ExitCode
 from bench.records.schema import Ceilings, ProfileResult, RunRecord, SideProfile
 from bench.records.store import write_record
-from bench.units import Absent, format_span_overhead
+from bench.units import Absent, format_span_overhead, format_stopping
 from tools.run import sum_up
 
 MakeRecord = Callable[..., RunRecord]
@@ -22,7 +22,8 @@ def _profiled(record: RunRecord, overhead_pct: float) -> RunRecord:
     )  # fmt: skip
     none = Absent("not measured")
     ceilings = Ceilings(int8_gops=none, fp32_gflops=none, bf16_gflops=none, copy_gb_s=none)
-    return dataclasses.replace(record, profile=ProfileResult(ceilings=ceilings, cell=side, fp32=side))
+    fp32 = dataclasses.replace(side, span_overhead_pct=30.0)
+    return dataclasses.replace(record, profile=ProfileResult(ceilings=ceilings, cell=side, fp32=fp32))
 
 
 def test_the_summary_says_what_spans_cost_where_there_was_a_profile_pass(
@@ -33,11 +34,34 @@ def test_the_summary_says_what_spans_cost_where_there_was_a_profile_pass(
     for folder, record in zip(folders, records, strict=True):
         write_record(folder, record, config_yaml="")
     assert sum_up(folders) == ExitCode.OK
-    assert "Profile: Spans change a step’s time by +5 to +12 %" in capsys.readouterr().out
+    assert (
+        "Profile: Spans change a step’s time by +5 to +12 %, that of FP32 beside it by +30 %" in capsys.readouterr().out
+    )
     assert sum_up(folders[2:]) == ExitCode.OK
     assert "Profile" not in capsys.readouterr().out
 
 
 def test_what_spans_cost_is_one_number_where_all_agree_and_signed() -> None:
-    assert format_span_overhead([4.9, 5.2]).startswith("Spans change a step’s time by +5 %;")
-    assert format_span_overhead([-0.8, 2.0]).startswith("Spans change a step’s time by −1 to +2 %;")
+    same = format_span_overhead([4.9, 5.2], [30.1, 29.9])
+    assert same.startswith("Spans change a step’s time by +5 %, that of FP32 beside it by +30 %;")
+    both = format_span_overhead([-0.8, 2.0], [0.1, 36.6])
+    assert both.startswith("Spans change a step’s time by −1 to +2 %, that of FP32 beside it by 0 to +37 %;")
+
+
+def test_processes_that_ran_out_of_budget_are_one_line(
+    make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = make_record()
+    assert record.timing is not None
+    (first, *others) = record.timing.repeats
+    ends = [dataclasses.replace(first, stopped_by="budget", half_width_pct=4.25)]
+    ends += [dataclasses.replace(repeat, stopped_by="interval", half_width_pct=1.9) for repeat in others]
+    record = dataclasses.replace(record, timing=dataclasses.replace(record.timing, repeats=tuple(ends)))
+    write_record(tmp_path / "suite" / "a", record, config_yaml="")
+    assert sum_up([tmp_path / "suite" / "a"]) == ExitCode.OK
+    told = f"Timing: 1 of {len(ends)} timing processes ended with protocol.timing_budget_s before "
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(told)]
+    assert len(lines) == 1
+    assert lines[0].endswith("asks; the widest 95 % interval of a median reaches ±4.2 %.")
+    assert format_stopping([("interval", 1.0)]) == ""
+    assert format_stopping([("budget", Absent("few"))]).endswith("timing_interval_pct asks.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def test_every_product_of_a_quantized_network_has_its_time(metagrad: SideProfile
 
 def test_the_spans_of_a_step_add_up_to_it_and_name_every_piece(metagrad: SideProfile) -> None:
     assert sum(span.span_ms for span in metagrad.spans) == pytest.approx(metagrad.spanned_step_ms[0])
+    assert metagrad.span_rest_ms == pytest.approx(0, abs=1e-6), "of a single step nothing is left"
     pieces = {span.piece for span in metagrad.spans}
     assert pieces >= {
         "quantize", "gemm", "dequantize", "norm", "hypernet_forward", "meta_gradient", REST,
@@ -85,6 +87,14 @@ def test_the_trace_names_its_ranges_by_phase_layer_product_and_piece(metagrad: S
         "backward/blocks.0.conv1/wgrad/gemm", "backward/blocks.0.conv1/quantize", "forward/bn1/norm", "optimizer",
         "meta/hypernet_forward", "meta/meta_gradient",
     }  # fmt: skip
+    rows = sorted(
+        ((e["tid"], e["ts"], -e["dur"], e["name"]) for e in events if e.get("cat") == "user_annotation"),
+    )
+    open_ranges: list[tuple[int, float, str]] = []
+    for thread, start, length, name in rows:
+        open_ranges = [outer for outer in open_ranges if outer[0] == thread and outer[1] > start + 0.01]
+        assert name not in {outer for *_, outer in open_ranges}, f"{name} lies in a range of its own name"
+        open_ranges.append((thread, start - length, name))
     assert range_name(Place("backward", "conv1", "", REST)) == "backward/conv1"
 
 
@@ -115,6 +125,9 @@ def test_tensorboards_profiler_plugin_shows_both_traces(metagrad: SideProfile, f
 
 
 def test_work_and_time_of_slim_are_of_one_layer_of_about_mean_size(folder: Path) -> None:
-    side = profile_of("metagrad_int8_slim", folder, steps=2)
+    side = profile_of("metagrad_int8_slim", folder, steps=3)
+    assert isinstance(side.span_rest_ms, float)
+    spans_ms = sum(span.span_ms for span in side.spans)
+    assert spans_ms + side.span_rest_ms == pytest.approx(statistics.median(side.spanned_step_ms))
     assert side.drawn_layer == "blocks.3.conv2", "9,216 weights where the mean is 13,523"
     assert profile_of("metagrad_int8_recompute", folder).drawn_layer == ""
