@@ -85,11 +85,13 @@ def roofline(section: Section) -> Sketch | NotDrawn:
     first = profile_of(rows[0])
     assert first is not None, "profiled rows have a profile"
     sides = [("FP32", first.fp32.products, _FP32)]
+    names = {"FP32": dict.fromkeys(GEMMS, "FP32")}
     colours = row_colours(section.rows)
     for row in rows:
         profile = profile_of(row)
         assert profile is not None, "profiled rows have a profile"
         sides.append((tag(row), profile.cell.products, colours[row.label][0]))
+        names[tag(row)] = {gemm: _gemm_tag(row, profile.cell.products, gemm) for gemm in GEMMS}
     points = [(name, colour, _points(products)) for name, products, colour in sides]
     everything = [point for *_, by_gemm in points for of in by_gemm.values() for point in of]
     if not everything:
@@ -101,7 +103,7 @@ def roofline(section: Section) -> Sketch | NotDrawn:
             if of:
                 ax.scatter(
                     *zip(*of, strict=True), s=26, marker=_MARKERS[gemm], facecolor=colour, alpha=0.8, edgecolor="none",
-                    label=f"{name}, {gemm}", zorder=3,
+                    label=f"{names[name][gemm]}, {gemm}", zorder=3,
                 )  # fmt: skip
     low, high = min(x for x, _ in everything) / 2, max(x for x, _ in everything) * 2
     told = _draw_ceilings(ax, first.ceilings, {p.kind for _, products, _ in sides for p in products}, low, high)
@@ -122,6 +124,15 @@ def roofline(section: Section) -> Sketch | NotDrawn:
     )
     alt = f"Rates of {len(everything)} products; medians in 10⁹ operations a second: {', '.join(medians)}. {told}"
     return Sketch(key=key, topic=topic, title=title, caption=caption, alt=alt, figure=figure)
+
+
+def _gemm_tag(row: Row, products: Sequence[ProductWork], gemm: str) -> str:
+    """The row's name with what this product ran as: with STE the backward ones are floating point."""
+    integer = {product.kind == "int8" for product in products if product.gemm == gemm}
+    if not isinstance(row.ran_as, str) or row.ran_as in ("simulated", "float") or integer <= {True}:
+        return tag(row)
+    ran = f"{row.ran_as} and float" if True in integer else "float"
+    return tag(row).replace(f" · {row.ran_as}", f" · {ran}")
 
 
 def profile_of(row: Row) -> ProfileResult | None:

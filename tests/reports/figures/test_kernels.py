@@ -72,6 +72,22 @@ def test_the_roofline_is_the_smaller_of_ceiling_and_copying(
     assert "Ceilings: copying 10 GB/s, INT8 800·10⁹ operations a second, FP32 100·10⁹" in sketch.alt
 
 
+def test_the_roofline_says_of_each_product_what_it_ran_as(
+    demo_records: Make, section_of: SectionOf, sketch_of: SketchOf, with_profile: Change
+) -> None:
+    (record,) = demo_records(["ste_int4"])
+    record = with_profile(record, 0.5)
+    products = tuple(
+        product if product.gemm == "fprop" else dataclasses.replace(product, kind="fp32", path="float32")
+        for product in record.profile.cell.products
+    )
+    cell = dataclasses.replace(record.profile.cell, products=products)
+    record = dataclasses.replace(record, profile=dataclasses.replace(record.profile, cell=cell))
+    (ax,) = sketch_of(roofline(section_of([record]))).figure.axes
+    labels = {c.get_label() for c in ax.collections}
+    assert {"ste_int4 · emulated, fprop", "ste_int4 · float, dgrad", "ste_int4 · float, wgrad"} <= labels
+
+
 @pytest.mark.parametrize("build", [layer_times, roofline])
 def test_without_a_profile_the_records_reason_is_told(
     build: Callable[[Section], Sketch | NotDrawn], demo_records: Make, section_of: SectionOf
