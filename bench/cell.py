@@ -27,6 +27,7 @@ from bench.layers.dispatch import Paths
 from bench.locks import device_lock
 from bench.methods import describe
 from bench.process import PassOutcome, run_pass
+from bench.profilers.base import PHASES
 from bench.profilers.nvml_sampler import NvmlSampler
 from bench.progress import SuiteProgress, current
 from bench.pulse import CellPulse
@@ -367,14 +368,18 @@ class _CellRun:
         if not self._wanted("memory"):
             return None
         snapshot = str(self.files() / SNAPSHOT_FILE) if self.device.startswith("cuda") else None
-        own = self._start("memory", passes.memory_pass, keep="memory", name="of the cell", snapshot=snapshot)
+        plain = without_hypernet(self.cell) if self.cell.method.grad_quantizer == "hypernet" else None
+        own = self._start(
+            "memory", passes.memory_pass, keep="memory", name="of the cell", snapshot=snapshot, beside=plain
+        )
         fp32_cell = as_fp32(self.cell)
         fp32 = self._start("memory", passes.memory_pass, keep="memory of FP32", cell=fp32_cell, name="of FP32")
         without = None
-        if self.cell.method.grad_quantizer == "hypernet":
-            plain = without_hypernet(self.cell)
+        if plain is not None:
             name = "without hypernetwork"
-            without = self._start("memory", passes.memory_pass, keep=f"memory {name}", cell=plain, name=name)
+            without = self._start(
+                "memory", passes.memory_pass, keep=f"memory {name}", cell=plain, name=name, beside=self.cell
+            )
         if own is None or fp32 is None:
             return None
         return memory_result(own, fp32, without)
@@ -454,13 +459,18 @@ def memory_result(
 ) -> MemoryResult:
     """The record's memory part from the passes of the cell, of FP32 and, if it has one, without the hypernetwork."""
     extra: dict[str, int | Absent] = dict.fromkeys(
-        ("allocated", "process"), Absent(reason="the method has no hypernetwork")
+        ("allocated", "process", "code"), Absent(reason="the method has no hypernetwork")
     )
     if without is not None:
-        extra = {
-            "allocated": difference(own.peaks.peak_allocated_bytes, without.peaks.peak_allocated_bytes),
-            "process": difference(own.peaks.peak_process_bytes, without.peaks.peak_process_bytes),
-        }
+        cold = difference(own.peaks.peak_process_bytes, without.peaks.peak_process_bytes)
+        warm = difference(own.warm_process_bytes, without.warm_process_bytes)
+        allocated = difference(own.peaks.peak_allocated_bytes, without.peaks.peak_allocated_bytes)
+        extra = {"allocated": allocated, "process": warm, "code": difference(cold, warm)}
+    ran = {phase.phase for phase in own.profile.phases}
+    missing = {
+        "data": "batches are drawn before the steps, so that the data set is no part of their peaks",
+        "meta": "the method has no hypernetwork",
+    }
     return MemoryResult(
         peak_allocated_bytes=own.peaks.peak_allocated_bytes,
         peak_reserved_bytes=own.peaks.peak_reserved_bytes,
@@ -472,7 +482,9 @@ def memory_result(
         hypernet_extra_process_bytes=extra["process"],
         hypernet_bound_bytes=own.hypernet_bound_bytes,
         hypernet_untouched_bytes=own.untouched_bytes if without is not None else extra["allocated"],
+        hypernet_code_bytes=extra["code"],
         phases=own.profile.phases,
+        phases_missing={name: missing.get(name, "nothing ran in it") for name in PHASES if name not in ran},
         layers=own.profile.layers,
         snapshot=own.snapshot,
     )

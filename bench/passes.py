@@ -12,8 +12,9 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +30,7 @@ from bench.files import DamagedFileError
 from bench.hypernets import Hypernet, layer_scales
 from bench.kernels.int_mm import GemmCall, record_gemms
 from bench.kernels.selfcheck import check_device
+from bench.kernels.workspace import clear_workspace
 from bench.layers.convert import quantized_layers
 from bench.layers.dispatch import Paths
 from bench.methods import build_method
@@ -39,6 +41,7 @@ from bench.profilers.memory import (
     MemoryMeter,
     MemoryPeaks,
     UntouchedWorkspaces,
+    give_back_memory,
     keep_large_blocks_apart,
     load_libraries,
 )
@@ -104,6 +107,7 @@ class MemoryAnswer:
     snapshot: str | Absent
     hypernet_bound_bytes: int | Absent
     untouched_bytes: int | Absent
+    warm_process_bytes: int | Absent  # the process's peak again, after another cell's steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,11 +286,14 @@ def memory_pass(
     weights: str | None,
     paths: Paths | None = None,
     name: str,
+    beside: CellConfig | None = None,
     snapshot: str | None = None,
 ) -> MemoryAnswer:
     """Peaks of a few training steps, model and optimizer included; then as many steps told apart by category.
 
-    Slim takes its largest layer in each. The data set, which batches are drawn from, is let go before.
+    Slim takes its largest layer in each. The data set, which batches are drawn from, is let go before. Where the
+    process is to be compared with another cell's, that cell's steps run here once and this cell's again: code and
+    caches of libraries are then in both processes, and the second peaks differ by what the steps hold.
 
     Args:
         report: told about each step.
@@ -295,24 +302,37 @@ def memory_pass(
         weights: file of the FP32 weights to start from; None: random ones.
         paths: what dispatch=auto chose in the check.
         name: of the measurement, for the progress bar.
+        beside: the cell that this one's process is compared with: its steps run here too, then these again.
         snapshot: on CUDA, the file to keep the allocator's history in.
     """
     keep_large_blocks_apart()
     where, data = _prepare(cell, device)
-    parts = build_parts(cell, data, where, initial_state=_load(weights), paths=paths)
-    parts.model.train()
-    take_largest_layer(parts)
+    parts = _parts_for_memory(cell, data, where, weights, paths)
     stream = _endless(_batches(cell, data, where))
     count, lr = cell.protocol.memory_steps, cell.optimizer.lr
+    steps = itertools.count(1)
+    total = count * (2 if beside is None else 4)
+
+    def beat() -> None:
+        report({"phase": f"memory {name}", "done": next(steps), "total": total})
+
     drawn = [[next(stream) for _ in range(count)] for _ in range(2)]
     del stream, data
     load_libraries()
     # The process first: counting storages imports modules of torch (tens of MiB) that belong to no step.
     with MemoryMeter(where, track=False) as meter:
-        for done, (images, labels) in enumerate(drawn[0]):
-            train_step(parts, images, labels, lr, NO_PHASES)
-            report({"phase": f"memory {name}", "done": done + 1, "total": 2 * count})
+        _take_steps(parts, drawn[0], lr, beat)
     peaks = meter.peaks()
+    warm: int | Absent = Absent("no other cell was run beside it")
+    if beside is not None:
+        del parts  # one cell at a time
+        _take_steps(_parts_for_memory(beside, _prepare(beside, device)[1], where, weights, paths), drawn[0], lr, beat)
+        parts = _parts_for_memory(cell, _prepare(cell, device)[1], where, weights, paths)
+        clear_workspace()
+        give_back_memory()
+        with MemoryMeter(where, track=False) as meter:
+            _take_steps(parts, drawn[0], lr, beat)
+        warm = meter.peaks().peak_process_bytes
     kept: str | Absent = Absent("only CUDA's allocator keeps a history")
     if snapshot is not None and where.type == "cuda":
         snapshot_steps(parts, drawn[0], lr, Path(snapshot))
@@ -325,12 +345,28 @@ def memory_pass(
         untouched = workspaces.untouched_bytes
     drawn.pop(0)
     tracker = track_steps(parts, drawn.pop(), lr, where)
-    report({"phase": f"memory {name}", "done": 2 * count, "total": 2 * count})
+    report({"phase": f"memory {name}", "done": total, "total": total})
     if where.type == "cpu":
         peaks = dataclasses.replace(peaks, peak_allocated_bytes=tracker.peak_allocated_bytes)
     return MemoryAnswer(
-        peaks=peaks, profile=tracker.profile(), snapshot=kept, hypernet_bound_bytes=bound, untouched_bytes=untouched
-    )
+        peaks=peaks, profile=tracker.profile(), snapshot=kept, hypernet_bound_bytes=bound, untouched_bytes=untouched,
+        warm_process_bytes=warm,
+    )  # fmt: skip
+
+
+def _parts_for_memory(
+    cell: CellConfig, data: AnyData, device: torch.device, weights: str | None, paths: Paths | None
+) -> Parts:
+    parts = build_parts(cell, data, device, initial_state=_load(weights), paths=paths)
+    parts.model.train()
+    take_largest_layer(parts)
+    return parts
+
+
+def _take_steps(parts: Parts, batches: Sequence[tuple[Tensor, Tensor]], lr: float, beat: Callable[[], None]) -> None:
+    for images, labels in batches:
+        train_step(parts, images, labels, lr, NO_PHASES)
+        beat()
 
 
 def _hypernet_bound(cell: CellConfig, parts: Parts, images: Tensor) -> int | Absent:

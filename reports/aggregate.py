@@ -44,6 +44,7 @@ def build_row(records: tuple[RunRecord, ...], label: str) -> Row:
         hypernet_extra_allocated_bytes=_largest(records, "hypernet_extra_allocated_bytes"),
         hypernet_extra_process_bytes=_largest(records, "hypernet_extra_process_bytes"),
         hypernet_bound_bytes=_largest(records, "hypernet_bound_bytes"),
+        hypernet_code_bytes=_largest(records, "hypernet_code_bytes"),
         against_retain=None,
     )
 

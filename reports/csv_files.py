@@ -63,7 +63,9 @@ def write_tables(
     for name, kind in (("products", ProductWork), ("spans", SpanTime)):
         _write(out_dir / f"{name}.csv", *_profiled(kind, name, close))
     _write(
-        out_dir / "device.csv", (*IDENTITY, "repeat", "time_s", *DEVICE, "process_bytes", "throttled"), _device(close)
+        out_dir / "device.csv",
+        (*IDENTITY, "repeat", "time_s", *DEVICE, "timing_process_bytes", "throttled"),
+        _device(close),
     )
     _write(out_dir / "hypernet_steps.csv", *_hypernet_steps(close, folders))
     papers = (

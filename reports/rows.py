@@ -66,6 +66,7 @@ class Row:
     hypernet_extra_allocated_bytes: float | Absent
     hypernet_extra_process_bytes: float | Absent
     hypernet_bound_bytes: float | Absent
+    hypernet_code_bytes: float | Absent
     against_retain: AgainstRetain | Absent | None  # None: no hypernetwork, so there are no strategies
 
     @property

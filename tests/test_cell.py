@@ -293,7 +293,10 @@ def test_one_process_is_busy_where_its_own_steps_vary() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "model", "hidden"), [("retain", "resnet32", 4), ("slim", "resnet20", 50)])
+@pytest.mark.parametrize(
+    ("strategy", "model", "hidden"),
+    [("retain", "resnet32", 4), ("slim", "resnet20", 50), ("slim", "resnet20", 4), ("slim", "resnet32", 4)],
+)
 def test_an_lstm_with_a_graph_adds_to_the_process_what_it_touches(
     cell_of: RunCell, strategy: str, model: str, hidden: int
 ) -> None:
@@ -308,16 +311,22 @@ def test_an_lstm_with_a_graph_adds_to_the_process_what_it_touches(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["resnet20", "resnet32"])
-def test_what_a_hypernetwork_adds_to_the_process_agrees_with_the_tracked_bytes(cell_of: RunCell, model: str) -> None:
-    record = run_cell(
-        cell_of(
-            "variant=metaquant_multi_fc_retain", f"model={model}", "hypernet.hidden=100", "protocol.passes=[memory]",
-            "protocol.pretrain_epochs=0",
-        )
-    )  # fmt: skip
-    assert record.memory is not None
-    assert record.memory.hypernet_extra_process_bytes == pytest.approx(
-        record.memory.hypernet_extra_allocated_bytes, rel=0.1
-    )
-    assert record.memory.hypernet_bound_bytes == pytest.approx(record.memory.hypernet_extra_allocated_bytes, rel=0.1)
+@pytest.mark.parametrize(
+    ("variant", "model", "hidden"),
+    [
+        ("metaquant_multi_fc_retain", "resnet20", 100),
+        ("metaquant_multi_fc_retain", "resnet32", 100),
+        ("metagrad_int8_recompute", "resnet56", 4),
+        ("metagrad_int8_recompute", "resnet110", 4),
+    ],
+)
+def test_what_a_hypernetwork_adds_to_the_process_agrees_with_the_tracked_bytes(
+    cell_of: RunCell, variant: str, model: str, hidden: int
+) -> None:
+    argv = (f"variant={variant}", f"model={model}", f"hypernet.hidden={hidden}")
+    memory = run_cell(cell_of(*argv, "protocol.passes=[memory]", "protocol.pretrain_epochs=0")).memory
+    assert memory is not None
+    assert memory.hypernet_extra_process_bytes == pytest.approx(memory.hypernet_extra_allocated_bytes, rel=0.1)
+    assert isinstance(memory.hypernet_code_bytes, int)
+    if variant.endswith("retain"):
+        assert memory.hypernet_bound_bytes == pytest.approx(memory.hypernet_extra_allocated_bytes, rel=0.1)

@@ -219,7 +219,7 @@ class DeviceSeries:
     memory_clock_mhz: Series
     temperature_c: Series
     utilisation_pct: Series
-    process_bytes: Series  # of the process that trains: GPU memory, on a CPU resident memory
+    process_bytes: Series  # of the timing process: GPU memory, on a CPU resident memory; not the memory pass's process
     throttled: tuple[bool | Absent, ...] | Absent
     throttle_reasons: tuple[str, ...]  # all that were seen
     num_throttled: int | Absent  # samples
@@ -306,17 +306,20 @@ class MemoryResult:
 
     peak_allocated_bytes: int | Absent  # live tensor storage: allocator's peak on CUDA, dispatcher's tracking on CPU
     peak_reserved_bytes: int | Absent  # CUDA's caching allocator only
-    peak_process_bytes: int | Absent  # VmHWM of the fresh process on CPU, NVML's figure on CUDA
+    peak_process_bytes: int | Absent  # of the memory pass's process: VmHWM on CPU, NVML's figure on CUDA
     peak_device_bytes: int | Absent  # whole device, CUDA only
     fp32_peak_allocated_bytes: int | Absent  # the same steps of the FP32 model
     fp32_peak_process_bytes: int | Absent
     hypernet_extra_allocated_bytes: int | Absent  # with minus without hypernetwork, two fresh processes
-    hypernet_extra_process_bytes: int | Absent
+    hypernet_extra_process_bytes: int | Absent  # the same; both processes have run both cells' steps before
     hypernet_bound_bytes: int | Absent = NOT_RECORDED  # computed from shapes: most that the hypernetwork holds at once
     # of the allocated extra, what oneDNN's LSTM reserves and never writes, less what it takes inside its operators: the
     # process's extra lacks it
     hypernet_untouched_bytes: int | Absent = NOT_RECORDED
+    # by how much more the process's peak grows in processes that have not: code, and caches of libraries
+    hypernet_code_bytes: int | Absent = NOT_RECORDED
     phases: tuple[MemoryPhase, ...] | Absent = NOT_RECORDED  # by category at each phase's peak
+    phases_missing: dict[str, str] = field(default_factory=dict)  # phases without a peak, and why
     layers: tuple[LayerMemory, ...] | Absent = NOT_RECORDED
     snapshot: str | Absent = NOT_RECORDED  # file beside the record for torch's memory viewer, CUDA only
 

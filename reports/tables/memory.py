@@ -56,6 +56,7 @@ def strategy_table(section: Section) -> Table:
         Column(key="retain_peak", header="Peak vs retain", unit="ratio", best="low"),
         Column(key="retain_time", header="Step vs retain", unit="ratio [95 %]", best="low"),
         Column(key="retain_accuracy", header="Accuracy vs retain", unit="points"),
+        Column(key="code", header="Code and caches", unit="process"),
         Column(key="bound", header="Bound", unit="estimated from shapes"),
     )
     rows = []
@@ -72,13 +73,16 @@ def strategy_table(section: Section) -> Table:
                 peak,
                 time,
                 accuracy,
+                hypernet_bytes_cell(row, row.hypernet_code_bytes, "memory.hypernet_code_bytes"),
                 hypernet_bytes_cell(row, row.hypernet_bound_bytes, "memory.hypernet_bound_bytes"),
             )
             rows.append((row, cells))
     caption = (
         "Retain keeps the whole graph (the papers’ non-slim form); slim keeps one random layer’s; recompute and "
         "tabulate none. Retain and slim run an LSTM as the published nn.LSTM, recompute and tabulate as our reduced "
-        "cell. The bound is computed from tensor shapes: the most that the hypernetwork can add to any peak."
+        "cell. The bound is computed from tensor shapes: the most that the hypernetwork can add to any peak. Processes "
+        "are compared after both have run both cells; what a fresh one grows by beside that is code, and caches of "
+        "libraries."
     )
     return build_table("strategies", "Slim, non-slim, recompute, tabulate", caption, columns, rows)
 
@@ -109,6 +113,9 @@ def category_table(section: Section) -> Table:
         )
         rows.append((row, cells))
     caption = "Live tensors at the moment in which the step held most; the categories add up to that peak."
+    known = [record.memory for row in section.rows for record in row.records if record.memory is not None]
+    reasons = {memory.phases_missing["data"] for memory in known if "data" in memory.phases_missing}
+    caption += "".join(f" Phase data: n/a ({reason})." for reason in sorted(reasons))
     return build_table("memory_categories", "Memory by category", caption, columns, rows)
 
 

@@ -369,7 +369,7 @@ def _as_first_written(record: RunRecord) -> RunRecord:
                    "cycle_min_bits", "cycles"),
         "accuracy": ("error_bits_used",),
         "timing": ("phase_mark_cost_pct", "throttled_steps", "energy_j"),
-        "memory": ("hypernet_bound_bytes", "phases", "layers", "snapshot"),
+        "memory": ("hypernet_bound_bytes", "hypernet_code_bytes", "phases", "phases_missing", "layers", "snapshot"),
         "hypernet": ("interpolation_error", "same_codes_pct", "meta_angle_deg"),
     }  # fmt: skip
     for part, names in later.items():
