@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from bench.config import FLOAT_BITS, CellConfig
+from bench.config import CellConfig
 from bench.data import build_data, eval_batches, train_batches
 from bench.data.loader import EvalStream, TrainStream
 from bench.errors import DataError, DivergedError, RecordError
 from bench.files import DamagedFileError
 from bench.hypernets import Hypernet, layer_scales
-from bench.kernels.int_mm import GemmCall, record_gemms
+from bench.kernels.int_mm import record_gemms
 from bench.kernels.selfcheck import check_device
 from bench.kernels.workspace import clear_workspace
 from bench.layers.convert import quantized_layers
@@ -55,7 +55,6 @@ from bench.records.schema import (
     GemmResult,
     HypernetSurface,
     Label,
-    LayerFacts,
     ModelFacts,
     ProfileResult,
     SideProfile,
@@ -68,6 +67,7 @@ from bench.timing import MARK_REPEATS, Sampled, Side, energy_windows, mark_budge
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.checkpoint import Checkpoints, seal_state, unseal_state
 from bench.training.drawn_layer import take_largest_layer
+from bench.training.facts import data_facts, integer_share_pct, layer_facts
 from bench.training.history import FitResult
 from bench.training.loop import evaluate, fit
 from bench.training.memory import snapshot_steps, track_steps
@@ -143,7 +143,7 @@ def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
             train_step(parts, *batches.batch(0, batches.steps_per_epoch - 1), cell.optimizer.lr, floats.phases)
     ran = integer_layers(calls)
     low_bits = [bits for bits in (cell.weight_bits, cell.activation_bits, cell.error_bits) if bits < 32]
-    layers = _layer_facts(parts, calls)
+    layers = layer_facts(parts, calls)
     labels_ran = {label for layer in layers for label in (layer.fprop, layer.wgrad)}
     label = next((name for name in ("emulated", "integer", "simulated") if name in labels_ran), "float")
     assert not calls or low_bits, "integer products ran in a floating-point cell"
@@ -154,11 +154,11 @@ def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
             num_quantized_weights=sum(weight.numel() for weight in parts.weights),
             layers=layers,
         ),
-        data=_data_facts(data),
+        data=data_facts(data),
         gemms=GemmResult(
             integer_calls={kind: len(names) for kind, names in ran.items()},
             float_calls=floats.calls,
-            integer_share_pct=_integer_share_pct(layers, ran, macs),
+            integer_share_pct=integer_share_pct(layers, ran, macs),
             hypernet_float_macs=floats.hypernet_macs,
             label=cast(Label, label),
         ),
@@ -607,80 +607,6 @@ def _endless(batches: TrainStream) -> Iterator[tuple[Tensor, Tensor]]:
     while True:
         yield from batches.epoch(epoch)
         epoch += 1
-
-
-def _integer_share_pct(layers: tuple[LayerFacts, ...], ran: dict[str, set[str]], macs: dict[str, int]) -> float:
-    """Share of the layers' multiply-accumulates that ran as integers, in percent."""
-    integer = sum(macs[name] for names in ran.values() for name in names)
-    total = sum(macs[layer.name] * (2 if isinstance(layer.dgrad, Absent) else 3) for layer in layers)
-    return 100.0 * integer / total
-
-
-def _layer_facts(parts: Parts, calls: list[GemmCall]) -> tuple[LayerFacts, ...]:
-    """Every convolution and linear layer in the model's order: what ran in it, or why it stayed in floating point."""
-    without_dgrad = Absent("its input needs no gradient")
-    # Asked after the steps: an adaptive quantizer's bits are those that it has come to.
-    quantized = quantized_layers(parts.model)
-    swapped = {name: layer.facts() for name, layer in quantized.items()}
-    kept = {layer.name: layer.reason for layer in parts.conversion.kept} if parts.conversion else {}
-    with_dgrad = {call.layer for call in calls if call.gemm == "dgrad"}
-    table: list[LayerFacts] = []
-    for name, module in parts.model.named_modules():
-        if name in swapped:
-            facts = swapped[name]
-            skipped = facts.dgrad in ("integer", "emulated") and name not in with_dgrad
-            first = facts.dgrad in ("float", "simulated") and not table
-            table.append(
-                LayerFacts(
-                    name=name,
-                    kind=facts.kind,
-                    quantized=True,
-                    reason="",
-                    weight_shape=tuple(module.weight.shape),
-                    weight_bits=facts.weight_bits,
-                    activation_bits=facts.activation_bits,
-                    error_bits=facts.error_bits,
-                    fprop=cast(Label, facts.fprop),
-                    dgrad=without_dgrad if skipped or first else cast(Label, facts.dgrad),
-                    wgrad=cast(Label, facts.wgrad),
-                    fprop_path=facts.fprop_path,
-                    dgrad_path="" if skipped or first else facts.dgrad_path,
-                    wgrad_path=facts.wgrad_path,
-                    error=facts.error if facts.error_bits != FLOAT_BITS else "",
-                    error_quantizations=min(facts.error_quantizations, 1 if skipped or first else 2),
-                )
-            )
-        elif isinstance(module, nn.Conv2d | nn.Linear):
-            table.append(
-                LayerFacts(
-                    name=name,
-                    kind=type(module).__name__.lower(),
-                    quantized=False,
-                    reason=kept.get(name, "a floating-point method"),
-                    weight_shape=tuple(module.weight.shape),
-                    weight_bits=32,
-                    activation_bits=32,
-                    error_bits=32,
-                    fprop="float",
-                    dgrad="float" if table else without_dgrad,
-                    wgrad="float",
-                    error_quantizations=0,
-                )
-            )
-    return tuple(table)
-
-
-def _data_facts(data: AnyData) -> DataFacts:
-    return DataFacts(
-        name=data.name,
-        synthetic=data.synthetic,
-        train_samples=data.num_train,
-        test_samples=data.num_test,
-        image_shape=data.image_shape,
-        num_classes=data.num_classes,
-        source=data.source,
-        fingerprint=data.fingerprint,
-    )
 
 
 def _load(weights: str | None) -> dict[str, Tensor] | None:

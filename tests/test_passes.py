@@ -7,10 +7,11 @@ from bench.app import parse_arguments, plan_cells
 from bench.data import build_data
 from bench.data.loader import TrainBatches
 from bench.kernels.int_mm import record_gemms
-from bench.passes import _layer_facts, accuracy_pass
+from bench.passes import accuracy_pass
 from bench.profilers.base import NO_PHASES
 from bench.records.schema import LayerFacts
 from bench.training.assemble import build_parts
+from bench.training.facts import layer_facts
 from bench.training.step import train_step
 
 
@@ -22,7 +23,7 @@ def layers_of(*argv: str) -> dict[str, LayerFacts]:
     images, labels = TrainBatches(data, batch_size=16, seed=0, device=cpu).batch(0, 0)
     with record_gemms() as calls:
         train_step(parts, images, labels, 0.01, NO_PHASES)
-    return {facts.name: facts for facts in _layer_facts(parts, calls)}
+    return {facts.name: facts for facts in layer_facts(parts, calls)}
 
 
 @pytest.mark.parametrize(
