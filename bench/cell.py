@@ -26,6 +26,7 @@ from bench.keys import cell_folder, cell_key, code_version, weights_path
 from bench.layers.dispatch import Paths
 from bench.locks import device_lock
 from bench.methods import describe
+from bench.outcome import AccuracyAnswer
 from bench.process import PassOutcome, run_pass
 from bench.profilers.base import PHASES
 from bench.profilers.nvml_sampler import NvmlSampler
@@ -399,7 +400,7 @@ class _CellRun:
     def _accuracy(self, check: passes.CheckAnswer) -> tuple[AccuracyResult | None, dict[str, float | Absent]]:
         if not self._wanted("accuracy"):
             return None, {}
-        answer: passes.AccuracyAnswer | None = self._start(
+        answer: AccuracyAnswer | None = self._start(
             "accuracy", passes.accuracy_pass, keep="accuracy",
             resume=(str(self.journal.checkpoints), self.journal.owner),
         )  # fmt: skip

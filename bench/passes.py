@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -20,20 +19,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.config import CellConfig
 from bench.data import build_data, eval_batches, train_batches
 from bench.data.loader import EvalStream, TrainStream
 from bench.errors import DataError, DivergedError, RecordError
 from bench.files import DamagedFileError
-from bench.hypernets import Hypernet, layer_scales
 from bench.kernels.int_mm import record_gemms
 from bench.kernels.selfcheck import check_device
 from bench.kernels.workspace import clear_workspace
 from bench.layers.convert import quantized_layers
 from bench.layers.dispatch import Paths
 from bench.methods import build_method
+from bench.outcome import UNFINISHED, AccuracyAnswer, accuracy_answer, measure_surface, weights_digest
 from bench.profilers.base import NO_PHASES
 from bench.profilers.ceilings import measure_ceilings
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
@@ -47,43 +46,33 @@ from bench.profilers.memory import (
 )
 from bench.profilers.memory_categories import MemoryProfile
 from bench.profilers.phase_timer import PhaseTimer
-from bench.quantizers import AdaptiveQuantizer
 from bench.records.schema import (
-    SCHEMA_VERSION,
     Ceilings,
     DataFacts,
     GemmResult,
-    HypernetSurface,
     Label,
     ModelFacts,
     ProfileResult,
     SideProfile,
-    SurfaceAxis,
     TimingRepeat,
 )
-from bench.records.surface import is_finite
 from bench.seeding import seed_globals
 from bench.timing import MARK_REPEATS, Sampled, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
 from bench.training.checkpoint import Checkpoints, seal_state, unseal_state
 from bench.training.drawn_layer import take_largest_layer
 from bench.training.facts import data_facts, integer_share_pct, layer_facts
-from bench.training.history import FitResult
 from bench.training.loop import evaluate, fit
 from bench.training.memory import snapshot_steps, track_steps
 from bench.training.profile import profile_side, trace_steps
 from bench.training.shapes import bound_hypernet_bytes, track_shapes
 from bench.training.step import train_step
 from bench.units import Absent
-from bench.update import TabulationSample, surface_axes, surface_output, surface_values
-from bench.update.delayed import finite_or_absent
-from bench.update.tabulate import widest
 
 if TYPE_CHECKING:
     from bench.data import AnyData
 
 Report = Callable[[dict[str, Any]], None]
-_UNFINISHED = Absent("the training did not come to its end")
 CEILING_BUDGET_S = 0.4  # for each of the four
 
 
@@ -108,19 +97,6 @@ class MemoryAnswer:
     hypernet_bound_bytes: int | Absent
     untouched_bytes: int | Absent
     warm_process_bytes: int | Absent  # the process's peak again, after another cell's steps
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccuracyAnswer:
-    """What the training left; `accuracy_pct` is absent for synthetic data."""
-
-    fit: FitResult
-    accuracy_pct: float | Absent
-    pretrained_pct: float | Absent
-    observed: dict[str, float | Absent]
-    error_bits_used: dict[str, dict[str, int]]  # by layer and width, where the method chooses the width
-    weights_digest: str | Absent = _UNFINISHED
-    surface: HypernetSurface | None = None  # of the hypernetwork; None without one, or where it is not finite
 
 
 def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
@@ -467,8 +443,8 @@ def accuracy_pass(
     def report_answer(progress: dict[str, Any]) -> None:
         so_far = progress.get("partial")
         if so_far is not None:
-            answer = _accuracy_answer(parts, so_far, pretrained, sizes)
-            progress = progress | {"partial": dataclasses.replace(answer, accuracy_pct=_UNFINISHED)}
+            answer = accuracy_answer(parts, so_far, pretrained, sizes)
+            progress = progress | {"partial": dataclasses.replace(answer, accuracy_pct=UNFINISHED)}
         report(progress)
 
     checkpoints = None
@@ -481,94 +457,16 @@ def accuracy_pass(
             observe_every=cell.hypernet.observe_every, sample_every=cell.strategy.sample_every, checkpoints=checkpoints,
         )  # fmt: skip
     except DivergedError as error:
-        error.partial = _accuracy_answer(parts, error.partial, pretrained, sizes)
+        error.partial = accuracy_answer(parts, error.partial, pretrained, sizes)
         raise
-    answer = _accuracy_answer(parts, result, pretrained, sizes)
-    answer = dataclasses.replace(answer, weights_digest=_weights_digest(parts.model))
-    return answer if untrained is None else dataclasses.replace(answer, surface=_surface(parts, untrained))
-
-
-def _surface(parts: Parts, untrained: Hypernet) -> HypernetSurface | None:
-    """f_psi as it was before the training and is after it, over the last step's ranges; None if it cannot be told."""
-    delayed = parts.delayed
-    assert delayed is not None, "only a method with a hypernetwork has a surface"
-    if delayed.pending is None:
-        return None
-    scales = [layer_scales(g, w.detach()) for g, w in zip(delayed.pending, delayed.params, strict=True)]
-    half = delayed.hypernet.half_widths(widest(scales))
-    tables = [surface_values(hypernet, half).tolist() for hypernet in (untrained, delayed.hypernet)]
-    before, after = (tuple(tuple(row) for row in table) for table in tables)
-    surface = HypernetSurface(
-        schema_version=SCHEMA_VERSION,
-        axes=tuple(SurfaceAxis(name=name, values=tuple(v)) for name, v in surface_axes(delayed.hypernet, half)),
-        output=surface_output(delayed.hypernet),
-        before=before,
-        after=after,
-    )
-    return surface if is_finite(surface) else None
-
-
-def _accuracy_answer(
-    parts: Parts, result: FitResult, pretrained: float | Absent, layer_sizes: list[int]
-) -> AccuracyAnswer:
-    observed: dict[str, float | Absent] = {}
-    if result.observation is not None:
-        for key in ("amplification", "cosine", "zero_share"):
-            values = getattr(result.observation, key)
-            finite = values[values.isfinite()]
-            observed[key] = (
-                float(finite.mean())
-                if finite.numel()
-                else Absent("no layer's gradient and what replaced it were finite and above zero")
-            )
-        norm = float(result.observation.meta_gradient_norm)
-        observed["meta_grad_norm"] = norm if math.isfinite(norm) else Absent("the meta-gradient is not finite")
-        observed |= _tabulation(result.observation.tabulation, layer_sizes)
-    return AccuracyAnswer(
-        fit=_without_tensors(result),
-        accuracy_pct=result.curve[-1].test_accuracy_pct if result.curve else Absent("no epoch was finished"),
-        pretrained_pct=pretrained,
-        observed=observed,
-        error_bits_used={
-            name: {str(bits): steps for bits, steps in layer.error_quantizer.steps_at_bits.items()}
-            for name, layer in quantized_layers(parts.model).items()
-            if isinstance(layer.error_quantizer, AdaptiveQuantizer)
-        },
-    )
-
-
-def _tabulation(sample: TabulationSample | None, layer_sizes: list[int]) -> dict[str, float | Absent]:
-    """How `tabulate` compared with the exact strategy; empty where another strategy ran."""
-    if sample is None:
-        return {}
-    same: float | Absent = Absent("nothing is rounded after the hypernetwork")
-    if sample.same_codes is not None:
-        shares = sample.same_codes.tolist()
-        same = sum(size * share for size, share in zip(layer_sizes, shares, strict=True)) / sum(layer_sizes)
-    angle = float(sample.meta_angle_deg)
-    return {
-        "interpolation_error": finite_or_absent(sample.error, "the interpolation error is not finite"),
-        "same_codes": same,
-        "meta_angle_deg": finite_or_absent(angle, "the meta-gradient is zero or not finite"),
-    }
+    answer = accuracy_answer(parts, result, pretrained, sizes)
+    answer = dataclasses.replace(answer, weights_digest=weights_digest(parts.model))
+    return answer if untrained is None else dataclasses.replace(answer, surface=measure_surface(parts, untrained))
 
 
 def _without_partial(report: Report) -> Report:
     """A sink for a training whose result so far nobody keeps."""
     return lambda progress: report({key: value for key, value in progress.items() if key != "partial"})
-
-
-def _weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, value in sorted((*model.named_parameters(), *model.named_buffers())):
-        digest.update(f"|{name} {value.dtype} {tuple(value.shape)}|".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _without_tensors(result: FitResult) -> FitResult:
-    return dataclasses.replace(result, observation=None)
 
 
 def _device(cell: CellConfig, device: str) -> torch.device:
