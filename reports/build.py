@@ -126,19 +126,20 @@ def _without_collection() -> Iterator[None]:
 def _write_figures(
     sections: Sequence[Section], folders: Mapping[str, Path], out_dir: Path
 ) -> tuple[dict[int, tuple[Figure, ...]], dict[int, str]]:
-    from reports.figures import comparable_sections, draw_across, draw_section
+    from reports.figures import comparable_sections, draw_across, draw_section, row_styles
 
     shown: dict[int, tuple[Figure, ...]] = {}
     notes: dict[int, str] = {}
     across = {group[0]: group for group in comparable_sections(sections)[:MAX_FIGURE_SECTIONS]}
     count = _count_drawn(sections)
+    styles = row_styles(sections[:count])
     for index, section in enumerate(sections):
         if index >= count:
             which = "largest section" if count == 1 else f"{count} largest sections"
             notes[index] = f"Figures are drawn for the {which}; report this one alone for its own."
             continue
         prefix = "" if len(sections) == 1 else f"{index + 1}-"
-        figures = draw_section(section, folders)
+        figures = draw_section(section, folders, styles)
         drawn = figures.drawn
         if index in across:
             drawn = (*draw_across([sections[position] for position in across[index]]).drawn, *drawn)

@@ -9,29 +9,31 @@ from reports.figures.convergence import convergence
 from reports.figures.cost import accuracy_vs_cost, pareto_front
 from reports.figures.device import device_over_time
 from reports.figures.hypernet import amplification, hidden_sizes, surfaces
-from reports.figures.kernels import layer_times, roofline
+from reports.figures.layers import layer_times
 from reports.figures.machines import across_machines, comparable_sections
 from reports.figures.memory import memory_by_category, memory_of_strategies
+from reports.figures.roofline import roofline
+from reports.figures.row_style import RowStyles, row_styles
 from reports.figures.style import Drawing, Folders, NotDrawn, Sketch, figure_style, inline_svg, render
 from reports.figures.time import phase_times, step_times
 from reports.rows import Section
 
-Builder = Callable[[Section, Folders], Sketch | NotDrawn]
+Builder = Callable[[Section, Folders, RowStyles], Sketch | NotDrawn]
 
 #: In the order of a report.
 FIGURES: tuple[Builder, ...] = (
-    lambda section, _: accuracy_vs_cost(section),
-    lambda section, _: phase_times(section),
-    lambda section, _: step_times(section),
-    lambda section, _: memory_by_category(section),
-    lambda section, _: memory_of_strategies(section),
+    lambda section, _, styles: accuracy_vs_cost(section, styles),
+    lambda section, *_: phase_times(section),
+    lambda section, _, styles: step_times(section, styles),
+    lambda section, *_: memory_by_category(section),
+    lambda section, *_: memory_of_strategies(section),
     amplification,
     surfaces,
-    lambda section, _: hidden_sizes(section),
-    lambda section, _: layer_times(section),
-    lambda section, _: roofline(section),
-    lambda section, _: convergence(section),
-    lambda section, _: device_over_time(section),
+    lambda section, _, styles: hidden_sizes(section, styles),
+    lambda section, _, styles: layer_times(section, styles),
+    lambda section, _, styles: roofline(section, styles),
+    lambda section, _, styles: convergence(section, styles),
+    lambda section, _, styles: device_over_time(section, styles),
 )
 
 
@@ -43,14 +45,16 @@ class SectionFigures:
     not_drawn: tuple[NotDrawn, ...]
 
 
-def draw_section(section: Section, folders: Folders | None = None) -> SectionFigures:
+def draw_section(section: Section, folders: Folders | None = None, styles: RowStyles | None = None) -> SectionFigures:
     """Draw every figure that the section has data for.
 
     Args:
         section: of a report.
         folders: of its records' files, by key; without them, figures of such files are not drawn.
+        styles: of all rows of the report; none: of this section's alone.
     """
-    return _rendered(lambda: (build(section, folders or {}) for build in FIGURES))
+    styles = styles or row_styles([section])
+    return _rendered(lambda: (build(section, folders or {}, styles) for build in FIGURES))
 
 
 def draw_across(sections: Sequence[Section]) -> SectionFigures:
@@ -87,4 +91,5 @@ __all__ = [
     "figure_style",
     "inline_svg",
     "pareto_front",
+    "row_styles",
 ]

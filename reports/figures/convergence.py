@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,19 +15,26 @@ from matplotlib.axes import Axes
 from bench.records.schema import EpochPoint, Interval
 from bench.stats import mean_interval
 from bench.units import Absent
+from reports.figures.row_style import (
+    RowStyle,
+    RowStyles,
+    alternating,
+    coincidence_note,
+    coinciding,
+    row_styles,
+)
 from reports.figures.style import (
-    INK,
     NotDrawn,
     Sketch,
     cap_rows,
     legend_below,
     log_axis,
     panels,
-    row_colours,
     tag,
     wants_log,
 )
 from reports.rows import Row, Section
+from reports.text import clean_text
 
 MAX_LINES = 14
 REFERENCES = ("ste", "fp32")  # drawn first, in ink and grey
@@ -41,7 +49,7 @@ class Curve:
     mean: np.ndarray  # (points, 5): step, seconds, mean, low, high; low = high = mean for one seed
 
 
-def convergence(section: Section) -> Sketch | NotDrawn:
+def convergence(section: Section, styles: RowStyles | None = None) -> Sketch | NotDrawn:
     """Mean training loss and test accuracy after every epoch, over steps and over seconds of training."""
     key, topic, title = "convergence", "convergence", "Convergence"
     trained = [row for row in section.rows if any(points_of(row, "train_loss"))]
@@ -59,17 +67,20 @@ def convergence(section: Section) -> Sketch | NotDrawn:
         sharex="col",
         sharey="row",
     )
-    colours = row_colours(section.rows)
-    for (name, label), line in zip(quantities, axes, strict=True):
-        for row in rows:
-            curve = curve_of(row, name)
-            if curve is None:
-                continue
-            for column, ax in enumerate(line):
-                _draw(ax, row, curve, column, colours[row.label])
-        line[0].set_ylabel(label)
+    styles = styles or row_styles([section])
     losses = [value for row in rows for seed in points_of(row, "train_loss") for *_, value in seed]
-    if wants_log(losses, _LOG_ABOVE):
+    log = wants_log(losses, _LOG_ABOVE)
+    together = {}
+    for (name, label), line in zip(quantities, axes, strict=True):
+        curves = {row.label: curve for row in rows if (curve := curve_of(row, name)) is not None and len(curve.mean)}
+        over_steps = {of: curve.mean[:, [0, 2]] for of, curve in curves.items()}
+        together[label] = coinciding(over_steps, log=log and name == "train_loss")
+        for row in rows:
+            if row.label in curves:
+                for column, (ax, groups) in enumerate(zip(line, (together[label], ()), strict=True)):
+                    _draw(ax, row, curves[row.label], column, styles[row.label], groups)
+        line[0].set_ylabel(label)
+    if log:
         log_axis(axes[0][0], "y")
     axes[-1][0].set_xlabel("steps")
     axes[-1][1].set_xlabel("seconds of training")
@@ -79,6 +90,7 @@ def convergence(section: Section) -> Sketch | NotDrawn:
         "One point an epoch: the epoch's mean loss, the accuracy after it. STE stands in black, FP32 in grey; of "
         f"several seeds (n) a thin line each, their mean, and its 95 % interval.{more}"
     )
+    caption += clean_text(coincidence_note({f"{name} over steps": groups for name, groups in together.items()}))
     if not ste:
         caption += " No STE row was measured here."
     alt = _describe(rows, with_accuracy=len(quantities) > 1)
@@ -112,21 +124,20 @@ def curve_of(row: Row, name: str) -> Curve | None:
     return Curve(tuple(np.array(seed) for seed in seeds), np.array(mean).reshape(-1, 5))
 
 
-def _draw(ax: Axes, row: Row, curve: Curve, column: int, style: tuple[str, str]) -> None:
-    colour, marker = style
-    line, width = "-", 1.4
-    if row.method.name in REFERENCES:
-        colour, line, width = (INK, "--", 1.8) if row.method.name == "ste" else ("#8a8a8a", ":", 1.8)
+def _draw(ax: Axes, row: Row, curve: Curve, column: int, style: RowStyle, groups: Sequence[tuple[str, ...]]) -> None:
+    colour = style.colour
     if len(curve.seeds) > 1:
         for seed in curve.seeds:
-            ax.plot(seed[:, column], seed[:, 2], color=colour, linewidth=0.7, alpha=0.45, linestyle=line)
+            ax.plot(seed[:, column], seed[:, 2], color=colour, linewidth=0.7, alpha=0.45, linestyle=style.line)
         ax.fill_between(
             curve.mean[:, column], curve.mean[:, 3], curve.mean[:, 4], color=colour, alpha=0.15, linewidth=0
         )
     every = max(1, len(curve.mean) // 16)  # a marker on each of 100 epochs is a thick line
+    line: dict[str, Any] = {"linewidth": style.width, "linestyle": style.line}
+    line |= alternating(row.label, groups, every=every)
     ax.plot(
-        curve.mean[:, column], curve.mean[:, 2], color=colour, marker=marker, markersize=3.8, linewidth=width,
-        linestyle=line, markevery=every, label=tag(row, seeds=True),
+        curve.mean[:, column], curve.mean[:, 2], color=colour, marker=style.marker, markersize=3.8,
+        label=tag(row, seeds=True), **line,
     )  # fmt: skip
 
 
@@ -144,7 +155,7 @@ def _describe(rows: Sequence[Row], *, with_accuracy: bool) -> str:
         loss, accuracy = curve_of(row, "train_loss"), curve_of(row, "test_accuracy_pct")
         if loss is None or not len(loss.mean):
             continue
-        words = f"{row.label} loss {loss.mean[0, 2]:.3g} to {loss.mean[-1, 2]:.3g}"
+        words = f"{row.named} loss {loss.mean[0, 2]:.3g} to {loss.mean[-1, 2]:.3g}"
         if with_accuracy and accuracy is not None and len(accuracy.mean):
             words += f", accuracy {accuracy.mean[0, 2]:.4g} to {accuracy.mean[-1, 2]:.4g} %"
         ends.append(f"{words} in {loss.mean[-1, 0]:,.0f} steps")

@@ -8,6 +8,7 @@ import numpy as np
 
 from bench.records.schema import DeviceSeries
 from bench.units import MEBIBYTE, Absent
+from reports.figures.row_style import RowStyles, row_styles
 from reports.figures.style import (
     INK,
     RASTER_ABOVE,
@@ -16,7 +17,6 @@ from reports.figures.style import (
     cap_rows,
     legend_below,
     panels,
-    row_colours,
     tag,
 )
 from reports.rows import Row, Section
@@ -26,11 +26,11 @@ MAX_LINES = 12
 QUANTITIES = (
     ("power_w", "power, W", 1.0), ("clock_mhz", "clock, MHz", 1.0), ("memory_clock_mhz", "memory clock, MHz", 1.0),
     ("temperature_c", "temperature, °C", 1.0), ("utilisation_pct", "utilisation, %", 1.0),
-    ("process_bytes", "memory of the process, MiB", 1 / MEBIBYTE),
+    ("process_bytes", "memory of the timing process, MiB", 1 / MEBIBYTE),
 )  # fmt: skip
 
 
-def device_over_time(section: Section) -> Sketch | NotDrawn:
+def device_over_time(section: Section, styles: RowStyles | None = None) -> Sketch | NotDrawn:
     """What was sampled of the device over the seconds of each timing process; throttled samples are crossed."""
     key, topic, title = "device", "time", "Power and clocks over time"
     rows, more = cap_rows([row for row in section.rows if series_of(row)], MAX_LINES)
@@ -46,7 +46,7 @@ def device_over_time(section: Section) -> Sketch | NotDrawn:
     columns = min(2, len(shown))
     lines = -(-len(shown) // columns)
     figure, axes = panels(section, lines, columns, height_in=1.0 + 2.1 * lines + 0.06 * len(rows), sharex=True)
-    colours = row_colours(section.rows)
+    styles = styles or row_styles([section])
     sentences = []
     for ax in axes.flat[len(shown) :]:
         ax.set_visible(False)
@@ -60,9 +60,11 @@ def device_over_time(section: Section) -> Sketch | NotDrawn:
                 known_at = np.flatnonzero(np.isfinite(values))
                 part = slice(known_at[0], known_at[-1] + 1)  # unknown ends would stretch the axis
                 values, times = values[part] * factor, np.array(series.time_s)[part]
-                colour, _ = colours[row.label]
                 dense = len(times) > RASTER_ABOVE
-                ax.plot(times, values, color=colour, linewidth=1.1, alpha=0.85, label=tag(row), rasterized=dense)
+                ax.plot(
+                    times, values, color=styles[row.label].colour, linewidth=1.1, alpha=0.85, label=tag(row),
+                    rasterized=dense,
+                )  # fmt: skip
                 slow = _throttled(series)[part]
                 if slow.any():
                     ax.scatter(times[slow], values[slow], marker="x", s=26, color=INK, zorder=3, label="throttled")
@@ -77,6 +79,10 @@ def device_over_time(section: Section) -> Sketch | NotDrawn:
     caption = (
         f"One line a timing process, sampled beside it; crossed: the device said that it ran slower than asked.{more}"
     )
+    if known["process_bytes"]:
+        caption += (
+            " A timing process holds the FP32 model besides the row’s: this is not the peak that the memory pass told."
+        )
     if absent:
         named = {name: label.rsplit(",", 1)[0] for name, label, _ in QUANTITIES}
         caption += " " + "; ".join(f"{named[name]}: n/a ({why})" for name, why in absent.items()) + "."

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from bench.errors import RecordError
@@ -16,10 +17,10 @@ from bench.records.schema import HypernetSurface, Interval
 from bench.records.surface import SURFACE_FILE, read_surface
 from bench.units import MEBIBYTE, Absent
 from reports.figures.beside import COLUMNS, read_hypernet_steps
+from reports.figures.row_style import RowStyles, alternating, coincidence_note, coinciding, row_styles
 from reports.figures.style import (
     DIVERGING,
     INK,
-    PALETTE,
     Folders,
     NotDrawn,
     Sketch,
@@ -27,7 +28,6 @@ from reports.figures.style import (
     legend_below,
     log_axis,
     panels,
-    row_colours,
     same_but,
     shorten,
     tag,
@@ -41,7 +41,7 @@ NO_HYPERNET = "no row has a hypernetwork"
 _LABELS = {"amplification": "amplification |g̃|/|g|", "cosine": "cosine of g̃ and g", "zero_share_pct": "zeros in g̃, %"}
 
 
-def amplification(section: Section, folders: Folders) -> Sketch | NotDrawn:
+def amplification(section: Section, folders: Folders, styles: RowStyles | None = None) -> Sketch | NotDrawn:
     """Amplification, angle and zeros of the replaced gradient over steps: median and quartiles over the layers."""
     key, topic, title = "amplification", "hypernetwork", "The gradient during training"
     rows, more = cap_rows([row for row in section.rows if row.has_hypernet], MAX_LINES)
@@ -52,36 +52,48 @@ def amplification(section: Section, folders: Folders) -> Sketch | NotDrawn:
         reason = reasons.most_common(1)[0][0] if reasons else NO_HYPERNET
         return NotDrawn(key=key, topic=topic, title=title, reason=reason)
     figure, axes = panels(section, 1, len(COLUMNS), height_in=3.1 + 0.06 * len(drawn), sharex=True)
-    colours = row_colours(section.rows)
+    styles = styles or row_styles([section])
+    together = {}
     for ax, name in zip(axes[0], COLUMNS, strict=True):
+        curves = {row.label: frame[["step", f"{name}_median"]].to_numpy() for row, frame in drawn}
+        groups = together[_LABELS[name]] = coinciding({of: xy for of, xy in curves.items() if np.isfinite(xy).all()})
         for row, frame in drawn:
-            colour, marker = colours[row.label]
+            style = styles[row.label]
             steps = frame["step"].to_numpy()
             low, middle, high = (frame[f"{name}_{end}"].to_numpy() for end in ("q1", "median", "q3"))
-            ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+            ax.fill_between(steps, low, high, color=style.colour, alpha=0.15, linewidth=0)
             ax.plot(
-                steps, middle, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=tag(row),
-                markevery=max(1, len(steps) // 16),
+                steps, middle, color=style.colour, marker=style.marker, markersize=3.5, label=tag(row),
+                **{"linewidth": style.width} | alternating(row.label, groups, every=max(1, len(steps) // 16)),
             )  # fmt: skip
         ax.set_title(_LABELS[name])
         ax.set_xlabel("steps")
     axes[0][0].axhline(1.0, color=INK, linewidth=0.8, linestyle=":")
     legend_below(figure, axes[0][0])
-    ends = [
-        f"{row.label} {frame['amplification_median'].iloc[0]:.3g} to {frame['amplification_median'].iloc[-1]:.3g}"
-        for row, frame in drawn
-    ]
-    alt = f"Median amplification over the layers, from the first observed step to the last: {'; '.join(ends)}."
+    told = [f"{row.named} {_course(frame['amplification_median'])}" for row, frame in drawn]
+    alt = f"Median amplification over the layers during training: {'; '.join(told)}."
     caption = (
         "g is the layer's gradient, g̃ what the hypernetwork and the quantizer make of it. Lines: median over the "
         f"layers; bands: quartiles over the layers; the lowest seed; the dotted line is no amplification.{more}"
     )
+    caption += clean_text(coincidence_note(together))
     for reason, count in sorted(reasons.items()):
         caption += f" Not shown: {count} of {len(rows)} rows ({reason})."
     return Sketch(key=key, topic=topic, title=title, caption=caption, alt=alt, figure=figure)
 
 
-def surfaces(section: Section, folders: Folders) -> Sketch | NotDrawn:
+def _course(values: pd.Series) -> str:
+    """A curve in words: its ends and how far it went between."""
+    known = values.dropna()
+    if known.empty:
+        return "unknown"
+    first, last, low, high = (f"{value:.4g}" for value in (known.iloc[0], known.iloc[-1], known.min(), known.max()))
+    if low == high:
+        return f"{low} at every observed step"
+    return f"{first} at the first observed step and {last} at the last, between {low} and {high}"
+
+
+def surfaces(section: Section, folders: Folders, styles: RowStyles | None = None) -> Sketch | NotDrawn:
     """f_psi over weight and gradient before and after training, and what it learned between; a curve for one input."""
     key, topic, title = "surface", "hypernetwork", "The hypernetwork's function, before and after training"
     rows = [row for row in section.rows if row.has_hypernet]
@@ -110,19 +122,19 @@ def surfaces(section: Section, folders: Folders) -> Sketch | NotDrawn:
     if flat:
         for unused in axes[-1][1:]:
             unused.set_visible(False)
-        sentences += _draw_curves(axes[-1][0], flat, row_colours(section.rows))
+        sentences += _draw_curves(axes[-1][0], flat, styles or row_styles([section]))
     caption = (
         "The function that all layers share, over the range of the widest layer, of the lowest seed; an LSTM from a "
         "zero state. Right: after minus before, in a scale of its own."
         if maps
-        else "The function that all layers share, of the lowest seed; dashed before training, solid after."
+        else "The function that all layers share, of the lowest seed; thin before training, thick after."
     )
     for reason, count in sorted(reasons.items()):
         caption += f" Not shown: {count} of {len(rows)} rows ({reason})."
     return Sketch(key=key, topic=topic, title=title, caption=caption, alt=" ".join(sentences), figure=figure)
 
 
-def hidden_sizes(section: Section) -> Sketch | NotDrawn:
+def hidden_sizes(section: Section, styles: RowStyles | None = None) -> Sketch | NotDrawn:
     """Accuracy, step time and added memory over the hypernetwork's hidden size H, everything else equal."""
     key, topic, title = "hidden_size", "hypernetwork", "The hypernetwork's hidden size"
     groups: dict[str, list[Row]] = {}
@@ -147,27 +159,32 @@ def hidden_sizes(section: Section) -> Sketch | NotDrawn:
         return NotDrawn(key=key, topic=topic, title=title, reason="no row of the sweep was measured")
     figure, axes = panels(section, 1, len(shown), height_in=3.1 + 0.06 * len(sweeps), sharex=True)
     sentences = []
+    styles = styles or row_styles([section])
     for ax, (label, of) in zip(axes[0], shown, strict=True):
-        for index, sweep in enumerate(sweeps):
+        for sweep in sweeps:
             known = [(row.method.hidden, of(row)) for row in sweep if _known(of(row))]
             if not known:
                 continue
-            colour, marker = PALETTE[index % len(PALETTE)], "osD^vPX<>p*h"[index]
+            style = styles[sweep[0].label]
             sizes, values = [size for size, _ in known], [_value(value) for _, value in known]
             ax.plot(
-                sizes, values, color=colour, marker=marker, markersize=5, linewidth=1.4, label=_sweep_name(sweep[0])
-            )
+                sizes, values, color=style.colour, marker=style.marker, markersize=5, linewidth=1.4,
+                label=_sweep_name(sweep[0]),
+            )  # fmt: skip
             for size, value in known:
                 interval = getattr(value, "interval", None)
                 if isinstance(interval, Interval):
-                    ax.plot([size] * 2, [interval.low, interval.high], color=colour, linewidth=1.4)
+                    ax.plot([size] * 2, [interval.low, interval.high], color=style.colour, linewidth=1.4)
             told = ", ".join(f"{size}: {value:.4g}" for size, value in zip(sizes, values, strict=True))
             sentences.append(f"{label} by hidden size, {_sweep_name(sweep[0])}: {told}.")
         ax.set_title(label)
         ax.set_xlabel("hidden size H")
     log_axis(axes[0][0], "x", (1.0, 3.0))
     legend_below(figure, axes[0][0], 2)
-    caption = "Rows that differ in the hidden size alone; bars: 95 % intervals where there are any."
+    caption = (
+        "Rows that differ in the hidden size alone, in the colour of the smallest; bars: 95 % intervals where there "
+        "are any."
+    )
     return Sketch(key=key, topic=topic, title=title, caption=caption, alt=" ".join(sentences), figure=figure)
 
 
@@ -194,21 +211,26 @@ def _draw_maps(line: Any, row: Row, surface: HypernetSurface) -> str:
     line[0].set_title(f"{tag(row)}: {surface.output}\nbefore", fontsize=8)
     line[0].set_ylabel(up.name)
     return (
-        f"{row.label}: {surface.output} over {across.name} and {up.name} runs from {before.min():.3g} to "
+        f"{row.named}: {surface.output} over {across.name} and {up.name} runs from {before.min():.3g} to "
         f"{before.max():.3g} before training and from {after.min():.3g} to {after.max():.3g} after it; it changed by "
         f"at most {widest:.3g}."
     )
 
 
-def _draw_curves(ax: Axes, flat: list[tuple[Row, HypernetSurface]], colours: dict[str, tuple[str, str]]) -> list[str]:
+def _draw_curves(ax: Axes, flat: list[tuple[Row, HypernetSurface]], styles: RowStyles) -> list[str]:
     sentences = []
+    before, after = (
+        coinciding({row.label: np.column_stack([of.axes[0].values, getattr(of, side)[0]]) for row, of in flat})
+        for side in ("before", "after")
+    )
     for row, surface in flat:
-        colour, _ = colours[row.label]
+        colour = styles[row.label].colour
         (axis,) = surface.axes
-        ax.plot(axis.values, surface.before[0], color=colour, linestyle="--", linewidth=1.2, alpha=0.8)
-        ax.plot(axis.values, surface.after[0], color=colour, linewidth=1.6, label=tag(row))
+        thin, thick = (alternating(row.label, groups) for groups in (before, after))
+        ax.plot(axis.values, surface.before[0], color=colour, **thin | {"linewidth": 0.9}, alpha=0.8)
+        ax.plot(axis.values, surface.after[0], color=colour, **thick | {"linewidth": 2.0}, label=tag(row))
         sentences.append(
-            f"{row.label}: {surface.output} over {axis.name} runs from {min(surface.before[0]):.3g} to "
+            f"{row.named}: {surface.output} over {axis.name} runs from {min(surface.before[0]):.3g} to "
             f"{max(surface.before[0]):.3g} before training and from {min(surface.after[0]):.3g} to "
             f"{max(surface.after[0]):.3g} after it."
         )

@@ -27,12 +27,14 @@ from reports.text import clean_text
 
 STRATEGIES = ("retain", "slim", "recompute", "tabulate")
 MAX_GROUPS = 6
-_UNTOLD = "not told apart"
+SLIVER_PCT = 1.0  # of a bar: two points of the page's width
+_UNTOLD, _SLIVERS = "not told apart", "smaller parts"
 _STYLES = {
     "weights": (PALETTE[0], ""), "integer_copies": (PALETTE[9], ".."), "activations": (PALETTE[1], ""),
     "gradients": (PALETTE[2], "//"), "optimizer_state": (PALETTE[5], ""), "hypernet_parameters": (PALETTE[3], ""),
     "hypernet_activations": (PALETTE[4], "xx"), "pending_gradients": (PALETTE[6], "\\\\"),
     "workspaces": ("#949494", ""), "data": ("#5f5f5f", ".."), "other": ("#d9d9d9", ""), _UNTOLD: ("#c8c8c8", "oo"),
+    _SLIVERS: ("#d9d9d9", "--"),
 }  # fmt: skip
 
 
@@ -61,19 +63,20 @@ def memory_by_category(section: Section) -> Sketch | NotDrawn:
         return NotDrawn(key=key, topic=topic, title=title, reason="no row's memory was measured")
     bars = [bar for row in rows if (bar := _bar(row, name)) is not None]
     figure, axes = panels(section, 1, 2, height_in=1.9 + 0.32 * len(rows), sharey=True)
-    _stack(axes[0], bars)
+    small = _slivers(bars)
+    _stack(axes[0], bars, small)
     name_rows(axes[0][0], rows)
     axes[0][0].set_xlabel(f"peak {peak_name}, MiB")
     axes[0][1].set_xlabel("share of the peak, %")
     legend_below(figure, axes[0][0], 4)
     top = max(range(len(rows)), key=lambda index: bars[index].total)
     alt = (
-        f"Peak memory ({peak_name}) of {len(rows)} rows; the largest is {rows[top].label} with "
+        f"Peak memory ({peak_name}) of {len(rows)} rows; the largest is {rows[top].named} with "
         f"{bars[top].total:.4g} MiB, most of it {_most(bars[top])}."
     )
     caption = (
         "Live tensors at the moment in which the step held most; beside it the sum, and in brackets what the "
-        f"hypernetwork adds to the peak, measured in two processes.{more}"
+        f"hypernetwork adds to the peak, measured in two processes.{_sliver_note(small)}{more}"
     )
     return Sketch(key=key, topic=topic, title=title, caption=caption, alt=alt, figure=figure)
 
@@ -94,10 +97,11 @@ def memory_of_strategies(section: Section) -> Sketch | NotDrawn:
         return NotDrawn(key=key, topic=topic, title=title, reason="no strategy's memory was measured")
     figure, axes = panels(section, len(shown), 2, height_in=1.6 + 1.35 * len(shown), sharex="col", sharey=True)
     sentences = []
-    for line, group in zip(axes, shown, strict=True):
+    bars_of = [[_strategy_bar(group.get(strategy)) for strategy in STRATEGIES] for group in shown]
+    small = _slivers([bar for bars in bars_of for bar in bars])
+    for line, group, bars in zip(axes, shown, bars_of, strict=True):
         ax = line[0]
-        bars = [_strategy_bar(group.get(strategy)) for strategy in STRATEGIES]
-        _stack(line, bars)
+        _stack(line, bars, small)
         ax.set_yticks(range(len(STRATEGIES)), STRATEGIES)
         ax.set_ylim(len(STRATEGIES) - 0.4, -0.6)
         first = next(iter(group.values()))
@@ -114,7 +118,7 @@ def memory_of_strategies(section: Section) -> Sketch | NotDrawn:
     legend_below(figure, legend, 4)
     caption = (
         "The same configuration under each strategy: live tensors at the moment in which the step held most; in "
-        "brackets what the hypernetwork adds to the peak."
+        f"brackets what the hypernetwork adds to the peak.{_sliver_note(small)}"
     )
     if len(several) > MAX_GROUPS:
         caption += f" The first {MAX_GROUPS} of {len(several)} configurations."
@@ -156,21 +160,27 @@ def _strategy_bar(row: Row | None) -> _Bar:
     return _Bar({}, f"n/a ({shorten(clean_text(reason), 60)})")
 
 
-def _stack(axes: Sequence[Axes], bars: Sequence[_Bar]) -> None:
-    """Horizontal stacked bars, one below the other: MiB with their sum and note on the left, percent on the right."""
+def _stack(axes: Sequence[Axes], bars: Sequence[_Bar], small: Sequence[str]) -> None:
+    """Horizontal stacked bars, one below the other: MiB with their sum and note on the left, percent on the right.
+
+    Args:
+        axes: left and right.
+        bars: from top to bottom.
+        small: categories that are joined to one part.
+    """
+    bars = [_joined(bar, small) for bar in bars]
     totals = np.array([bar.total for bar in bars])
     starts = np.zeros(len(bars))
     units = (np.ones(len(bars)), 100 / np.where(totals == 0, 1.0, totals))
-    for category in (*MEMORY_CATEGORIES, _UNTOLD):
+    for category in (*MEMORY_CATEGORIES, _SLIVERS, _UNTOLD):
         sizes = np.array([bar.parts.get(category, 0.0) for bar in bars])
         if not sizes.any():
             continue
         colour, hatch = _STYLES.get(category, (PALETTE[7], "**"))
-        label = category.replace("_", " ").replace("hypernet ", "hypernetwork ")
         for ax, unit in zip(axes, units, strict=True):
             ax.barh(
                 range(len(bars)), sizes * unit, left=starts * unit, height=0.72, color=colour, hatch=hatch,
-                edgecolor="#ffffff", linewidth=0.4, label=label,
+                edgecolor="#ffffff", linewidth=0.4, label=_words(category),
             )  # fmt: skip
         starts += sizes
     absolute, relative = axes
@@ -183,9 +193,33 @@ def _stack(axes: Sequence[Axes], bars: Sequence[_Bar]) -> None:
     relative.grid(visible=False, axis="y")
 
 
+def _slivers(bars: Sequence[_Bar]) -> list[str]:
+    """Categories that are too small to be seen in every bar."""
+    present = [name for name in MEMORY_CATEGORIES if any(bar.parts.get(name) for bar in bars)]
+    known = [bar for bar in bars if bar.parts]
+    return [name for name in present if all(bar.parts.get(name, 0.0) * 100 < SLIVER_PCT * bar.total for bar in known)]
+
+
+def _joined(bar: _Bar, small: Sequence[str]) -> _Bar:
+    parts = {name: size for name, size in bar.parts.items() if name not in small}
+    rest = sum(size for name, size in bar.parts.items() if name in small)
+    return _Bar(parts | ({_SLIVERS: rest} if rest else {}), bar.note)
+
+
+def _sliver_note(small: Sequence[str]) -> str:
+    """What "smaller parts" holds, for a caption; "" where nothing is that small."""
+    return (
+        f" Smaller parts, each below {SLIVER_PCT:g} % of every bar: {', '.join(map(_words, small))}." if small else ""
+    )
+
+
+def _words(category: str) -> str:
+    return category.replace("_", " ").replace("hypernet ", "hypernetwork ")
+
+
 def _most(bar: _Bar) -> str:
     name, size = max(bar.parts.items(), key=lambda part: part[1])
-    return f"{name.replace('_', ' ')} with {size:.4g} MiB"
+    return f"{_words(name)} with {size:.4g} MiB"
 
 
 def _configuration(row: Row) -> str:

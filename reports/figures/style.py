@@ -11,6 +11,7 @@ import io
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,9 +66,6 @@ _STYLE = {
     "savefig.facecolor": "none",
     "text.parse_math": False,  # a dollar sign in a name starts no formula
 }
-_MARKERS = "osD^vPX<>p*h"
-_STRONG = [colour for colour in PALETTE if colour not in {"#ece133", "#fbafe4"}]  # those are too pale on white
-_ROW_COLOURS = [*_STRONG, *sns.color_palette([sns.dark_palette(colour, 10)[6] for colour in _STRONG]).as_hex()]
 
 #: Folder of each record's files, by the record's key; a record without one has no files beside it.
 Folders = Mapping[str, Path]
@@ -169,8 +167,19 @@ def render(sketch: Sketch) -> Drawing:
     plt.close(figure)
     return Drawing(
         key=sketch.key, topic=sketch.topic, title=sketch.title, caption=sketch.caption, alt=clean_text(sketch.alt),
-        svg=svg.getvalue(), png=png.getvalue(),
+        svg=_unique_ids(svg.getvalue()), png=png.getvalue(),
     )  # fmt: skip
+
+
+def _unique_ids(svg: str) -> str:
+    """Number the ids that occur again: matplotlib names a picture by its content, and two may show the same."""
+    seen: Counter[str] = Counter()
+
+    def number(found: re.Match[str]) -> str:
+        seen[found[1]] += 1
+        return found[0] if seen[found[1]] == 1 else f'id="{found[1]}-{seen[found[1]]}"'
+
+    return re.sub(r'\bid="([^"]+)"', number, svg)
 
 
 def inline_svg(svg: str, prefix: str, alt: str) -> str:
@@ -211,11 +220,6 @@ def wants_log(values: Iterable[float], ratio: float) -> bool:
     """Whether positive values spread so far that a linear axis would press most of them together."""
     known = list(values)
     return bool(known) and min(known) > 0 and max(known) / min(known) > ratio
-
-
-def row_colours(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
-    """A colour and a marker per row, the same in every figure of the section."""
-    return {row.label: (_ROW_COLOURS[i % len(_ROW_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, row in enumerate(rows)}
 
 
 def tag(row: Row, *, seeds: bool = False) -> str:

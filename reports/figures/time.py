@@ -6,6 +6,7 @@ import numpy as np
 
 from bench.records.schema import Summary
 from bench.units import Absent
+from reports.figures.row_style import RowStyles, row_styles
 from reports.figures.style import (
     INK,
     PALETTE,
@@ -17,7 +18,6 @@ from reports.figures.style import (
     log_axis,
     name_rows,
     panels,
-    row_colours,
     wants_log,
 )
 from reports.rows import PHASES, Row, Section
@@ -63,16 +63,16 @@ def phase_times(section: Section) -> Sketch | NotDrawn:
     longest = max(range(len(rows)), key=lambda index: means[index])
     largest = {name: max(range(len(rows)), key=lambda i: shares[i].get(name, 0.0)) for name in names}
     alt = (
-        f"Stacked bars of {', '.join(names)} for {len(rows)} rows. The longest mean step is {rows[longest].label} with "
+        f"Stacked bars of {', '.join(names)} for {len(rows)} rows. The longest mean step is {rows[longest].named} with "
         f"{means[longest]:.4g} ms. Largest shares: "
-        + ", ".join(f"{name} {shares[i].get(name, 0.0):.1f} % in {rows[i].label}" for name, i in largest.items())
+        + ", ".join(f"{name} {shares[i].get(name, 0.0):.1f} % in {rows[i].named}" for name, i in largest.items())
         + "."
     )
     caption = f"Phases of the mean training step; unattributed is what no phase covers.{more}"
     return Sketch(key=key, topic=topic, title=title, caption=caption, alt=alt, figure=figure)
 
 
-def step_times(section: Section) -> Sketch | NotDrawn:
+def step_times(section: Section, styles: RowStyles | None = None) -> Sketch | NotDrawn:
     """Every measured step as a point, over a box of quartiles."""
     key, topic, title = "steps", "time", "Every measured step"
     rows, more = cap_rows([row for row in section.rows if isinstance(row.step_ms, Summary)])
@@ -81,13 +81,13 @@ def step_times(section: Section) -> Sketch | NotDrawn:
     samples = [samples_of(row) for row in rows]
     count = sum(len(values) for values in samples)
     figure, axes = panels(section, 1, 1, height_in=1.2 + 0.36 * len(rows))
-    ax, colours = axes[0][0], row_colours(section.rows)
+    ax, styles = axes[0][0], styles or row_styles([section])
     for place, (row, values) in enumerate(zip(rows, samples, strict=True)):
         # A fixed pattern instead of random jitter: equal records give equal bytes.
         heights = place + 0.2 * ((np.arange(len(values)) * 0.618034) % 1.0 * 2 - 1)
         ax.scatter(
-            values, heights, s=11, color=colours[row.label][0], alpha=0.75, linewidth=0, zorder=2,
-            rasterized=count > RASTER_ABOVE,
+            values, heights, s=11, color=styles[row.label].colour, marker=styles[row.label].marker, alpha=0.75,
+            linewidth=0, zorder=2, rasterized=count > RASTER_ABOVE,
         )  # fmt: skip
         box = row.step_ms
         assert isinstance(box, Summary), "only timed rows are drawn"
@@ -102,7 +102,7 @@ def step_times(section: Section) -> Sketch | NotDrawn:
     ratio = samples[slowest].max() / np.median(samples[slowest])
     alt = (
         f"Step times of {len(rows)} rows, {count:,} measured steps, every one a point; boxes span the quartiles. The "
-        f"slowest step against its row's median is one of {rows[slowest].label}, {ratio:.3g} times as long."
+        f"slowest step against its row's median is one of {rows[slowest].named}, {ratio:.3g} times as long."
     )
     caption = f"Each point is one step, of all processes; the box spans the quartiles, its line is the median.{more}"
     return Sketch(key=key, topic=topic, title=title, caption=caption, alt=alt, figure=figure)

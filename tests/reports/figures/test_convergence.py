@@ -37,7 +37,7 @@ def test_curves_stand_at_the_records_points_over_steps_and_seconds(
             assert line.get_xdata().tolist() == [getattr(point, x) for point in curve]
             assert line.get_ydata().tolist() == [getattr(point, y) for point in curve]
     assert (axes[0].lines[0].get_color(), axes[0].lines[0].get_linestyle()) == (INK, "--")
-    assert "ste_w4a4 loss" in sketch.alt
+    assert "ste_w4a4 (emulated) loss" in sketch.alt
 
 
 def test_seeds_are_thin_lines_under_their_mean_and_its_interval(
@@ -83,6 +83,21 @@ def test_of_too_many_rows_references_leave_room_for_methods(
     labels = [text.get_text().split(" ")[0] for text in sketch.figure.legends[0].get_texts()]
     assert labels == ["ste_w4a4", "fp32", "uint8_int8"]
     assert sketch.caption.endswith("The first 3 of 5 rows.")
+
+
+def test_rows_that_trained_alike_take_turns_over_steps_and_are_named(
+    demo_records: Make, section_of: SectionOf, sketch_of: SketchOf
+) -> None:
+    retain, recompute, other = demo_records(["metagrad_int4_retain", "metagrad_int4_recompute", "uint8_int4"])
+    sketch = sketch_of(convergence(section_of([retain, recompute, other])))
+    loss = {line.get_label().split(" ")[0]: line for line in sketch.figure.axes[0].lines}
+    alike = [loss[record.variant] for record in (retain, recompute)]
+    assert [line.get_markevery() for line in alike] == [(0, 2), (1, 2)]
+    assert loss[other.variant].get_linestyle() == "-"
+    names = "training loss over steps, test accuracy, % over steps"
+    assert f"dashes: metagrad_int4_retain, metagrad_int4_recompute (in {names})" in sketch.caption
+    over_seconds = sketch.figure.axes[1].lines
+    assert {line.get_linestyle() for line in over_seconds} == {"-"}, "their steps take different times"
 
 
 def test_synthetic_data_shows_loss_alone(demo_records: Make, section_of: SectionOf, sketch_of: SketchOf) -> None:

@@ -75,7 +75,7 @@ def test_the_dashed_line_joins_the_front_and_the_words_name_it(
     assert isinstance(best.step_ms, Summary)
     assert list(dashed.get_xdata()) == [fast.step_ms.median, best.step_ms.median]
     assert list(dashed.get_ydata()) == [98.06, 98.33]
-    assert "against step time, cheapest first: uint8_int8 (98.06 %" in sketch.alt
+    assert "against step time, cheapest first: uint8_int8 (integer) (98.06 %" in sketch.alt
     assert "uint8_int4" not in sketch.alt
 
 
@@ -86,6 +86,20 @@ def test_rows_without_accuracy_or_cost_are_named_in_the_caption(
     broken = dataclasses.replace(broken, status="failed", reason="no", accuracy=None, timing=None, memory=None)
     sketch = sketch_of(accuracy_vs_cost(section_of([whole, broken])))
     assert sketch.caption.endswith("not shown: uint8_int8.")
+
+
+def test_points_on_one_another_all_show_and_are_named(
+    demo_records: Make, section_of: SectionOf, sketch_of: SketchOf
+) -> None:
+    one, other, third = demo_records(["uint8_int8", "fp32", "metagrad_int4_slim"])
+    twin = dataclasses.replace(one, key="twin", variant="uint8_twin")
+    sketch = sketch_of(accuracy_vs_cost(section_of([one, twin, other, third])))
+    sizes = {str(c.get_label()).split(" ")[0]: c.get_sizes()[0] for c in sketch.figure.axes[0].collections}
+    assert sizes["uint8_int8"] > 2 * sizes["uint8_twin"] == 2 * sizes["fp32"] == 2 * sizes["metagrad_int4_slim"]
+    assert (
+        "Of uint8_int8, uint8_twin, which coincide over step time and peak allocated, the first is drawn larger."
+        in sketch.caption
+    )
 
 
 def test_without_allocated_bytes_the_processs_peak_stands_in(

@@ -29,7 +29,7 @@ def test_every_process_is_a_line_and_throttled_samples_are_crossed(
     )
     sketch = sketch_of(device_over_time(section_of([record])))
     power, memory = sketch.figure.axes
-    assert [ax.get_title(loc="left") for ax in (power, memory)] == ["power, W", "memory of the process, MiB"]
+    assert [ax.get_title(loc="left") for ax in (power, memory)] == ["power, W", "memory of the timing process, MiB"]
     assert [list(line.get_ydata()) for line in power.lines] == [[100.0, 300.0, 200.0]] * 3
     assert list(power.lines[0].get_xdata()) == [0.1, 0.2, 0.3]
     assert list(memory.lines[0].get_ydata()) == [1.0, 2.0], "an unknown end is left away"

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from bench.records.schema import RunRecord
 from reports.figures import FIGURES, draw_across, draw_section, inline_svg
-from reports.figures.style import GRID, INK, PALETTE, row_colours, tag
+from reports.figures.row_style import FP32_GREY, alternating, coincidence_note, coinciding, row_styles
+from reports.figures.style import GRID, INK, PALETTE, Sketch, tag
 from reports.rows import Section
 from reports.sections import build_sections
 from reports.tables import TOPICS
@@ -85,6 +88,8 @@ def test_every_figure_is_drawn_where_its_data_is_and_the_same_twice(
         assert width == 1238, "one width for all"
         assert height < 1600
         assert len(drawing.svg) < 500_000
+        ids = re.findall(r'\bid="([^"]+)"', drawing.svg)
+        assert len(ids) == len(set(ids)), drawing.key
         check_inline(inline_svg(drawing.svg, "p", 'says "a < b"'))
 
 
@@ -144,11 +149,64 @@ def test_two_machines_are_drawn_once_for_both(demo_records: Make) -> None:
 
 
 def test_colours_are_seaborns_colour_blind_palette_and_repeat_darker(demo_records: Make, section_of: SectionOf) -> None:
-    rows = section_of(demo_records()).rows
-    first = [colour for colour, _ in row_colours(rows).values()]
-    assert set(first) <= set(PALETTE)
-    many = row_colours([dataclasses.replace(rows[0], label=str(index)) for index in range(16)])
-    assert len(set(many.values())) == 16
+    section = section_of(demo_records())
+    assert {style.colour for style in row_styles([section]).values()} <= {*PALETTE, INK, FP32_GREY}
+    many = tuple(dataclasses.replace(section.rows[2], label=str(index)) for index in range(14))
+    assert len({style.colour for style in row_styles([dataclasses.replace(section, rows=many)]).values()}) == 14
+
+
+def test_a_row_looks_the_same_in_every_figure_of_a_report(
+    whole: Callable[..., tuple[Section, dict[str, Path]]],
+) -> None:
+    section, folders = whole()
+    styles = row_styles([section])
+    for build in FIGURES:
+        sketch = build(section, folders, styles)
+        assert isinstance(sketch, Sketch)
+        if sketch.key in {"phases", "memory", "memory_strategies", "surface", "hidden_size"}:
+            continue  # their colours are parts of a bar, values of a map, and a sweep of several rows
+        artists = [artist for ax in sketch.figure.axes for artist in (*ax.lines, *ax.collections)]
+        seen = {}
+        for artist in artists:
+            label = next((row.label for row in section.rows if str(artist.get_label()).startswith(tag(row))), None)
+            if label is not None:
+                colour = artist.get_color() if hasattr(artist, "get_color") else artist.get_facecolor()[0]
+                assert to_hex(colour) == styles[label].colour, (sketch.key, label)
+                seen[label] = colour
+        assert seen or sketch.key == "steps", sketch.key
+
+
+def test_a_row_looks_the_same_in_every_section(demo_records: Make) -> None:
+    sections = build_sections([*demo_records(["fp32", "uint8_int8"]), *demo_records(suite="other")])
+    styles = row_styles(sections)
+    assert set(styles) == {row.label for section in sections for row in section.rows}
+    assert styles["fp32"].colour == FP32_GREY
+    assert styles["ste_w4a4"].colour == INK
+    drawings = [{d.key: d for d in draw_section(section, {}, styles).drawn}["steps"] for section in sections]
+    assert all(styles["uint8_int8"].colour in drawing.svg for drawing in drawings)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_curves_that_lie_on_one_another_are_found_and_take_turns(log: bool) -> None:
+    steps = np.arange(1.0, 13.0)
+    curves = {
+        name: np.column_stack([steps, values])
+        for name, values in (("a", steps), ("b", steps * 2), ("c", steps * 1.001), ("d", steps * 2), ("e", steps * 2))
+    }
+    curves["short"] = curves["a"][:5]
+    groups = coinciding(curves, log=log)
+    assert groups == [("a", "c"), ("b", "d", "e")]
+    assert alternating("short", groups) == {"markevery": 1}
+    turns = [alternating(name, groups, every=2) for name in ("b", "d", "e")]
+    assert [turn["markevery"] for turn in turns] == [(0, 6), (2, 6), (4, 6)]
+    for place in np.arange(0.5, 30):  # along the line, every place shows one of the three alone
+        showing = [((place + offset) % sum(dash)) < dash[0] for offset, dash in (turn["linestyle"] for turn in turns)]
+        assert sum(showing) == 1
+    assert coinciding({}) == []
+    assert coincidence_note({"loss": groups, "accuracy": [("a", "c")]}) == (
+        " Coinciding, so drawn in alternating dashes: a, c (in loss, accuracy); b, d, e (in loss)."
+    )
+    assert coincidence_note({"loss": []}) == ""
 
 
 def test_there_is_a_builder_for_every_key() -> None:

@@ -32,7 +32,10 @@ def test_amplification_is_the_median_over_layers_with_its_quartiles(
     assert {(11.0, 16.5), (11.0, 33.0)} <= {tuple(point) for point in band}
     assert cosine.lines[0].get_ydata().tolist() == [0.5] * 3, "an undefined layer is left out"
     assert zeros.lines[0].get_ydata().tolist() == [11, 22, 33]
-    assert "metagrad_int4_slim 22 to 66" in sketch.alt
+    assert (
+        "metagrad_int4_slim (emulated) 22 at the first observed step and 66 at the last, between 22 and 66"
+        in sketch.alt
+    )
     assert sketch.caption.endswith("Not shown: 1 of 2 rows (no hypernet.csv lies beside the record).")
 
 
@@ -81,7 +84,8 @@ def test_a_function_of_one_input_is_a_curve_beside_the_maps(
     sketch = sketch_of(surfaces(section_of([slim, retain]), folders))
     curves = sketch.figure.axes[3]
     before, after = curves.lines
-    assert (before.get_linestyle(), list(before.get_ydata())) == ("--", [-0.5, 0.0, 0.5])
+    assert list(before.get_ydata()) == [-0.5, 0.0, 0.5]
+    assert before.get_linewidth() < after.get_linewidth()
     assert (list(after.get_xdata()), list(after.get_ydata())) == ([-1.0, 0.0, 1.0], [-0.5, 0.25, 1.0])
     assert sum(bool(ax.images) for ax in sketch.figure.axes) == 3
 

@@ -35,7 +35,26 @@ def test_categories_of_the_highest_phase_are_stacked(
     assert bars(left, 1) == {"weights": 1.0, "hypernetwork activations": 4.0}
     assert bars(right, 1) == pytest.approx({"weights": 20.0, "hypernetwork activations": 80.0})
     assert [text.get_text() for text in left.texts] == [" 4", " 5 (+21)"]
-    assert "the largest is metagrad_int4_slim with 5 MiB, most of it hypernet activations with 4 MiB" in sketch.alt
+    assert (
+        "the largest is metagrad_int4_slim (emulated) with 5 MiB, most of it hypernetwork activations with 4 MiB"
+        in sketch.alt
+    )
+
+
+def test_parts_too_small_to_be_seen_in_any_bar_are_joined_and_named(
+    demo_records: Make, section_of: SectionOf, sketch_of: SketchOf, with_categories: Change
+) -> None:
+    fp32, metagrad = demo_records(["fp32", "metagrad_int4_slim"])
+    section = section_of(
+        [
+            with_categories(fp32, weights=100, data=0.5, other=0.25, workspaces=0.5),
+            with_categories(metagrad, weights=100, data=0.5, workspaces=9),
+        ]
+    )
+    sketch = sketch_of(memory_by_category(section))
+    assert bars(sketch.figure.axes[0], 0) == {"weights": 100.0, "smaller parts": 0.75, "workspaces": 0.5}
+    assert bars(sketch.figure.axes[0], 1) == {"weights": 100.0, "smaller parts": 0.5, "workspaces": 9.0}
+    assert "Smaller parts, each below 1 % of every bar: data, other." in sketch.caption
 
 
 def test_a_peak_that_was_not_told_apart_is_one_bar_that_says_so(

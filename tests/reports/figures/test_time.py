@@ -33,7 +33,7 @@ def test_phases_are_stacked_to_the_mean_step_and_to_a_hundred(
         assert sum(relative) == pytest.approx(100)
         assert [w for w in relative if w] == list(record.timing.phase_share_pct.values())
     assert [tick.get_text() for tick in left.get_yticklabels()] == ["fp32", "metagrad_int4_slim · emulated"]
-    assert "meta 33.0 % in metagrad_int4_slim" in sketch.alt
+    assert "meta 33.0 % in metagrad_int4_slim (emulated)" in sketch.alt
 
 
 def test_every_sample_is_a_point_over_its_quartiles(
