@@ -72,13 +72,13 @@ class IntegerConv2d(IntegerLayer):
         self.training = source.training
         self.feeds_norm = False  # whether a batch-norm reads the output, which is summed up for it then
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) float to (N, O, P, Q) float32, channels last in memory.
 
         Raises:
             ShapeError: for an input that does not fit the layer.
         """
-        x = self._checked_input(x)
+        x = self._checked_input(input)
         y: Tensor = _ConvFunction.apply(x, self.weight, self.bias, self, self._codes_of(x))
         return y
 

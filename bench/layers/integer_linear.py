@@ -50,13 +50,13 @@ class IntegerLinear(IntegerLayer):
         self.in_features, self.out_features = source.in_features, source.out_features
         self.training = source.training
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) float to (..., out_features) float32.
 
         Raises:
             ShapeError: for an input that does not fit the layer.
         """
-        x = self._checked_input(x)
+        x = self._checked_input(input)
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ShapeError(
                 f"layer {self.name}: the input's shape is {tuple(x.shape)}; its last size must be {self.in_features}"
