@@ -208,3 +208,37 @@ def test_arguments_may_be_named_and_what_the_sample_never_calls_stays_float_and_
     assert all("the sample input never calls it" in layer.reason for layer in done.kept)
     model(images()).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter is not model.read.bias)
+
+
+def test_one_image_without_a_batch_is_what_it_is_in_a_batch_of_one():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding="same"), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+    converted(model)
+    image = images()[0].requires_grad_()
+    y = model(image)
+    assert torch.equal(y, model(image.unsqueeze(0)).squeeze(0))
+    y.sum().backward()
+    assert image.grad.shape == image.shape
+    with pytest.raises(ShapeError, match="4 channels and the weight wants 3"):
+        model(random(4, 8, 8))
+
+
+@pytest.mark.parametrize("forward", ["dorefa", "minmax"])
+@pytest.mark.parametrize("error", ["uniform", "daint8"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_of_none_has_torchs_shape_and_zeros_for_gradients(forward, error, training):
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 8, 3, (2, 1), (1, 2)), nn.ReLU6(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(80, 5)
+        return nn.Sequential(*layers).train(training)
+
+    model, plain = build(), build()
+    spec = QuantSpec(forward=forward, error=error, error_bits=8, dispatch="auto")
+    quantize_model(model, spec, sample_input=images())
+    for empty in (images()[:0], images()[:0].requires_grad_()):
+        ours, theirs = model(empty), plain(empty)
+        assert ours.shape == theirs.shape
+        ours.sum().backward()
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
+    assert (empty.grad.shape, ours.shape) == (empty.shape, (0, 5))
+    with pytest.raises(ShapeError, match="4 channels and the weight wants 3"):
+        model(torch.zeros(0, 4, 8, 8))
