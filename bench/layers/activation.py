@@ -30,11 +30,11 @@ class LeanReLU(nn.Module):
         self.training = source.training
         self.name = name
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Any shape; in place if the source was."""
-        if not (torch.is_grad_enabled() and x.requires_grad and x.dtype == torch.float32 and _is_dense(x)):
-            return rectify(x, self.ceiling, inplace=self.inplace)
-        y: Tensor = _Rectify.apply(x, self)
+        if not (torch.is_grad_enabled() and input.requires_grad and input.dtype == torch.float32 and _is_dense(input)):
+            return rectify(input, self.ceiling, inplace=self.inplace)
+        y: Tensor = _Rectify.apply(input, self)
         return y
 
     def extra_repr(self) -> str:

@@ -24,6 +24,10 @@ from bench.quantizers.base import FLOAT_BITS, QTensor, dequantize
 
 GEMMS = ("fprop", "dgrad", "wgrad")
 DISPATCHES = ("integer", "auto", "simulate")
+_HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +101,11 @@ class IntegerLayer(nn.Module):
         self.precision: CyclicPrecision | None = None  # in one layer of a model with cyclic precision
         self.grad_quantizer: GradQuantizer | None = None  # of ∇W; the step calls it, its state travels here
 
+    def take_hooks(self, source: nn.Module) -> None:
+        """Call the hooks of ``source`` from now on; the tables are shared, so that handles remove them here too."""
+        for table in _HOOKS:
+            setattr(self, table, getattr(source, table))
+
     @property
     def lr_factor(self) -> Tensor:
         """() float32 that multiplies this layer's learning rate: UINT8's, 1 for every other method."""
@@ -164,8 +173,8 @@ class IntegerLayer(nn.Module):
                 )
             if parameter.device != x.device:
                 raise ShapeError(
-                    f"layer {self.name}: its {what} lies on {parameter.device} and the input on {x.device}; put them on "
-                    "one device"
+                    f"layer {self.name}: its {what} lies on {parameter.device} and the input on {x.device}; put them "
+                    "on one device"
                 )
         if self.dispatch != "simulate":
             check_device(x.device)

@@ -148,14 +148,15 @@ def quantize_model(
     generator: torch.Generator | None = None,
     precision: CyclicPrecision | None = None,
 ) -> Conversion:
-    """Replace ``nn.Conv2d`` and ``nn.Linear`` in place; parameters stay the very same tensors.
+    """Replace ``nn.Conv2d`` and ``nn.Linear`` in place; parameters and hooks stay the very same.
 
     Args:
-        model: float32 model; a subclass of the two layers is left alone, since it may compute something else.
+        model: float32 model. A subclass of the two layers is left alone, since it may compute something else; so is a
+            layer with a ``forward`` or tensors of its own (weight_norm, pruning), or with hooks on its state dict.
         spec: the quantizers.
         sample_input: a batch to run once in evaluation mode: it shows the layers' order, and which inputs are negative
-            somewhere and so take the symmetric quantizer. Without it the first convolution in the order of registration
-            takes it, and no other.
+            somewhere and so take the symmetric quantizer. A layer that it never calls stays float. Without it the first
+            convolution in the order of registration takes the symmetric quantizer, and no other.
         keep: called with (name, layer); True leaves the layer float.
         generator: source of stochastic rounding, on the model's device; seeded with 0 if not given.
         precision: schedule that lowers the bits of weights and activations below the spec's; edge layers at 8 bits
@@ -181,6 +182,7 @@ def quantize_model(
             f"the generator is on {generator.device} and the model on {device}; make it on the model's device"
         )
     order, signed = _observe(model, candidates, sample_input)
+    uncalled = set(candidates) - set(order)
     edges = _edges(order, candidates)
     swapped: list[LayerFacts] = []
     kept: list[KeptLayer] = []
@@ -188,6 +190,8 @@ def quantize_model(
     for name, layer in candidates.items():
         edge = name in edges
         reason = _reason_to_keep(name, layer, spec, edge, keep)
+        if reason is None and name in uncalled:
+            reason = "the sample input never calls it: it is read by others, or used in training alone"
         if reason is not None:
             kept.append(KeptLayer(name=name, kind=type(layer).__name__, reason=reason))
             continue
@@ -204,6 +208,7 @@ def quantize_model(
             if isinstance(layer, nn.Conv2d)
             else IntegerLinear(layer, name, quantizers)
         ).to(layer.weight.device)
+        replacement.take_hooks(layer)
         replacements[id(layer)] = replacement
         swapped.append(replacement.facts())
     if not swapped:
@@ -226,22 +231,22 @@ def quantized_layers(model: nn.Module) -> dict[str, IntegerLayer]:
 def _observe(
     model: nn.Module, candidates: dict[str, nn.Conv2d | nn.Linear], sample_input: Tensor | None
 ) -> tuple[list[str], set[str]]:
-    """Names in the order of execution, and those whose input is signed."""
+    """Names in the order of execution, as far as the sample calls them, and those whose input is signed."""
     if sample_input is None:
         order = list(candidates)
         first = next((name for name in order if isinstance(candidates[name], nn.Conv2d)), None)
         return order, set() if first is None else {first}
     order, signed = [], set()
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
+        def see(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
             order.append(name)
-            if bool((inputs[0] < 0).any()):
+            if any(bool((x < 0).any()) for x in (*inputs, *named.values())):
                 signed.add(name)
 
         return see
 
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in candidates.items()]
+    handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in candidates.items()]
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -252,7 +257,6 @@ def _observe(
             handle.remove()
         for module, training in modes:
             module.training = training
-    order += [name for name in candidates if name not in order]
     return order, signed
 
 
@@ -269,6 +273,9 @@ def _reason_to_keep(
         return "the caller's filter"
     if type(layer) not in (nn.Conv2d, nn.Linear):
         return f"{type(layer).__name__} is a subclass that may compute something else"
+    altered = _alteration(layer)
+    if altered is not None:
+        return altered
     if edge and spec.edge_layers == "full":
         return "edge_layers=full"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
@@ -276,6 +283,17 @@ def _reason_to_keep(
     if layer.weight.dtype != torch.float32:
         return f"its weight is {layer.weight.dtype}, not float32"
     return None
+
+
+def _alteration(layer: nn.Conv2d | nn.Linear) -> str | None:
+    """What was done to this very layer that a replacement would undo; None if nothing."""
+    if "forward" in vars(layer):
+        return "a forward of its own"
+    extra = {*layer._parameters, *layer._buffers, *layer._modules} - {"weight", "bias"}
+    if extra or "weight" not in layer._parameters:
+        return f"its weight is made from {', '.join(sorted(extra))}" if extra else "its weight is no parameter"
+    on_state = (layer._state_dict_hooks, layer._state_dict_pre_hooks, layer._load_state_dict_pre_hooks)
+    return "hooks on its state dict" if any(on_state) or layer._load_state_dict_post_hooks else None
 
 
 def _edge_spec(spec: QuantSpec) -> QuantSpec:

@@ -46,8 +46,16 @@ def run_fastest(chosen: dict[str, PathChoice], gemm: str, paths: Mapping[str, Ca
         gemm: fprop, dgrad or wgrad.
         paths: by name, each without side effects; the first one defines the result.
     """
-    if gemm in chosen:  # a grid that has grown since may have put the chosen path out of reach
-        return paths.get(chosen[gemm].path, paths[INT_MM])()
+    if gemm in chosen:
+        known = chosen[gemm]
+        if (
+            known.path not in paths
+        ):  # longer sums, or a grid that has grown since; from now on the one path always there
+            known = chosen[gemm] = PathChoice(
+                path=INT_MM,
+                reason=f"{known.path} ran before ({known.reason}), until sums grew past what is exact there",
+            )
+        return paths[known.path]()
     times_ms: dict[str, float] = {}
     unequal = []
     expected: Result | None = None

@@ -91,10 +91,11 @@ def can_hand_over(x: Tensor, watched: tuple[nn.Module, ...]) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody watches this very module: a replacement would not call them."""
-    return bool(
+    """Whether somebody watches this very module, or gave it a forward of its own: a replacement would not call them."""
+    watching = (
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
+    return bool(watching) or "forward" in vars(module)
 
 
 def placeholder(shape: tuple[int, ...]) -> Tensor:

@@ -72,13 +72,17 @@ class IntegerConv2d(IntegerLayer):
         self.training = source.training
         self.feeds_norm = False  # whether a batch-norm reads the output, which is summed up for it then
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) float to (N, O, P, Q) float32, channels last in memory.
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) float to (N, O, P, Q) float32, channels last in memory; or (C, H, W), one image.
 
         Raises:
             ShapeError: for an input that does not fit the layer.
         """
-        x = self._checked_input(x)
+        x = self._checked_input(input)
+        if x.dim() == 3:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        if x.dim() == 4 and len(x) == 0:
+            return self._no_images(x)
         y: Tensor = _ConvFunction.apply(x, self.weight, self.bias, self, self._codes_of(x))
         return y
 
@@ -89,6 +93,13 @@ class IntegerConv2d(IntegerLayer):
         if left is None or type(quantizer) is not DorefaActivation or left.operand.bits != quantizer.bits:
             return None
         return left
+
+    def _no_images(self, x: Tensor) -> Tensor:
+        """An empty batch has nothing to multiply: torch gives it its shape, and zeros for gradients."""
+        self.plan(torch.Size((1, *x.shape[1:])))  # what fits no image fits none of none
+        (top, bottom), (left, right) = self.padding
+        padded = F.pad(x, (left, right, top, bottom))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def plan(self, x_shape: torch.Size) -> ConvPlan:
         """Sizes for an input shape (N, C, H, W)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -50,17 +51,19 @@ class IntegerLinear(IntegerLayer):
         self.in_features, self.out_features = source.in_features, source.out_features
         self.training = source.training
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) float to (..., out_features) float32.
 
         Raises:
             ShapeError: for an input that does not fit the layer.
         """
-        x = self._checked_input(x)
+        x = self._checked_input(input)
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ShapeError(
                 f"layer {self.name}: the input's shape is {tuple(x.shape)}; its last size must be {self.in_features}"
             )
+        if x.numel() == 0:  # nothing to multiply: torch gives the shape, and zeros for gradients
+            return F.linear(x, self.weight, self.bias)
         y: Tensor = _LinearFunction.apply(x.reshape(-1, self.in_features), self.weight, self.bias, self)
         return y.view(*x.shape[:-1], self.out_features)
 

@@ -31,13 +31,13 @@ class LeanMaxPool2d(nn.Module):
         self.training = source.training
         self.name = name
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, P, Q)."""
-        lean = torch.is_grad_enabled() and x.requires_grad and x.dtype == torch.float32 and x.dim() == 4
-        if lean and native.usable(x.device) and all(self.out_size(x)):
-            y: Tensor = _Pool.apply(x, self)
+        lean = torch.is_grad_enabled() and input.requires_grad and input.dtype == torch.float32 and input.dim() == 4
+        if lean and native.usable(input.device) and all(self.out_size(input)):
+            y: Tensor = _Pool.apply(input, self)
             return y
-        return F.max_pool2d(x, self.kernel, self.stride, self.padding, self.dilation)
+        return F.max_pool2d(input, self.kernel, self.stride, self.padding, self.dilation)
 
     def out_size(self, x: Tensor) -> Pair:
         """(P, Q); 0 where nothing is left."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import native
+from bench.kernels.int_mm import record_gemms
 from bench.layers import QuantSpec, quantize_model
 from bench.layers.dispatch import DIRECT, INT_MM, PathChoice, exact_floats, run_fastest
 
@@ -88,7 +89,23 @@ def test_the_fastest_of_the_agreeing_is_taken_and_the_first_defines_the_result()
 def test_a_grid_that_has_grown_past_the_chosen_path_takes_the_integer_product():
     chosen = {"fprop": PathChoice(path="float32", reason="earlier, with fewer bits")}
     assert run_fastest(chosen, "fprop", {INT_MM: lambda: torch.ones(1)}).item() == 1.0
+    assert chosen["fprop"].path == INT_MM
+    assert "float32 ran before (earlier, with fewer bits)" in chosen["fprop"].reason
     assert exact_floats(CPU, 2**24) == ("float32",)
     assert exact_floats(CPU, 2**24 + 1) == ("float64",)
     assert exact_floats(CPU, 2**53 + 1) == ()
     assert exact_floats(torch.device("cuda"), 1) == ()
+
+
+def test_the_label_is_that_of_the_path_that_runs_also_after_a_fall_back():
+    model = layer_of(1, 8, "auto")
+    model[1].paths = {gemm: PathChoice(path="float32", reason="forced") for gemm in ("fprop", "dgrad", "wgrad")}
+    step(model)
+    facts = model[1].facts()
+    assert (facts.fprop, facts.dgrad, facts.wgrad) == ("simulated",) * 3
+    with record_gemms() as calls:  # a larger batch: wgrad's sums may pass 2^24
+        model(torch.rand(32, 16, 8, 8).requires_grad_()).sum().backward()
+    facts = model[1].facts()
+    assert (facts.fprop, facts.dgrad, facts.wgrad) == ("simulated", "simulated", "integer")
+    assert {(call.gemm, call.path) for call in calls} == {("fprop", "float32"), ("dgrad", "float32"), ("wgrad", INT_MM)}
+    assert facts.wgrad_path == "int_mm: float32 ran before (forced), until sums grew past what is exact there"
