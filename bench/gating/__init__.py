@@ -6,7 +6,8 @@ Statistics and thresholds are described in docs/gate.md.
 
 from bench.gating.comparison import Comparison, compare
 from bench.gating.metrics import THRESHOLDS, Policy, Threshold
-from bench.gating.ratio_test import RatioTest, Repeats, ratio_test
+from bench.gating.ratio_test import RatioTest, ratio_test
+from bench.gating.repeats import Repeats
 from bench.gating.verdicts import CELL, Row, Verdict, exit_code, worst_first
 
 __all__ = [

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from bench.gating.decide import Tested, decide_exact, decide_ratio, holm, median
 from bench.gating.matching import Pair, differences, match
 from bench.gating.metrics import Policy, Threshold
-from bench.gating.ratio_test import RatioTest, Repeats, Spread, ratio_test, usual_variance
+from bench.gating.ratio_test import RatioTest, ratio_test
+from bench.gating.repeats import Repeats, Spread, set_strays_aside, usual_variance
 from bench.gating.seeds import SeedGroup, decide_seeds, group_seeds, seed_test
 from bench.gating.verdicts import CELL, Reference, Row, Verdict, worst_first
 from bench.records.baseline import Entry, Metric, Samples, cell_label, is_measured
@@ -124,7 +125,9 @@ class _Work:
         spreads: dict[str, list[Spread]] = collections.defaultdict(list)
         for case in self.cases:
             if case.row.reference == "baseline":
-                spreads[case.row.metric].append(Spread.of(case.candidate, case.baseline))
+                spreads[case.row.metric].append(
+                    Spread.of(*set_strays_aside(case.candidate, case.baseline, case.threshold))
+                )
         usual = {metric: usual_variance(values) for metric, values in spreads.items()}
         tests: list[RatioTest] = [
             ratio_test(
@@ -139,13 +142,9 @@ class _Work:
         corrected = list(zip(worse, better, strict=True))
         for case, test, (p_worse, p_better) in zip(self.cases, tests, corrected, strict=False):
             tested = Tested(test=test, corrected_worse=p_worse, corrected_better=p_better, num_tests=self.num_tests)
-            medians = (case.candidate.median, case.baseline.median)
             self.rows.append(
-                decide_ratio(
-                    case.row, case.threshold, tested, self.policy, medians=medians, floor=case.floor,
-                    yardstick=case.yardstick,
-                )
-            )  # fmt: skip
+                decide_ratio(case.row, case.threshold, tested, self.policy, floor=case.floor, yardstick=case.yardstick)
+            )
         for group, seed, (p_worse, p_better) in zip(self.groups, seeds, corrected[len(tests) :], strict=True):
             self.rows.append(decide_seeds(group, seed, p_worse, p_better, self.num_tests, self.policy))
         return self.rows
@@ -272,7 +271,8 @@ def _median_of(entry: Entry, name: str) -> float | None:
 
 
 def _positive(samples: Samples) -> bool:
-    return all(min(repeat) > 0 for repeat in samples)
+    """Whether most samples of each process are above zero, so that its median has a logarithm."""
+    return all(sorted(repeat)[(len(repeat) - 1) // 2] > 0 for repeat in samples)
 
 
 def _on_cell(verdict: Verdict, entry: Entry, reason: str, reference: Reference) -> Row:

@@ -44,7 +44,6 @@ def decide_ratio(
     tested: Tested,
     policy: Policy,
     *,
-    medians: tuple[float, float],
     floor: float | None,
     yardstick: tuple[float, float] | None,
 ) -> Row:
@@ -55,7 +54,6 @@ def decide_ratio(
         threshold: of the metric.
         tested: its figures.
         policy: alpha, and how both sides were measured.
-        medians: of candidate and baseline, in the metric's unit.
         floor: baseline's median of the metric that the threshold's floor is a share of; none: no floor.
         yardstick: medians of what divides both sides, candidate and baseline; none: nothing does.
     """
@@ -63,11 +61,11 @@ def decide_ratio(
     is_worse = test.nearer_pct > 0
     p_value = test.p_worse if is_worse else test.p_better
     corrected = tested.corrected_worse if is_worse else tested.corrected_better
-    floor_pct = 100 * (floor or 0.0) * threshold.floor_pct / 100 / medians[1]
-    verdict, reason = _judge_ratio(test, limit, floor_pct, threshold, corrected, tested.num_tests, policy.alpha)
+    floor_pct = 100 * (floor or 0.0) * threshold.floor_pct / 100 / test.medians[1]
+    verdict, reason = _judge_ratio(test, limit, floor_pct, threshold, corrected, tested.num_tests, policy)
     note = "" if test.same_samples else _yardstick_note(threshold, yardstick)
     row = replace(
-        row, verdict=verdict, candidate=medians[0], baseline=medians[1], change_pct=test.change_pct,
+        row, verdict=verdict, candidate=test.medians[0], baseline=test.medians[1], change_pct=test.change_pct,
         low_pct=test.low_pct, high_pct=test.high_pct, threshold_pct=limit, p_value=p_value, corrected_p=corrected,
         reason=f"{reason}{note}.",
     )  # fmt: skip
@@ -81,28 +79,28 @@ def _judge_ratio(
     threshold: Threshold,
     corrected: float,
     num_tests: int,
-    alpha: float,
+    policy: Policy,
 ) -> tuple[Verdict, str]:
     """Verdict and reason without its full stop."""
     if test.same_samples:
         return Verdict.OK, "the samples are the same"
-    amount = abs(test.nearer_pct)
+    amount, alarms = abs(test.nearer_pct), threshold.alarms(policy.interleaved)
     change = f"{test.change_pct:+.3g} % (95 % interval {test.low_pct:+.3g} to {test.high_pct:+.3g})"
     if amount <= limit or amount <= floor_pct:
         blind = BLIND_FACTOR * max(limit, floor_pct)
-        if test.high_pct > blind and threshold.alarm:
+        if test.high_pct > blind and alarms:
             hint = f"the interval does not rule out {blind:.3g} %: measure more processes or on a quieter machine"
             return Verdict.INCONCLUSIVE, f"{change}: {hint}"
         if amount > limit:
             return Verdict.OK, f"{change}, less than {threshold.floor_pct:g} % of {threshold.floor_of}"
         return Verdict.OK, f"{change}, within {limit:g} %"
-    is_worse, is_sure = test.nearer_pct > 0, corrected <= alpha
+    is_worse, is_sure = test.nearer_pct > 0, corrected <= policy.alpha
     chance = f"chance {corrected:.2g} after correction for {num_tests} tests"
     if not is_worse:
         if is_sure:
             return Verdict.IMPROVED, f"better: {change}, more than {limit:g} % ({chance})"
         return Verdict.OK, f"{change}, better, if noise did not do it ({chance})"
-    if not threshold.alarm:
+    if not alarms:
         hint = "the machine may be slower or what both sides share; measure both in turn (gate --against)"
         return Verdict.INCONCLUSIVE, f"{change}, more than {limit:g} %: {hint}"
     if is_sure:
@@ -196,6 +194,11 @@ def _explain_ratio(
         f"The ratio of medians changed by {test.change_pct:+.3g} %, the mean over processes by "
         f"{test.process_change_pct:+.3g} %; what both agree on decides: {test.nearer_pct:+.3g} %."
     )
+    if any(test.num_strays):
+        sentences.append(
+            f"Set aside: {test.num_strays[1]} processes of the baseline and {test.num_strays[0]} of the candidate, "
+            "which stood alone, far from all others of both sides."
+        )
     position = "beyond" if abs(test.nearer_pct) > limit else "within"
     sentences.append(f"The threshold is {limit:g} %; the change is {position} it.")
     if floor_pct:

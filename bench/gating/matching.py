@@ -29,7 +29,7 @@ def match(candidates: Iterable[Entry], baselines: Iterable[Entry]) -> list[Pair]
     partner. A cell of the baseline that no candidate answers stands alone, unless it belongs to a machine of which the
     candidates hold nothing while they do hold others of the baseline's machines.
     """
-    ours, known = list(candidates), list(baselines)
+    ours, known = newest_of_each(candidates), newest_of_each(baselines)
     exact = {(cell_key(entry), entry.fingerprint): entry for entry in known}
     compared = {cell_key(entry) for entry in ours if (cell_key(entry), entry.fingerprint) in exact}
     alive = {cell_key(entry) for entry in ours}
@@ -63,6 +63,20 @@ def match(candidates: Iterable[Entry], baselines: Iterable[Entry]) -> list[Pair]
         answered_cells.add(cell_key(entry))
         pairs.append(Pair(None, entry))
     return pairs
+
+
+def newest_of_each(entries: Iterable[Entry]) -> list[Entry]:
+    """One entry per cell and machine: of several, that of the run which started last.
+
+    A folder may hold a cell of two versions of metagrad-bench, one of which writes an option that the other did not
+    have: two configurations, but one cell.
+    """
+    newest: dict[tuple[str, str], Entry] = {}
+    for entry in entries:
+        earlier = newest.get((cell_key(entry), entry.fingerprint))
+        if earlier is None or earlier.started_at <= entry.started_at:
+            newest[cell_key(entry), entry.fingerprint] = entry
+    return list(newest.values())
 
 
 def differences(candidate: Entry, baseline: Entry) -> str:

@@ -19,7 +19,11 @@ from bench.records.store import read_bytes, show_path
 
 Treat = dict[Verdict, ExitCode]
 _KEYS = ("alpha", "prior_df", "resamples", "thresholds", "treat")
-_NUMBERS = ("limit", "interleaved_limit", "floor_pct", "process_shift_pct", "session_shift_pct")
+_LIMITS, _FLOOR = ("limit", "interleaved_limit"), ("floor_of", "floor_pct")
+_SETTINGS = {
+    "ratio": (*_LIMITS, *_FLOOR, "process_shift_pct", "session_shift_pct"), "exact": (*_LIMITS, *_FLOOR),
+    "seeds": (*_LIMITS, "process_shift_pct"),
+}  # fmt: skip  # what has an effect, by how a metric is judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ def read_policy(path: Path, policy: Policy) -> Rules:
     name = show_path(path)
     try:
         content = yaml.safe_load(read_bytes(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: also a date that no calendar has
         raise ConfigError(f"The policy {name} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"The policy {name} is no mapping: write keys such as `thresholds:` and `treat:`.")
@@ -89,12 +93,16 @@ def with_threshold(policy: Policy, metric: str, value: Any) -> Policy:
     if isinstance(value, dict):
         fields: dict[str, Any] = {}
         for name, setting in value.items():
-            _known(name, (*_NUMBERS, "floor_of"), f"setting of {metric}")
-            fields[name] = str(setting) if name == "floor_of" else _number(f"{metric}.{name}", setting)
+            _known(name, _SETTINGS[known.judged_by], f"setting of {metric}")
+            if name == "floor_of":
+                _known(setting, tuple(policy.thresholds), "metric")
+            fields[name] = setting if name == "floor_of" else _number(f"{metric}.{name}", setting)
     else:
         limit = _number(metric, value)
         fields = {"limit": limit, "interleaved_limit": limit}
     threshold: Threshold = dataclasses.replace(known, **fields)
+    if threshold.floor_pct and not threshold.floor_of:
+        raise ConfigError(f"{metric}.floor_pct needs floor_of, the metric that it is a share of")
     return dataclasses.replace(policy, thresholds={**policy.thresholds, metric: threshold})
 
 

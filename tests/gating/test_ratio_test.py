@@ -8,7 +8,7 @@ import pytest
 
 from bench.gating import Policy, Repeats, Threshold, ratio_test
 from bench.gating.decide import holm
-from bench.gating.ratio_test import Spread, usual_variance
+from bench.gating.repeats import Spread, usual_variance
 
 THRESHOLD = Threshold(limit=5.0, judged_by="ratio", process_shift_pct=1.0)
 TOGETHER = Policy(interleaved=True)
@@ -117,3 +117,50 @@ def test_holms_correction_matches_a_worked_case() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def with_speeds(samples: list[list[float]], speeds: list[float]) -> list[list[float]]:
+    return [[value * speed for value in repeat] for repeat, speed in zip(samples, speeds, strict=True)]
+
+
+def test_a_machine_that_changes_its_speed_between_processes_changes_no_ratio() -> None:
+    # Both sides met the slow machine, the candidate once more often: 10 % slower code must still read as that.
+    ours, theirs = [1.0, 1.4, 1.4, 1.4], [1.0, 1.0, 1.4, 1.4]
+    steps, fp32 = noise(0, processes=4), noise(1, processes=4, middle=20.0)
+    slower_steps = [[value * 1.1 for value in repeat] for repeat in noise(2, processes=4)]
+    candidate = Repeats(with_speeds(slower_steps, ours), with_speeds(noise(3, processes=4, middle=20.0), ours))
+    baseline = Repeats(with_speeds(steps, theirs), with_speeds(fp32, theirs))
+    test = ratio_test(candidate, baseline, THRESHOLD, TOGETHER)
+    assert test.change_pct == pytest.approx(10.0, abs=1.5)
+    assert test.process_change_pct == pytest.approx(10.0, abs=1.5)
+    assert test.bootstrap_error_pct is not None
+    assert test.bootstrap_error_pct < 2
+    assert test.p_worse < 1e-4
+
+
+@pytest.mark.parametrize("side", ["candidate", "baseline"])
+def test_a_process_that_stands_alone_is_set_aside_and_blinds_nothing(side: str) -> None:
+    slow, base = scaled(noise(0, processes=4), 1.1), noise(1, processes=4)
+    struck = slow if side == "candidate" else base
+    struck[2] = [value * 2.5 for value in struck[2]]
+    test = ratio_test(Repeats(slow), Repeats(base), THRESHOLD, TOGETHER)
+    assert test.num_strays == ((1, 0) if side == "candidate" else (0, 1))
+    assert test.change_pct == pytest.approx(10.0, abs=1.5)
+    assert test.p_worse < 1e-4
+
+
+def test_a_second_state_that_both_sides_know_is_not_set_aside() -> None:
+    # Three of four processes in the slow state against one of four: chance may deal them so, and no code changed.
+    ours, theirs = (
+        with_speeds(noise(0, processes=4), [1, 1.1, 1.1, 1.1]),
+        with_speeds(noise(1, processes=4), [1, 1, 1, 1.1]),
+    )
+    test = ratio_test(Repeats(ours), Repeats(theirs), THRESHOLD, TOGETHER)
+    assert test.num_strays == (0, 0)
+    assert test.p_worse > 0.01
+
+
+def test_of_three_processes_none_is_set_aside() -> None:
+    odd = noise(0)
+    odd[0] = [value * 2.5 for value in odd[0]]
+    assert ratio_test(Repeats(odd), Repeats(noise(1)), THRESHOLD, TOGETHER).num_strays == (0, 0)

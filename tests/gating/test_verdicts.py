@@ -423,3 +423,30 @@ def test_what_regressed_one_way_improved_or_passed_the_other(old: float, new: fl
     if forward.verdict is Verdict.REGRESSED:
         assert forward.change_pct is not None
         assert forward.change_pct > threshold.limit
+
+
+def test_a_slowdown_that_fp32_shares_fails_in_turn_and_is_inconclusive_of_recorded_runs(entry: Entry) -> None:
+    names = ("step_ms", "forward_ms", "backward_ms", "meta_ms", "optimizer_ms", "data_ms", "unattributed_ms")
+    slow = scaled(entry, fp32_step_ms=1.7, **dict.fromkeys(names, 1.7))
+    assert verdicts(judge(entry, slow)) == {"fp32_step_ms": "inconclusive"}
+    assert verdicts(judge(entry, slow, Policy(interleaved=True))) == {"fp32_step_ms": "regressed"}
+
+
+def test_a_sample_of_nothing_among_others_leaves_the_test_a_ratio(entry: Entry) -> None:
+    # A coarse clock may read 0 once; compared in absolute time, a machine half as fast would look like a regression.
+    phases = ("step_ms", "backward_ms", "meta_ms", "optimizer_ms", "data_ms", "unattributed_ms", "fp32_step_ms")
+    slow = scaled(entry, forward_ms=1.5, **dict.fromkeys(phases, 1.5))
+    samples = slow.metrics["forward_ms"].samples
+    assert not isinstance(samples, Absent)
+    row = of(judge(entry, with_samples(slow, "forward_ms", ((0.0, *samples[0][1:]), *samples[1:]))), "forward_ms")
+    assert row.verdict is Verdict.OK
+    assert "relative to the FP32 step" in row.reason
+
+
+def test_of_two_versions_records_of_one_cell_the_newer_counts(entry: Entry) -> None:
+    before = configured(entry, seed=0, variant_name="a")
+    old = dataclasses.replace(scaled(before, step_ms=3), started_at="2026-01-01T00:00:00+00:00")
+    new = dataclasses.replace(configured(entry, seed=0, variant_name="a", compact=False), started_at="2026-02-01")
+    for candidates in ([old, new], [new, old]):
+        assert {row.verdict.value for row in judge_all([before], candidates)} == {"ok"}
+    assert {row.verdict.value for row in judge_all([old, new], [before])} == {"ok"}

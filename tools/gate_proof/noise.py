@@ -2,7 +2,8 @@
 
 In logarithms a process is: the machine's speed (the same for cell and FP32 steps), what shifts each phase against FP32
 in this run and in this process, and within the process noise that is autocorrelated and heavy-tailed. Drift and a
-second clock mode come on top, and hit whichever steps run at that time.
+second clock mode come on top, and hit whichever steps run at that time. Processes that something else disturbed are
+drawn beside the usual ones (``tools.gate_proof.disturbed``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import msgspec
 import numpy as np
 
 from bench.timing import SWITCH_STEPS
-from tools.gate_proof.runs import Recorded, Values
+from tools.gate_proof.disturbed import Disturbance, Process, calm, draw_disturbed, tell_apart
+from tools.gate_proof.runs import Recorded, Run, Values
 
 FP32 = "fp32_step_ms"
 STEP = "step_ms"
@@ -43,6 +45,8 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
     drift_sd: float  # between the start and the end of a process
     memory_bytes: dict[str, float]
     memory_sd: dict[str, float]  # share of it, between runs
+    disturbed_share: float = 0.0  # of processes; all above is of the others
+    disturbed: list[Disturbance] = []
 
 
 def measure_noise(recorded: Recorded) -> Noise:
@@ -53,25 +57,17 @@ def measure_noise(recorded: Recorded) -> Noise:
     """
     runs = recorded.of("plain")
     names = [name for name in runs[0].metrics if name.endswith("_ms") and name not in (STEP, FP32)]
-    ratios, machine, within, fp32, slopes = [], [], [], [], []
-    for run in runs:
-        rows = []
-        for process in range(len(run.metrics[FP32])):
-            reference = np.log(run.metrics[FP32][process])
-            phases = np.log(np.maximum([run.metrics[name][process] for name in names], 1e-6))  # (K, n)
-            middle, reference_middle = np.median(phases, axis=1), float(np.median(reference))
-            rows.append(middle - reference_middle)
-            machine.append(reference_middle)
-            within.append((phases - middle[:, None]).T)
-            fp32.append(reference - reference_middle)
-            steps = np.log(run.metrics[STEP][process])
-            slopes.append(_slope(steps) / 2 + _slope(reference) / 2)
-        ratios.append(np.array(rows))
-    num_processes = np.mean([len(rows) for rows in ratios])
+    processes = _processes(runs, names)
+    usual, disturbed = tell_apart(processes)
+    groups: dict[int, list[Process]] = {}
+    for process in usual:
+        groups.setdefault(process.run, []).append(process)
+    ratios = [np.array([process.ratios for process in group]) for group in groups.values() if len(group) > 1]
     process_cov = np.mean([np.cov(rows.T, ddof=1) for rows in ratios], axis=0)
     means = np.array([rows.mean(axis=0) for rows in ratios])
-    run_cov = np.cov(means.T, ddof=1) - process_cov / num_processes
-    residuals = np.concatenate(within)
+    run_cov = np.cov(means.T, ddof=1) - process_cov / np.mean([len(rows) for rows in ratios])
+    machine = [process.machine for process in usual]
+    fp32 = [process.fp32 for process in usual]
     memory = {
         name: [run.metrics[name][0][0] for run in runs if name in run.metrics]
         for name in ("peak_allocated_bytes", "peak_process_bytes")
@@ -85,22 +81,42 @@ def measure_noise(recorded: Recorded) -> Noise:
         machine_sd=float(np.std(machine, ddof=1)),
         run_cov=_positive(run_cov).tolist(),
         process_cov=_positive(process_cov).tolist(),
-        step_cov=_positive(np.cov(residuals.T, ddof=1)).tolist(),
-        fp32_sd=float(np.std(np.concatenate(fp32))),
-        autocorrelation=float(np.clip(np.mean([_lag_one(values) for values in fp32]), 0.0, 0.9)),
+        step_cov=_positive(np.cov(calm(np.concatenate([process.steps for process in usual])).T, ddof=1)).tolist(),
+        fp32_sd=float(np.std(calm(np.concatenate(fp32)))),
+        autocorrelation=float(np.clip(np.mean([_lag_one(calm(values)) for values in fp32]), 0.0, 0.9)),
         tail_df=_tail_df(_step_residuals(recorded)),
-        drift_sd=float(np.std(slopes)),
+        drift_sd=float(np.std(calm(np.array([process.slope for process in usual])))),
         memory_bytes={name: float(np.median(values)) for name, values in memory.items()},
         memory_sd={name: float(np.std(values) / np.median(values)) for name, values in memory.items()},
+        disturbed_share=len(disturbed) / len(processes),
+        disturbed=disturbed,
     )
     # A process's medians vary because its steps do; only what is beyond that is a shift of the process.
     return msgspec.structs.replace(noise, process_cov=_positive(process_cov - _median_cov(noise)).tolist())
 
 
+def _processes(runs: Sequence[Run], names: Sequence[str]) -> list[Process]:
+    """All processes of these runs, taken apart."""
+    processes = []
+    for number, run in enumerate(runs):
+        for place, samples in enumerate(run.metrics[FP32]):
+            reference = np.log(samples)
+            phases = np.log(np.maximum([run.metrics[name][place] for name in names], 1e-6))  # (K, n)
+            middle, machine = np.median(phases, axis=1), float(np.median(reference))
+            processes.append(
+                Process(
+                    run=number, machine=machine, ratios=middle - machine, steps=(phases - middle[:, None]).T,
+                    fp32=reference - machine,
+                    slope=_slope(np.log(run.metrics[STEP][place])) / 2 + _slope(reference) / 2,
+                )
+            )  # fmt: skip
+    return processes
+
+
 def _median_cov(noise: Noise) -> np.ndarray:
     """(K, K) covariance of a process's log medians against FP32 that its steps alone bring about."""
     nothing = np.zeros_like(noise.process_cov).tolist()
-    still = msgspec.structs.replace(noise, run_cov=nothing, process_cov=nothing)
+    still = msgspec.structs.replace(noise, run_cov=nothing, process_cov=nothing, disturbed=[])
     design = Design(interleaved=False, processes=_CALIBRATION_PROCESSES)
     (values,) = draw_side(still, design, 1, [{}], np.random.default_rng(0), clock_share=0.0)
     logs = np.log([np.median(values[name], axis=1) for name in noise.phases]) - np.log(np.median(values[FP32], axis=1))
@@ -141,13 +157,16 @@ def draw_side(
     runs = processes if design.interleaved else 1
     shift = _heavy(rng, noise.run_cov, (cells, runs))  # (C, R, K)
     shift = shift + _heavy(rng, noise.process_cov, (cells, processes))
-    machine = noise.machine_sd * rng.standard_normal((cells, processes, 1))
+    off, off_phases, unrest = draw_disturbed(noise.disturbed, noise.disturbed_share, kinds, (cells, processes), rng)
+    shift = shift + off_phases
+    machine = noise.machine_sd * rng.standard_normal((cells, processes, 1)) + off[..., None]
     times = _times(noise)  # (2, n): of cell and of FP32 steps, as shares of the process
     speed = machine[:, :, None] + _machine(noise, times, cells, processes, rng, clock_share)  # (C, P, 2, n)
     own = _autocorrelated(_heavy(rng, noise.step_cov, (cells, processes, count), noise.tail_df), noise, axis=2)
     reference = _autocorrelated(
         noise.fp32_sd * _student(rng, (cells, processes, count, 1), noise.tail_df), noise, axis=2
     )[..., 0]
+    own, reference = own * unrest[..., None, None], reference * unrest[..., None]
     factors = np.log([[phases.get(name, 1.0) for name in noise.phases] for phases in slow])
     logs = np.log(noise.level_ms) + factors[:, None, None] + shift[:, :, None] + speed[:, :, 0, :, None] + own
     phases_ms = np.exp(logs)  # (C, P, n, K)

@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.errors import RecordError
 from bench.hardware.environment import usable_cores
-from bench.records.baseline import Entry, cell_label
+from bench.records.baseline import Entry, cell_label, config_digest
 from bench.records.store import read_bytes, show_path, write_atomic
 from tools.against.merge import merge
 from tools.against.verb import REPEATS
@@ -152,11 +152,17 @@ def measure_again(side: list[Entry], cells: list[str], again: list[Entry]) -> No
 
 
 def suite(template: Entry, cells: list[Values]) -> list[Entry]:
-    """Drawn samples as the entries of a suite's cells."""
-    return [
-        dataclasses.replace(with_values(template, values), variant=f"cell{place}", config_digest=f"{place:016x}")
-        for place, values in enumerate(cells)
-    ]
+    """Drawn samples as the entries of a suite's cells, each with a configuration of its own, as matching needs."""
+    entries = []
+    for place, values in enumerate(cells):
+        variant = f"cell{place}"
+        config = template.config | {"variant_name": variant}
+        entries.append(
+            dataclasses.replace(
+                with_values(template, values), variant=variant, config=config, config_digest=config_digest(config)
+            )
+        )
+    return entries
 
 
 def _chunks(simulated: Simulated, wanted: dict[Scenario, int]) -> Iterator[tuple[Scenario, int]]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bench.errors import RecordError
+from bench.gating.matching import cell_key
 from bench.records.baseline import entry_of
 from bench.records.schema import RunRecord
 from tools.gate_proof import planted, simulate
@@ -134,6 +135,41 @@ def test_noise_is_measured_as_it_was_drawn(recorded: Recorded) -> None:
     assert np.sqrt(np.diag(noise.run_cov)) == pytest.approx([0.005] * 3, abs=0.003)
     assert noise.fp32_sd == pytest.approx(0.03, rel=0.2)
     assert (noise.rounds, noise.steps_per_block) == (6, 3)
+
+
+def test_every_cell_of_a_drawn_suite_is_compared_with_its_own_and_only_the_slowed_one_is_found(
+    recorded: Recorded,
+) -> None:
+    rng = np.random.default_rng(3)
+    equal: list[dict[str, float]] = [{} for _ in range(3)]
+    before = simulate.suite(recorded.template, draw_side(NOISE, simulate.IN_TURN, 3, equal, rng))
+    slowed = draw_side(NOISE, simulate.IN_TURN, 3, [{}, {"backward_ms": 1.5}, {}], rng)
+    after = simulate.suite(recorded.template, slowed)
+    finding = simulate.judge(after, before, simulate.INTERLEAVED)
+    assert set(finding.regressed_cells) == {after[1].config_digest}
+    assert named_right(finding, "backward")
+    assert len({cell_key(entry) for entry in before}) == 3
+
+
+def test_disturbed_processes_are_told_apart_and_drawn_as_often_as_they_were_seen(recorded: Recorded) -> None:
+    rng = np.random.default_rng(4)
+    design = Design(interleaved=False, processes=4)
+    draws = [draw_side(NOISE, design, 1, [{}], rng, clock_share=0.0)[0] for _ in range(50)]
+    for metrics in draws[::5]:  # one process in twenty: all six times as long, FP32 steps nine times
+        for name in metrics:
+            if name.endswith("_ms"):
+                factor = 9.0 if name == "fp32_step_ms" else 6.0
+                metrics[name][0] = [factor * value for value in metrics[name][0]]
+    recorded.runs = [Run(kind="plain", number=n, started_s=0.0, metrics=metrics) for n, metrics in enumerate(draws)]
+    noise = measure_noise(recorded)
+    assert noise.disturbed_share == pytest.approx(0.05, abs=0.01)
+    assert np.median([one.machine for one in noise.disturbed]) == pytest.approx(np.log(9), abs=0.1)
+    assert np.median([one.phases for one in noise.disturbed], axis=0) == pytest.approx([np.log(6 / 9)] * 3, abs=0.1)
+    assert noise.machine_sd == pytest.approx(0.03, rel=0.3)
+    assert np.sqrt(np.diag(noise.process_cov)) == pytest.approx([0.01] * 3, rel=0.3)
+    (drawn,) = draw_side(noise, Design(interleaved=False, processes=2000), 1, [{}], rng)
+    levels = np.median(drawn["fp32_step_ms"], axis=1)
+    assert np.mean(levels > 6 * 12) == pytest.approx(0.05, abs=0.02)
 
 
 def test_the_drawn_phases_add_up_to_the_step_and_slow_down_where_told() -> None:
