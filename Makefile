@@ -30,8 +30,8 @@ test: $(STAMP) ## the test suite, a few minutes
 test-slow: $(STAMP) ## what takes longer: wheel in an empty environment, browser, seeds
 	$(BIN)/python -m pytest -m slow -q
 
-faults: $(STAMP) ## the fault campaign: suites killed, disks filled, files damaged; ten minutes to half an hour
-	$(BIN)/python -P -m tools.faults
+faults: $(STAMP) ## the fault campaign: suites killed, disks filled, files damaged; half an hour; goes on where it was stopped
+	$(BIN)/python -P -m tools.faults --folder $(OUT)/faults --json docs/faults/campaign.json --page docs/faults.md
 
 check: lint types test ## lint, types and tests
 
@@ -52,7 +52,7 @@ bench: $(STAMP) ## the project's own benchmarks: the demo's cells timed against 
 gate-proof: $(STAMP) ## what the regression gate is worth on this machine: docs/gate-proof.md, up to an hour; goes on where it was stopped
 	$(BIN)/python -m tools.gate_proof
 
-scale: $(STAMP) ## what 1,000, 10,000 and 100,000 cells cost around their measuring: docs/scale/scale.json, up to two hours
+scale: $(STAMP) ## what 1,000, 10,000 and 100,000 cells cost around their measuring: docs/scale/scale.json, a quarter of an hour; goes on where it was stopped
 	$(BIN)/python -m tools.scale --json docs/scale/scale.json
 
 clean: ## remove the environment, caches and what was measured

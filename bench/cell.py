@@ -58,6 +58,7 @@ from bench.timing_summary import (
     with_device_state,
 )
 from bench.training.assemble import as_fp32, for_pretraining, without_hypernet
+from bench.training.checkpoint import unseal_state
 from bench.units import Absent
 
 _VERBS = ("took ", "ran ", "was ", "did not ", "has no ")  # with which an outcome's reason may begin
@@ -329,6 +330,8 @@ class _CellRun:
             self.missing |= dict.fromkeys(_MEASURED, reason)
             return False
         self.weights = str(path)
+        with suppress(DamagedFileError, OSError):  # the passes that start from them say so
+            self.notices.extend(f"FP32 weights: {notice}" for notice in unseal_state(path).get("notices", ()))
         return True
 
     def _is_whole(self, path: Path) -> bool:

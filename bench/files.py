@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 LEFTOVER_SUFFIX = ".tmp"  # of what a killed writer leaves
@@ -24,12 +25,12 @@ class DamagedFileError(Exception):
     """A sealed file whose content is not what was written; ``str(error)`` says in what."""
 
 
-def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
+def write_whole(path: Path, data: bytes | Iterable[bytes], *, replace: bool = True) -> None:
     """Write a whole file or none.
 
     Args:
         path: in a folder that exists.
-        data: the content.
+        data: the content, or its parts where it need not be in memory as a whole.
         replace: whether an existing file may be replaced; otherwise the first writer wins, also across processes.
 
     Raises:
@@ -38,7 +39,7 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
     temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(6)}{LEFTOVER_SUFFIX}")
     try:
         with temporary.open("xb") as stream:
-            stream.write(data)
+            stream.writelines([data] if isinstance(data, bytes) else data)
             stream.flush()
             os.fsync(stream.fileno())
         if replace:

@@ -144,7 +144,7 @@ def check_pass(*, report: Report, cell: CellConfig, device: str) -> CheckAnswer:
 
 
 def pretrain_pass(*, report: Report, cell: CellConfig, device: str, target: str, resume: str) -> float | Absent:
-    """Train the FP32 model from random weights and leave its state dict at `target`, sealed.
+    """Train the FP32 model from random weights and leave its state dict and notices at `target`, sealed.
 
     Args:
         report: takes progress.
@@ -171,8 +171,9 @@ def pretrain_pass(*, report: Report, cell: CellConfig, device: str, target: str,
     if not data.synthetic:
         accuracy = evaluate(parts, test, beat=lambda: report({"phase": "evaluating FP32"}))
     state = {name: value.detach().cpu().contiguous() for name, value in parts.model.state_dict().items()}
+    accuracy_pct = None if isinstance(accuracy, Absent) else accuracy
     try:
-        seal_state(path, {"state": state, "accuracy_pct": None if isinstance(accuracy, Absent) else accuracy})
+        seal_state(path, {"state": state, "accuracy_pct": accuracy_pct, "notices": list(result.notices)})
     except OSError as error:
         raise RecordError(
             f"the FP32 weights cannot be written to {path.parent}: {error.strerror or error}; free space or choose "

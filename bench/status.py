@@ -201,7 +201,9 @@ class StatusReader:
 
     def _read_record(self, run: Path) -> _Header | str:
         try:
-            return _headers.decode((run / RECORD_FILE).read_bytes())
+            header = _headers.decode((run / RECORD_FILE).read_bytes())
+            header.cell = header.cell.copy()  # a view would keep the whole file in memory
+            return header
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             return str(getattr(error, "strerror", None) or error)
 
@@ -373,5 +375,6 @@ def match_cells(suite: Path, digests: Sequence[str]) -> list[Path | None]:
         reader.read()
     newest: dict[str, tuple[str, Path]] = {}
     for run, header in reader.headers() if reader is not None else ():
-        newest[header.digest()] = max(newest.get(header.digest(), ("", run)), (header.started_at, run))
+        digest = header.digest()
+        newest[digest] = max(newest.get(digest, ("", run)), (header.started_at, run))
     return [newest[digest][1] if digest in newest else None for digest in digests]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -8,15 +9,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
 
 from bench.app import parse_arguments, plan_cells
 from bench.errors import ConfigError, WorkerError
-from bench.jobs import check_shared, shared_mark
+from bench.jobs import JobLog, check_shared, shared_mark
 from bench.records.store import find_records
 from bench.status import StatusReader
+from hydra_plugins.metagrad_launchers import ray_launcher
 from hydra_plugins.metagrad_launchers.ray_launcher import task_resources
 
 ROOT = Path(__file__).parents[1]
@@ -45,18 +49,34 @@ def run(cwd: Path, *argv: str, threads: str | None = "1") -> tuple[int, str, str
     return process.returncode, out, err
 
 
-@pytest.fixture(scope="module")
-def two_nodes() -> Iterator[str]:
-    """Address of a Ray cluster of two nodes with one CPU each."""
+def counts_reach(folder: Path, process: subprocess.Popen[str], *, running: int) -> bool:
+    """Whether so many cells are running before the process ends."""
+    while process.poll() is None:
+        time.sleep(0.5)
+        if folder.is_dir() and StatusReader([folder]).read().counts.get("running", 0) >= running:
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def ray_cluster(nodes: int) -> Iterator[tuple[str, list[int]]]:
+    """A Ray cluster with one CPU a node: its address, and the raylets of all nodes but the head."""
     cluster = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "ray_cluster.py"), "2"], text=True, stdin=subprocess.PIPE,
+        [sys.executable, str(ROOT / "tests" / "ray_cluster.py"), str(nodes)], text=True, stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert cluster.stdout is not None
-    address = cluster.stdout.readline().strip()
+    address, raylets = cluster.stdout.readline().strip(), cluster.stdout.readline()
     assert address, "the cluster did not start"
-    yield address
+    yield address, [int(pid) for pid in raylets.split()]
     cluster.communicate()
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[str]:
+    """Address of a Ray cluster of two nodes with one CPU each."""
+    with ray_cluster(2) as (address, _):
+        yield address
 
 
 @pytest.mark.slow
@@ -94,6 +114,32 @@ def test_ray_runs_a_sweep_on_two_nodes_and_its_records_land_in_one_store(two_nod
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("retries", [1, 0])
+def test_a_cell_whose_ray_node_died_is_measured_on_another_or_named(retries: int, tmp_path: Path) -> None:
+    with ray_cluster(2) as (address, (raylet,)):
+        ray = ["hydra/launcher=ray", f"hydra.launcher.address={address}", f"hydra.launcher.retries={retries}"]
+        some_time = ["protocol.timing_budget_s=12", "protocol.timing_interval_pct=0.0001", "protocol.timing_blocks=3"]
+        process = start(tmp_path, "seed=1,2", *QUICK, *some_time, *ray)
+        assert counts_reach(tmp_path / "out", process, running=2)
+        os.kill(raylet, signal.SIGKILL)
+        _, err = process.communicate()
+    found, problems = find_records([tmp_path / "out"])
+    assert not problems
+    assert "Traceback" not in err
+    seeds = [item.record.seed for item in found]
+    if retries:
+        assert process.returncode == 0, err[-3000:]
+        assert seeds == [1, 2]
+        assert len(set(re.findall(r"ok \((node \w+)\)", err))) == 1, "the node that is left measured both"
+        assert sum("Measured in several runs" in " ".join(item.record.notices) for item in found) == 1
+    else:
+        assert process.returncode == 1, err[-3000:]
+        assert len(seeds) == 1
+        assert "1 of 2 jobs left no record" in err
+        assert re.search(r"seed=\d: failed: its Ray worker ended", err)
+
+
+@pytest.mark.slow
 def test_ray_says_in_a_sentence_what_a_worker_could_not_do(two_nodes: str, tmp_path: Path) -> None:
     ray = ["hydra/launcher=ray", f"hydra.launcher.address={two_nodes}"]
     code, out, err = run(tmp_path, "device=cuda", "seed=1", *QUICK[:4], *ray)
@@ -121,22 +167,14 @@ def test_submitit_runs_the_jobs_of_a_sweep_into_one_store(tmp_path: Path) -> Non
 def test_ctrl_c_ends_the_jobs_of_every_launcher(launcher: str, two_nodes: str, tmp_path: Path) -> None:
     settings = {"joblib": ["hydra.launcher.n_jobs=2"], "ray": [f"hydra.launcher.address={two_nodes}"]}.get(launcher, [])
     process = start(tmp_path, "seed=1,2", *QUICK, *ENDLESS, f"hydra/launcher={launcher}", *settings)
-    reader = None
-    for _ in range(120):
-        time.sleep(0.5)
-        if (tmp_path / "out").is_dir():
-            reader = reader or StatusReader([tmp_path / "out"])
-            if "running" in reader.read().counts:
-                break
-    assert reader is not None
-    assert "running" in reader.read().counts
+    assert counts_reach(tmp_path / "out", process, running=1)
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Interrupted" in err
     assert "Traceback" not in err
     time.sleep(6)
-    counts = reader.read().counts
+    counts = StatusReader([tmp_path / "out"]).read().counts
     assert "running" not in counts, counts
     left = [p.info["pid"] for p in psutil.process_iter(["pid", "cwd"]) if p.info["cwd"] == str(tmp_path)]
     assert left == [], [psutil.Process(pid).cmdline() for pid in left]
@@ -170,6 +208,45 @@ def test_what_no_node_has_is_refused_instead_of_waited_for() -> None:
             task_resources(device, [HEAD, CPUS], num_cpus=cpus, resources=resources)
     with pytest.raises(WorkerError, match="use device=cuda"):
         task_resources("cuda:1", [GPUS], num_cpus=None, resources={})
+
+
+class DepletedRay:
+    """Ray's interface as the launcher uses it, of a cluster whose only GPU node is gone; one cell needs no GPU."""
+
+    exceptions = SimpleNamespace(RayTaskError=RuntimeError, RayError=OSError)
+
+    def __init__(self) -> None:
+        self.cancelled: list[str] = []
+        self.looks = 0
+
+    def wait(self, pending: list[str], **_: object) -> tuple[list[str], list[str]]:
+        self.looks += 1
+        ready = ["cpu"] if self.looks == 2 else []
+        return ready, [ref for ref in pending if ref not in ready]
+
+    def nodes(self) -> list[dict[str, object]]:
+        return [{"Alive": True, "Resources": {"CPU": 8.0}}, {"Alive": False, "Resources": {"CPU": 8.0, "GPU": 1.0}}]
+
+    def get(self, ref: str) -> tuple[JobReturn, str]:
+        answer = JobReturn(status=JobStatus.COMPLETED)
+        answer.return_value = "ok"
+        return answer, f"node of {ref}"
+
+    def cancel(self, ref: str, *, force: bool) -> None:
+        self.cancelled.append(ref)
+
+
+def test_a_cell_that_no_node_of_the_cluster_can_take_any_more_is_named_instead_of_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray_launcher, "_RETURN_S", 0.0)
+    cluster, log = DepletedRay(), JobLog(total=2, show=False)
+    wanted = [{"num_cpus": 1.0, "num_gpus": gpus, "resources": {}} for gpus in (0, 1)]
+    returns = ray_launcher._collect(cluster, {"cpu": 0, "gpu": 1}, wanted, ["one", "other"], log)
+    assert [job.return_value for job in returns] == ["ok"]
+    assert cluster.cancelled == ["gpu"]
+    with pytest.raises(WorkerError, match=r"1 of 2 jobs .* no node is left that has the 1 CPU, 1 GPU"):
+        log.check()
 
 
 def test_a_worker_that_does_not_share_the_store_says_so(tmp_path: Path) -> None:

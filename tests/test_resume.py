@@ -105,8 +105,10 @@ def test_an_interrupted_cell_keeps_its_finished_passes_and_its_training_goes_on(
     record = run_cell(cell)
     assert passes.ran == ["accuracy_pass"]
     assert record.status == "ok"
-    assert record.notices[-2].startswith("Measured in several runs: check, timing 1 stood from before")
-    assert "The training was interrupted and went on after step" in record.notices[-1]
+    several, pretraining, training = record.notices[-3:]
+    assert several.startswith("Measured in several runs: check, timing 1 stood from before")
+    assert pretraining.startswith("FP32 weights: The training was interrupted and went on after step")
+    assert training.startswith("The training was interrupted and went on after step")
     waiting = [path.name for path in locate(cell)[0].parent.iterdir() if path.suffix in (".resume", ".files")]
     assert not waiting, "nothing waits any more"
     whole = run_cell(dataclasses.replace(cell, output_dir=str(tmp_path / "twin")))

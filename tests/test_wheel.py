@@ -30,7 +30,9 @@ def run(*command: str, cwd: Path) -> str:
 def test_the_wheel_carries_configs_and_templates_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
-    assert {"bench", "suites", "reports", "tools"} <= tops
+    assert {"bench", "suites", "reports", "tools", "hydra_plugins"} <= tops
+    launchers = "hydra_plugins/metagrad_launchers"
+    assert {f"{launchers}/{name}.py" for name in ("ray_launcher", "submitit_launcher", "sweeper")} <= set(names)
     assert not any("tests" in name.split("/") for name in names)
     assert "suites/suite/demo.yaml" in names
     assert "reports/templates/report.html.j2" in names

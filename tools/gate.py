@@ -17,8 +17,8 @@ from bench.errors import ConfigError, NoBaselineError, NothingMeasuredError, Rec
 from bench.gating import THRESHOLDS, Comparison, Policy, Threshold, compare
 from bench.gating.policy_file import Rules, Treat, read_policy, read_treat, with_threshold
 from bench.gating.verdicts import OUTCOMES
-from bench.records.baseline import Baseline, Entry, is_baseline, newest_entries, read_baseline
-from bench.records.store import find_records, show_path
+from bench.records.baseline import Baseline, Entry, entry_of, is_baseline, newest_entries, read_baseline
+from bench.records.store import find_records, read_records, show_path
 from tools.against.verb import CONFIRM, REPEATS, compare_with_revision, shared_alpha
 from tools.gate_output import RENDERERS, conclude, publish, unit
 
@@ -235,12 +235,12 @@ def read_entries(paths: Iterable[Path]) -> tuple[tuple[Entry, ...], tuple[str, .
     """
     paths = list(paths)
     ready = [entry for path in paths if is_baseline(path) for entry in read_baseline(path).entries]
-    found, problems = find_records(path for path in paths if not is_baseline(path))
+    found, problems = read_records((path for path in paths if not is_baseline(path)), entry_of)
     unreadable = [problem.reason for problem in problems if problem.unreadable]
     if unreadable:
         more = f" ({len(unreadable) - 1} more cannot be read either.)" if len(unreadable) > 1 else ""
         raise RecordError(unreadable[0] + more)
-    measured = newest_entries(item.record for item in found)
+    measured = newest_entries(entry for _, entry in found)
     entries = (*ready, *measured)
     notes = [problem.reason for problem in problems]
     older = len(found) - len(measured)

@@ -28,6 +28,7 @@ from tools.gate_ci import append_summary, is_github, render_github, render_junit
 from tools.output import emit
 
 OUTPUT_VERSION = 2
+MOST_LINES = 500  # of a table for people, the worst first; JSON and JUnit hold every row
 PIPED_WIDTH = 160  # columns of a table that no terminal shows
 STYLES = {
     Verdict.FAILED: "bold red", Verdict.REGRESSED: "bold red", Verdict.MISSING: "red",
@@ -137,19 +138,29 @@ def findings(rows: Iterable[Row]) -> list[tuple[str, ...]]:
     return [tuple(map(show_text, line)) for line in lines]
 
 
+def _cut(lines: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], str]:
+    """As many lines as a person reads, and a sentence on the others; empty where there are none."""
+    rest = lines[MOST_LINES:]
+    if not rest:
+        return lines, ""
+    fine = sum(words == Verdict.OK.words for words, *_ in rest)
+    return lines[:MOST_LINES], f"And {len(rest)} more lines, {fine} of them ok: --write json=FILE holds every row."
+
+
 def render_text(outcome: Outcome, explain: bool) -> str:
     """A table for terminals and logs, worst first, and the conclusion as the last line."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if is_terminal else PIPED_WIDTH
-    lines = io.StringIO()
-    console = Console(file=lines, width=width, force_terminal=is_terminal)
+    drawn = io.StringIO()
+    console = Console(file=drawn, width=width, force_terminal=is_terminal)
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for name in COLUMNS:
         table.add_column(name, justify="right" if name in ("baseline", "candidate", "change") else "left")
-    for words, *cells in findings(outcome.rows):
+    lines, more = _cut(findings(outcome.rows))
+    for words, *cells in lines:
         table.add_row(Text(words, style=STYLES[Verdict(words.replace(" ", "_"))]), *map(Text, cells))
     console.print(table)
-    shown = [line.rstrip() for line in lines.getvalue().splitlines()]
+    shown = [*(line.rstrip() for line in drawn.getvalue().splitlines()), *([more] if more else [])]
     explained: list[str] = []
     for title, sentences in _explanations(outcome) if explain else ():
         explained += ["", title, *(f"  {sentence}" for sentence in sentences)]
@@ -158,9 +169,10 @@ def render_text(outcome: Outcome, explain: bool) -> str:
 
 def render_markdown(outcome: Outcome, explain: bool) -> str:
     """A summary for a pull request: the conclusion, then the table."""
-    rows = [COLUMNS, ("---", "---", "---", "---:", "---:", "---:", "---"), *findings(outcome.rows)]
+    lines, more = _cut(findings(outcome.rows))
+    rows = [COLUMNS, ("---", "---", "---", "---:", "---:", "---:", "---"), *lines]
     table = "\n".join("| " + " | ".join(_escape_markdown(cell) for cell in row) + " |" for row in rows)
-    notes = "".join(f"\n{_escape_markdown(show_text(note))}\n" for note in outcome.notes)
+    notes = "".join(f"\n{_escape_markdown(show_text(note))}\n" for note in (*([more] if more else []), *outcome.notes))
     explained = ""
     for title, sentences in _explanations(outcome) if explain else ():
         listed = "".join(f"- {_escape_markdown(sentence)}\n" for sentence in sentences)

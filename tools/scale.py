@@ -1,6 +1,7 @@
 """What thousands of cells cost: time and memory of each step around them, on synthetic records (``make scale``).
 
-Records are the demo's eight, varied: other models, seeds, keys and times. Every stage runs in a process of its own.
+Records are the demo's eight, varied: other models, seeds, keys and times. Every stage runs in a process of its own. A
+run that was stopped goes on where it was: a stage that the JSON holds already, of the same code and machine, is left.
 """
 
 from __future__ import annotations
@@ -10,67 +11,118 @@ import dataclasses
 import datetime as dt
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.provenance import code_digest, machine, write_json
+from tools.scale_stages import READERS, STAGES, Work
+
 DEMO = Path(__file__).parents[1] / "docs" / "demo"
 NUM_MODELS = 25
-# stage -> the largest number of cells at which it is measured unless asked for more, and why
-LIMITS = {"plan": 10_000, "write": 10_000, "status": 100_000, "read": 100_000, "baseline": 100_000, "gate": 100_000,
-          "report": 10_000}  # fmt: skip
+SIZES = (1_000, 10_000, 100_000)
+# Stages that are measured up to so many cells only: a command plans one sweep, and a disk flushes cell by cell.
+LIMITS = {"plan": 10_000, "write": 1_000}
+WHOLE = "whole"  # a file beside a store that says by which code it was written to its end
 
 
 def main(argv: Sequence[str]) -> int:
     """Measure every stage at every size and leave a JSON."""
     parser = argparse.ArgumentParser(prog="python -m tools.scale", description=__doc__)
-    parser.add_argument("--sizes", default="1000,10000,100000", help="numbers of cells")
-    parser.add_argument("--stages", default=",".join(LIMITS), help=f"any of {', '.join(LIMITS)}")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of cells")
+    parser.add_argument("--stages", default=",".join(STAGES), help=f"any of {', '.join(STAGES)}")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go; those of other sizes are kept")
-    parser.add_argument("--folder", type=Path, help="where the records lie; none: a temporary folder")
+    parser.add_argument("--folder", type=Path, help="where the records lie, and stay; none: out/scale until the end")
+    parser.add_argument("--again", action="store_true", help="measure also what the JSON holds already")
     parser.add_argument("--time-limit-s", type=float, default=1800.0, help="of one stage")
     parser.add_argument("--memory-limit-gb", type=float, default=8.0, help="address space of one stage")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     args = parser.parse_args(list(argv))
+    sizes = [int(text) for text in args.sizes.split(",")]
+    keep, args.folder = args.folder is not None, args.folder or Path("out/scale")
     if args.stage is not None:
-        print(json.dumps(_measure(args.stage, int(args.sizes), args.folder)))
+        print(json.dumps(_measure(args.stage, _work(sizes[0], args.folder))))
         return 0
-    root = args.folder or Path(tempfile.mkdtemp(prefix="mgb-scale-"))
-    figures = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else {"stages": []}
-    figures |= {"measured_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "machine": _machine()}
-    for size in (int(text) for text in args.sizes.split(",")):
-        folder = root / str(size)
-        if not (folder / "records").exists():
-            _fill(folder / "records", size)
-        for stage in args.stages.split(","):
-            if size > LIMITS[stage]:
+    stages = args.stages.split(",")
+    unknown = sorted(set(stages) - set(STAGES))
+    if unknown or min(sizes) < 1:
+        parser.error(f"there is no stage {', '.join(unknown)}" if unknown else "--sizes are numbers above 0")
+    code = code_digest()
+    rows = json.loads(args.json.read_text(encoding="utf-8"))["stages"] if args.json.exists() else []
+    for size in sizes:
+        work = _work(size, args.folder)
+        for stage in stages:
+            if size > LIMITS.get(stage, size):
                 continue
-            answer = _in_child(stage, size, folder, args)
-            kept = [row for row in figures["stages"] if (row["stage"], row["cells"]) != (stage, size)]
-            figures["stages"] = sorted([*kept, {"stage": stage, "cells": size, **answer}], key=_place)
-            print(stage, size, answer, flush=True)
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    if args.folder is None:
-        shutil.rmtree(root)
+            if not args.again and _is_measured(rows, stage, size, code):
+                print(f"{stage:<9}{size:>8,} cells  {args.json} has it, of this code and machine (--again)")
+                continue
+            if stage == "fill" or (stage in READERS and not _has_store(work, code)):
+                rows = _replaced(rows, _fill(work, code, args))
+            if stage != "fill":
+                rows = _replaced(rows, _row(stage, work, code, args))
+            _write(args.json, rows)
+    if not keep:
+        shutil.rmtree(args.folder, ignore_errors=True)
     return 0
 
 
-def _place(row: dict[str, Any]) -> tuple[int, int]:
-    return list(LIMITS).index(row["stage"]), row["cells"]
+def _work(size: int, folder: Path) -> Work:
+    return Work(size=size, folder=folder / str(size), records=lambda: _records(size))
 
 
-def _in_child(stage: str, size: int, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+def _has_store(work: Work, code: str) -> bool:
+    """Whether the store was written to its end by this code."""
+    try:
+        return (work.folder / WHOLE).read_text(encoding="ascii") == code
+    except OSError:
+        return False
+
+
+def _is_measured(rows: Sequence[dict[str, Any]], stage: str, size: int, code: str) -> bool:
+    wanted = {"stage": stage, "cells": size, "code": code, "machine": machine()}
+    return any(row | wanted == row for row in rows)
+
+
+def _fill(work: Work, code: str, args: argparse.Namespace) -> dict[str, Any]:
+    """The store that others read, made anew."""
+    (work.folder / WHOLE).unlink(missing_ok=True)
+    row = _row("fill", work, code, args)
+    if "reason" not in row:
+        (work.folder / WHOLE).write_text(code, encoding="ascii")
+    return row
+
+
+def _replaced(rows: Sequence[dict[str, Any]], row: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*(other for other in rows if (other["stage"], other["cells"]) != (row["stage"], row["cells"])), row]
+
+
+def _row(stage: str, work: Work, code: str, args: argparse.Namespace) -> dict[str, Any]:
+    """One stage measured."""
+    work.folder.mkdir(parents=True, exist_ok=True)
+    load = os.getloadavg()[0]
+    answer = _in_child(stage, work.size, args)
+    print(f"{stage:<9}{work.size:>8,} cells  {answer}", flush=True)
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    facts = {"measured_at": now, "load_before": round(load, 2), "machine": machine(), "code": code}
+    return {"stage": stage, "cells": work.size, **answer, **facts}
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    order = list(STAGES)
+    rows.sort(key=lambda row: (order.index(row["stage"]), row["cells"]))
+    write_json(path, {"stages": rows})
+
+
+def _in_child(stage: str, size: int, args: argparse.Namespace) -> dict[str, Any]:
     limit = int(args.memory_limit_gb * 1024**3)
     command = [sys.executable, "-m", "tools.scale", "--stage", stage, "--sizes", str(size)]
-    command += ["--folder", str(folder), "--json", os.devnull]
+    command += ["--folder", str(args.folder), "--json", os.devnull]
     try:
         child = subprocess.run(
             command, capture_output=True, text=True, timeout=args.time_limit_s, check=False,
@@ -85,18 +137,19 @@ def _in_child(stage: str, size: int, folder: Path, args: argparse.Namespace) -> 
     return answer
 
 
-def _measure(stage: str, size: int, folder: Path) -> dict[str, Any]:
-    run = STAGES[stage](size, folder)  # imports and what is no part of the stage
+def _measure(stage: str, work: Work) -> dict[str, Any]:
+    run = STAGES[stage](work)  # imports and what is no part of the stage
     start, cpu_start = time.perf_counter(), time.process_time()
     extra = run() or {}
     seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()  # ru_maxrss would be the parent's too
     peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
-    rounded = {"wall_s": round(seconds, 3), "cpu_s": round(cpu_s, 3), "cpu_ms_per_cell": round(cpu_s * 1e3 / size, 4)}
+    per_cell_ms = round(cpu_s * 1e3 / work.size, 4)
+    rounded = {"wall_s": round(seconds, 3), "cpu_s": round(cpu_s, 3), "cpu_ms_per_cell": per_cell_ms}
     return {**rounded, "peak_bytes": peak, **extra}
 
 
-def _records(size: int) -> Any:
+def _records(size: int) -> Iterator[Any]:
     """So many records out of the demo's, one after another."""
     from bench.records.store import read_record
 
@@ -110,115 +163,6 @@ def _records(size: int) -> Any:
             record, key=f"{number:016x}", seed=seed, model_name=model, cell=cell,
             started_at=(start + dt.timedelta(minutes=number)).isoformat(),
         )  # fmt: skip
-
-
-def _fill(folder: Path, size: int) -> None:
-    """The store that the stages read: records alone, not flushed to disk one by one."""
-    from bench.records.store import RECORD_FILE, encode_record
-
-    for record in _records(size):
-        run = folder / record.suite / f"{record.variant}-{record.model_name}-seed{record.seed}"
-        run.mkdir(parents=True)
-        (run / RECORD_FILE).write_bytes(encode_record(record))
-
-
-def _plan(size: int, folder: Path) -> Callable[[], Any]:
-    from bench import cell as cells
-    from bench.app import parse_arguments, plan_cells
-    from bench.precheck import check_cells
-
-    argv = ["suite=demo", "device=cpu", f"seed=range(0,{size // 8})", f"output_dir={folder / 'planned'}"]
-
-    def run() -> dict[str, float]:
-        start = time.perf_counter()
-        plan = plan_cells(parse_arguments(argv))
-        composed = time.perf_counter()
-        check_cells(plan.cells)
-        cells.locate_all(plan.cells)
-        return {"composing_s": round(composed - start, 3), "locating_s": round(time.perf_counter() - composed, 3)}
-
-    return run
-
-
-def _write(size: int, folder: Path) -> Callable[[], Any]:
-    from bench.records.store import write_record
-
-    target = folder / "written"
-    shutil.rmtree(target, ignore_errors=True)
-
-    def run() -> None:
-        for record in _records(size):
-            write_record(target / record.key, record, config_yaml="")
-
-    return run
-
-
-def _status(size: int, folder: Path) -> Callable[[], Any]:
-    from bench.status import StatusReader
-    from tools.status import as_text
-
-    def run() -> dict[str, float]:
-        reader = StatusReader([folder / "records"])
-        status = reader.read()
-        assert len(status.cells) == size, "every record is a cell"
-        again = time.perf_counter()
-        reader.read()
-        printing = time.perf_counter()
-        as_text(status)
-        return {"second_look_s": round(printing - again, 3), "printing_s": round(time.perf_counter() - printing, 3)}
-
-    return run
-
-
-def _read(size: int, folder: Path) -> Callable[[], Any]:
-    from bench.records.store import find_records
-
-    def run() -> None:
-        found, problems = find_records([folder / "records"])
-        assert (len(found), len(problems)) == (size, 0), "every record is read"
-
-    return run
-
-
-def _verb(*argv: str, codes: tuple[int, ...] = (0,)) -> Callable[[], Any]:
-    from tools.cli import main as call
-
-    def run() -> None:
-        before, sys.stdout = sys.stdout, open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
-        try:
-            code = call(argv)
-        finally:
-            sys.stdout.close()
-            sys.stdout = before
-        assert code in codes, f"{argv[0]} ended with {code}"
-
-    return run
-
-
-def _baseline(size: int, folder: Path) -> Callable[[], Any]:
-    target = folder / "baseline.json"
-    target.unlink(missing_ok=True)  # written anew: over an earlier one the verb would also tell what moved
-    return _verb("baseline", str(folder / "records"), "-o", str(target))
-
-
-STAGES: dict[str, Callable[[int, Path], Callable[[], Any]]] = {
-    "plan": _plan,
-    "write": _write,
-    "status": _status,
-    "read": _read,
-    "baseline": _baseline,
-    "gate": lambda size, folder: _verb(
-        "gate", str(folder / "records"), "--baseline", str(folder / "baseline.json"), codes=(0, 1, 3, 5)
-    ),
-    "report": lambda size, folder: _verb("report", str(folder / "records"), "-o", str(folder / "report")),
-}
-
-
-def _machine() -> dict[str, Any]:
-    from bench.hardware.probe import cpu_name
-
-    return {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(),
-            "load_1min": round(os.getloadavg()[0], 2)}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ give equal bytes.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,17 @@ class Baseline:
     entries: tuple[Entry, ...]
 
 
-_decoder = msgspec.json.Decoder(Baseline)
+class _File(msgspec.Struct):
+    """A baseline whose entries are still text."""
+
+    schema_version: int
+    created: str
+    entries: list[msgspec.Raw]
+
+
+_files = msgspec.json.Decoder(_File)
+_entries = msgspec.json.Decoder(Entry)
+_MOST_SHARED = 4096  # parts of configurations and environments, which are few however many the cells
 
 
 def cell_label(entry: Entry) -> str:
@@ -113,33 +125,40 @@ def entry_of(record: RunRecord) -> Entry:
         throttled_kept=sum(repeat.kept for repeat in repeats),
         code_version=record.code_version,
         started_at=record.started_at,
-        environment=_excerpt(record.environment),
-        config=config,
+        environment=_shared_parts(_excerpt(record.environment)),
+        config=_shared_parts(config),
         metrics={name: Metric(samples=samples) for name, samples in _metrics(record, repeats).items()},
     )
 
 
-def newest_entries(records: Iterable[RunRecord]) -> tuple[Entry, ...]:
+def newest_entries(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     """One entry per cell and machine, of the run that started last, sorted by name.
 
     A folder of runs keeps those of earlier code versions; they are not what is to be compared.
     """
     newest: dict[tuple[str, str], Entry] = {}
-    for entry in sorted(map(entry_of, records), key=lambda item: (item.started_at, item.code_version)):
+    for entry in sorted(entries, key=lambda item: (item.started_at, item.code_version)):
         newest[entry.config_digest, entry.fingerprint] = entry
     return tuple(sorted(newest.values(), key=_order))
 
 
-def encode_baseline(entries: Iterable[Entry]) -> bytes:
-    """Encode a baseline as indented JSON, entries sorted, one line per repeat.
+def encode_baseline(entries: Iterable[Entry]) -> Iterator[bytes]:
+    """A baseline as indented JSON, entries sorted, one line per repeat; entry by entry, since they may be many.
 
     Args:
         entries: at least one.
     """
-    ordered = tuple(sorted(entries, key=_order))
+    ordered = sorted(entries, key=_order)
     assert ordered, "a baseline needs an entry"
     created = max(entry.started_at for entry in ordered)
-    return pretty_json(msgspec.json.encode(Baseline(schema_version=BASELINE_VERSION, created=created, entries=ordered)))
+    frame = Baseline(schema_version=BASELINE_VERSION, created=created, entries=())
+    head, _, tail = pretty_json(msgspec.json.encode(frame)).rpartition(b"[]")
+    before = head + b"[\n"
+    for entry in ordered:
+        text = pretty_json(msgspec.json.encode(entry)).rstrip()
+        yield before + b"    " + text.replace(b"\n", b"\n    ")
+        before = b",\n"
+    yield b"\n  ]" + tail
 
 
 def write_baseline(path: Path, entries: Iterable[Entry]) -> None:
@@ -159,23 +178,51 @@ def read_baseline(path: Path) -> Baseline:
             contradicts itself; the message says where.
     """
     data, name = read_bytes(path), show_path(path)
+
+    def check_version() -> None:
+        check_header(
+            path, data, key="entries", kind="a baseline", newest=BASELINE_VERSION, oldest=BASELINE_VERSION, renew=RENEW
+        )
+
     try:
-        baseline = _decoder.decode(data)
+        file = _files.decode(data)
+        if file.schema_version != BASELINE_VERSION:
+            check_version()
+        entries = tuple(_decode_entries(file.entries))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        check_header(
-            path, data, key="entries", kind="a baseline", newest=BASELINE_VERSION, oldest=BASELINE_VERSION, renew=RENEW
-        )
+        check_version()
         raise RecordError(f"The baseline {name} is damaged: {error}; restore it or write it again.") from error
-    if baseline.schema_version != BASELINE_VERSION:
-        check_header(
-            path, data, key="entries", kind="a baseline", newest=BASELINE_VERSION, oldest=BASELINE_VERSION, renew=RENEW
-        )
     try:
-        json.loads(data, object_pairs_hook=_refuse_twins)
-        _check(baseline)
+        json.loads(_without_entries(data, file.entries), object_pairs_hook=_refuse_twins)
+        _check(entries, file.entries)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"The baseline {name} is damaged: {error}; restore it or write it again.") from error
-    return baseline
+    return Baseline(schema_version=file.schema_version, created=file.created, entries=entries)
+
+
+def _decode_entries(texts: Iterable[msgspec.Raw]) -> Iterator[Entry]:
+    """Entries one by one, what they have in common shared; an error names its place in the file."""
+    for number, text in enumerate(texts):
+        try:
+            entry = _entries.decode(text)
+        except msgspec.MsgspecError as error:
+            place = f"`$.entries[{number}]"
+            raise type(error)(
+                str(error).replace("`$", place) if "`$" in str(error) else f"{error} - at {place}`"
+            ) from None
+        yield dataclasses.replace(
+            entry, environment=_shared_parts(entry.environment), config=_shared_parts(entry.config)
+        )
+
+
+def _without_entries(data: bytes, texts: Iterable[msgspec.Raw]) -> bytes:
+    """What stands around the entries."""
+    around, start = [], 0
+    for text in map(bytes, texts):
+        at = data.index(text, start)
+        around.append(data[start:at] + b"0")
+        start = at + len(text)
+    return b"".join(around) + data[start:]
 
 
 def is_baseline(path: Path) -> bool:
@@ -240,6 +287,16 @@ def _excerpt(environment: dict[str, Any]) -> dict[str, Any]:
     return excerpt
 
 
+def _shared_parts(value: dict[str, Any]) -> dict[str, Any]:
+    """A nested block with its parts exchanged for equal ones that other entries have too; none is ever changed."""
+    return {name: _shared(json.dumps(part)) if isinstance(part, dict | list) else part for name, part in value.items()}
+
+
+@functools.lru_cache(maxsize=_MOST_SHARED)
+def _shared(text: str) -> Any:
+    return json.loads(text)
+
+
 def _without_keys(config: dict[str, Any], paths: Iterable[tuple[str, ...]]) -> dict[str, Any]:
     """Copy a nested configuration without the values at the given paths."""
     copy = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items()}
@@ -269,11 +326,12 @@ def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _check(baseline: Baseline) -> None:
-    """Refuse a baseline that contradicts itself."""
+def _check(entries: Sequence[Entry], texts: Sequence[msgspec.Raw]) -> None:
+    """Refuse entries that contradict themselves or each other."""
     seen = set()
-    for number, entry in enumerate(baseline.entries):
+    for number, (entry, text) in enumerate(zip(entries, texts, strict=True)):
         place = f"`$.entries[{number}]`"
+        json.loads(bytes(text), object_pairs_hook=_refuse_twins)
         identity = (entry.config_digest, entry.fingerprint)
         if identity in seen:
             raise ValueError(f"{place} is a second entry for {cell_label(entry)!a} on {entry.fingerprint!a}")

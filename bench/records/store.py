@@ -13,10 +13,10 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ _END, _SEAL_LINE = b"\n}\n", b',\n  "sha256": "%s"'
 _SEAL = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n\}\n\Z')
 _SEAL_BYTES = 128  # more than it takes
 _decoder = msgspec.json.Decoder(RunRecord)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +124,12 @@ def pretty_json(data: bytes) -> bytes:
     return _NUMBER_LIST.sub(lambda found: b"[" + b" ".join(found[0][1:-1].split()) + b"]", indented) + b"\n"
 
 
-def write_atomic(path: Path, data: bytes, *, replace: bool) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[bytes], *, replace: bool) -> None:
     """Write a whole file or none: a temporary file beside it, flushed to disk, then moved into place.
 
     Args:
         path: in a folder that exists.
-        data: the content.
+        data: the content, or its parts one after another.
         replace: whether an existing file may be replaced; otherwise the first writer wins, also across processes.
 
     Raises:
@@ -187,6 +188,20 @@ def find_records(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
     Raises:
         RecordError: if one of the given paths does not exist.
     """
+    found, problems = read_records(paths, lambda record: record)
+    return [Found(path, record) for path, record in found], problems
+
+
+def read_records(paths: Iterable[Path], take: Callable[[RunRecord], T]) -> tuple[list[tuple[Path, T]], list[Problem]]:
+    """The same, but only what is taken from each record stays in memory: of 100,000 records a fraction.
+
+    Args:
+        paths: files and folders.
+        take: called with each record as it is read, in the order of their paths.
+
+    Raises:
+        RecordError: if one of the given paths does not exist.
+    """
     files: list[Path] = []
     problems: list[Problem] = []
     visited: set[tuple[int, int]] = set()
@@ -202,21 +217,34 @@ def find_records(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
         else:
             files.append(path)
 
-    newest: dict[str, Found] = {}
+    newest: dict[str, tuple[Path, str, T]] = {}  # by key: the file, when its run started, what was taken
     for path in sorted(set(files)):
         try:
-            found = Found(path, read_record(path))
+            record = read_record(path)
         except RecordError as error:
             problems.append(Problem(path, str(error), unreadable=True))
             continue
-        other = newest.setdefault(found.record.key, found)
-        if other is found or other.record == found.record:
+        other = newest.get(record.key)
+        if other is not None and _holds(other[0], record):
             continue
-        first, last = sorted((other, found), key=lambda item: item.record.started_at)
-        newest[found.record.key] = last
-        reason = f"The record {show_path(first.path)} is left aside: {show_path(last.path)} has its key and is newer."
-        problems.append(Problem(first.path, reason, unreadable=False))
-    return sorted(newest.values(), key=lambda item: item.path), sorted(problems, key=lambda item: item.path)
+        this = (path, record.started_at, take(record))
+        if other is None:
+            newest[record.key] = this
+            continue
+        first, last = sorted((other, this), key=lambda item: item[1])
+        newest[record.key] = last
+        reason = f"The record {show_path(first[0])} is left aside: {show_path(last[0])} has its key and is newer."
+        problems.append(Problem(first[0], reason, unreadable=False))
+    found = sorted(((path, taken) for path, _, taken in newest.values()), key=lambda item: item[0])
+    return found, sorted(problems, key=lambda item: item.path)
+
+
+def _holds(path: Path, record: RunRecord) -> bool:
+    """Whether a file that was read before holds an equal record: a copy."""
+    try:
+        return read_record(path) == record
+    except RecordError:
+        return False  # gone since
 
 
 def read_bytes(path: Path) -> bytes:
@@ -313,10 +341,16 @@ def _check_values(value: Any, field: str) -> None:
             _check_values(name, field)
             _check_values(item, f"{field}.{name}")
     elif isinstance(value, (list, tuple)):
+        if all(map(_is_finite_float, value)):  # samples, by the thousand
+            return
         for index, item in enumerate(value):
             _check_values(item, f"{field}[{index}]")
     else:
         assert value is None or isinstance(value, (bool, int)), f"{field} is a {type(value).__name__}, no plain value"
+
+
+def _is_finite_float(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
 
 
 def _walk(folder: Path, visited: set[tuple[int, int]], problems: list[Problem]) -> Iterator[Path]:

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 _CANCEL_GRACE_S = 10.0
 _REACH_S = 5.0
 _LOOK_S = 30.0  # without a finished cell, how long until the nodes are looked at
+_RETURN_S = 600.0  # a node that a cell needs may come back so late, or be started by an autoscaler
 
 
 @dataclass
@@ -83,7 +85,7 @@ class RayLauncher(Launcher):
                 ref = task.options(**options).remote(shared, list(overrides), number, str(mark), str(Path.cwd()))
                 refs[ref] = index
             log.say(f"{len(refs)} cells on a Ray cluster; `metagrad-bench status {folder}` shows them")
-            returns = _collect(ray, refs, [name_job(overrides) for overrides in job_overrides], log)
+            returns = _collect(ray, refs, wanted, [name_job(overrides) for overrides in job_overrides], log)
         log.check()
         return returns
 
@@ -119,14 +121,27 @@ def task_resources(
     if num_cpus is None:
         # Nodes of equal size are full then; on a larger one the device's lock keeps a second cell waiting.
         num_cpus = 1.0 if gpus else min((node["CPU"] for node in nodes if node.get("CPU", 0) >= 1), default=1.0)
-    wanted = {"CPU": num_cpus, "GPU": gpus, **resources}
-    if not any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
-        needs = ", ".join(f"{count:g} {name}" for name, count in wanted.items() if count)
+    wanted = {"num_cpus": num_cpus, "num_gpus": gpus, "resources": resources}
+    if not _fits(wanted, nodes):
         raise WorkerError(
-            f"No node of the Ray cluster has the {needs} that a cell with device={device} reserves: change device, "
-            "hydra.launcher.num_cpus or hydra.launcher.resources, or add a node."
+            f"No node of the Ray cluster has the {_needs(wanted)} that a cell with device={device} reserves: change "
+            "device, hydra.launcher.num_cpus or hydra.launcher.resources, or add a node."
         )
-    return {"num_cpus": num_cpus, "num_gpus": gpus, "resources": resources}
+    return wanted
+
+
+def _counts(wanted: dict[str, Any]) -> dict[str, float]:
+    """A task's options as a node counts its resources."""
+    return {"CPU": wanted["num_cpus"], "GPU": wanted["num_gpus"], **wanted["resources"]}
+
+
+def _fits(wanted: dict[str, Any], nodes: Sequence[dict[str, float]]) -> bool:
+    """Whether a node has, busy or not, what a task reserves."""
+    return any(all(node.get(name, 0) >= count for name, count in _counts(wanted).items()) for node in nodes)
+
+
+def _needs(wanted: dict[str, Any]) -> str:
+    return ", ".join(f"{count:g} {name}" for name, count in _counts(wanted).items() if count)
 
 
 def run_in_worker(shared: bytes, overrides: list[str], number: int, mark: str, folder: str) -> tuple[JobReturn, str]:
@@ -168,18 +183,32 @@ def run_in_worker(shared: bytes, overrides: list[str], number: int, mark: str, f
     return run_job(task, job_config, "hydra.sweep.dir", "hydra.sweep.subdir", context), place
 
 
-def _collect(ray: Any, refs: dict[Any, int], names: Sequence[str], log: Any) -> list[JobReturn]:
-    """Wait for every job, in whatever order they end."""
+def _collect(
+    ray: Any, refs: dict[Any, int], wanted: Sequence[dict[str, Any]], names: Sequence[str], log: Any
+) -> list[JobReturn]:
+    """Wait for every job, in whatever order they end; one that no node can take any more is given up."""
     from bench.errors import WorkerError
 
     returns: dict[int, JobReturn] = {}
     pending = list(refs)
+    without_node_since: dict[Any, float] = {}
     try:
         while pending:
             done, pending = ray.wait(pending, num_returns=1, timeout=_LOOK_S)
             if not done:
-                if not any(node["Alive"] for node in ray.nodes()):
+                nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+                if not nodes:
                     raise WorkerError("All nodes of the Ray cluster are gone: start them and run again.")
+                now = time.monotonic()
+                without_node_since = {
+                    ref: without_node_since.get(ref, now) for ref in pending if not _fits(wanted[refs[ref]], nodes)
+                }
+                for ref in [ref for ref, since in without_node_since.items() if now - since >= _RETURN_S]:
+                    needs = _needs(wanted[refs[ref]])
+                    log.finish(names[refs[ref]], error=WorkerError(f"no node is left that has the {needs}; run again."))
+                    with contextlib.suppress(Exception):  # gone meanwhile
+                        ray.cancel(ref, force=True)
+                    pending.remove(ref)
                 continue
             (ref,) = done
             name = names[refs[ref]]

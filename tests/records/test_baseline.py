@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from bench.errors import RecordError
 from bench.hardware.environment import describe_differences, read_environment
 from bench.records.baseline import (
+    BASELINE_VERSION,
+    Baseline,
     encode_baseline,
     entry_of,
     is_measured,
@@ -24,6 +27,7 @@ from bench.records.baseline import (
     write_baseline,
 )
 from bench.records.schema import RunRecord
+from bench.records.store import pretty_json
 from bench.units import Absent
 
 MakeRecord = Callable[..., RunRecord]
@@ -38,7 +42,7 @@ def edited(path: Path, change: Callable[[Any], None]) -> Path:
 
 @pytest.fixture
 def written(tmp_path: Path, make_record: MakeRecord) -> Path:
-    write_baseline(tmp_path / "baseline.json", newest_entries([make_record()]))
+    write_baseline(tmp_path / "baseline.json", [entry_of(make_record())])
     return tmp_path / "baseline.json"
 
 
@@ -66,9 +70,13 @@ def test_a_baseline_reads_back_and_takes_one_line_per_repeat(written: Path, make
 
 def test_the_same_records_give_the_same_bytes_in_any_order(make_record: MakeRecord) -> None:
     records = [make_record(variant=name, cell={"variant_name": name}) for name in "abc"]
-    files = {encode_baseline(newest_entries(order)) for order in itertools.permutations(records)}
+    entries = [entry_of(record) for record in records]
+    files = {b"".join(encode_baseline(newest_entries(order))) for order in itertools.permutations(entries)}
     assert len(files) == 1
-    assert [entry["variant"] for entry in json.loads(files.pop())["entries"]] == ["a", "b", "c"]
+    (content,) = files
+    assert [entry["variant"] for entry in json.loads(content)["entries"]] == ["a", "b", "c"]
+    whole = Baseline(schema_version=BASELINE_VERSION, created=records[0].started_at, entries=tuple(entries))
+    assert content == pretty_json(msgspec.json.encode(whole)), "written entry by entry, it reads as written at once"
 
 
 def test_a_cell_is_found_again_after_a_change_of_code_or_of_what_has_no_effect(make_record: MakeRecord) -> None:
@@ -96,7 +104,7 @@ def test_the_newest_run_of_a_cell_on_a_machine_counts(make_record: MakeRecord) -
     old = make_record(code_version="1", started_at="2026-11-20T00:00:00+00:00")
     new = make_record(code_version="2", started_at="2026-11-22T00:00:00+00:00")
     elsewhere = make_record(code_version="3", fingerprint="cuda-0")
-    entries = newest_entries([new, old, elsewhere])
+    entries = newest_entries(map(entry_of, (new, old, elsewhere)))
     assert [(entry.fingerprint, entry.code_version) for entry in entries] == [("cpu-89abcdef", "2"), ("cuda-0", "3")]
 
 
@@ -216,9 +224,21 @@ def test_two_entries_for_one_cell_and_machine_are_damage(written: Path) -> None:
 
 
 def test_a_key_that_a_merge_left_twice_is_damage(written: Path) -> None:
-    written.write_text(written.read_text().replace('"seed": 0,', '"seed": 0, "seed": 0,', 1))
+    text = written.read_text()
+    written.write_text(text.replace('"seed": 0,', '"seed": 0, "seed": 0,', 1))
     with pytest.raises(RecordError, match="the key 'seed' stands twice"):
         read_baseline(written)
+    entries = text[text.index('"entries"') : text.rindex("\n}")]
+    written.write_text(text.replace(entries, f"{entries},\n  {entries}"))
+    with pytest.raises(RecordError, match="the key 'entries' stands twice"):
+        read_baseline(written)
+
+
+def test_entries_share_what_is_equal_in_them(written: Path, make_record: MakeRecord) -> None:
+    (entry,) = read_baseline(written).entries
+    other = entry_of(make_record(seed=1))
+    assert entry.environment["torch"] is other.environment["torch"]
+    assert other.environment == entry.environment
 
 
 def test_a_folder_or_pipe_is_no_baseline(tmp_path: Path) -> None:

@@ -22,7 +22,15 @@ from hypothesis import strategies as st
 from bench.errors import RecordError
 from bench.records import schema
 from bench.records.schema import RunRecord
-from bench.records.store import Found, encode_record, find_records, read_record, write_atomic, write_record
+from bench.records.store import (
+    Found,
+    encode_record,
+    find_records,
+    read_record,
+    read_records,
+    write_atomic,
+    write_record,
+)
 from bench.units import Absent
 
 MakeRecord = Callable[..., RunRecord]
@@ -397,6 +405,16 @@ def test_a_copied_run_counts_once(tmp_path: Path, make_record: MakeRecord) -> No
     found, problems = find_records([tmp_path])
     assert [item.path.parent.name for item in found] == ["a"]
     assert problems == []
+
+
+def test_what_is_taken_from_records_follows_them(tmp_path: Path, make_record: MakeRecord) -> None:
+    old, new = make_record(seed=1), make_record(seed=2, started_at="2027-01-01T00:00:00+00:00")
+    paths = [
+        write_record(tmp_path / name, record, config_yaml="") for name, record in (("a", new), ("b", old), ("c", new))
+    ]
+    found, problems = read_records([tmp_path], lambda record: record.seed)
+    assert found == [(paths[0], 2)]
+    assert [(problem.path, problem.unreadable) for problem in problems] == [(paths[1], False)]
 
 
 @pytest.mark.parametrize("newer", ["a", "b"])

@@ -441,3 +441,22 @@ def test_the_command_answers_with_the_exit_code_though_its_reader_went_away(benc
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
     assert done.returncode == 2
     assert b"cannot be written: No space left on device" in done.stderr
+
+
+def test_of_many_cells_the_worst_are_listed_and_the_rest_counted(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tools.gate_output.MOST_LINES", 3)
+    records = [bench.record(name) for name in "abcde"]
+    bench.accept(*records)
+    bench.measure(*records[:4], slower(records[4], 1.5))
+    assert (
+        bench.gate("--write", f"markdown={tmp_path / 'gate.md'}", f"json={tmp_path / 'gate.json'}") == ExitCode.FAILED
+    )
+    text = capsys.readouterr().out
+    rest = "And 3 more lines, 3 of them ok: --write json=FILE holds every row."
+    assert text.splitlines()[2].startswith("regressed")
+    assert rest in text
+    assert rest in (tmp_path / "gate.md").read_text(encoding="utf-8")
+    rows = json.loads((tmp_path / "gate.json").read_text(encoding="utf-8"))["rows"]
+    assert {row["cell"].split()[0] for row in rows} == {f"demo/{name}" for name in "abcde"}

@@ -7,24 +7,24 @@ reads as whole, no process is left, and nothing was repaired by hand.
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import resource
 import shutil
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bench.records.schema import RunRecord
 from tools.faults.damage import damage_something
-from tools.faults.runs import VARIANTS, Suite, differences, records_in
+from tools.faults.kept import Standing
+from tools.faults.runs import VARIANTS, Suite, differences, records_in, slowness
 
-LONGEST_KILL_DELAY_S = 16.0  # after a suite's start; a start takes some seconds, a cell a few more
+KILLED_BEFORE = 0.5  # of the CPU seconds that an undisturbed suite takes
 DAMAGE_EVERY = 4  # kills
-GONE_WITHIN_S = 20.0  # children after their parent
+GONE_WITHIN_S = 20.0  # children after their parent, in looks of an idle machine
+SILENCE_S = 60.0  # without progress until a cell is ended, on an idle machine
 ENDINGS = {"Segfault": "crashed", "Killed": "killed", "Hang": "timed_out", "EatMemory": "out_of_memory",
            "Diverge": "diverged", "SmallNet": "ok"}  # fmt: skip
 _SMALL_DISK = "size=96k"
@@ -32,44 +32,75 @@ _SMALL_FILE_BYTES = 2000
 
 
 class Campaign:
-    """Runs scenarios in a folder and counts."""
+    """Runs scenarios in a folder and counts; what is counted is kept after each, so that it can be gone on with."""
 
-    def __init__(self, folder: Path, *, kills: int, seed: int) -> None:
-        """Start with nothing done.
+    def __init__(self, folder: Path, *, kills: int, seed: int, done: Iterable[Standing] = ()) -> None:
+        """Start with nothing done, or where an earlier run stopped.
 
         Args:
-            folder: to work in, empty.
+            folder: to work in; of a new campaign, empty.
             kills: how many suites are killed.
             seed: of all moments and choices.
+            done: how scenarios stand.
         """
         self.folder = folder
         self.kills = kills
-        self.random = random.Random(seed)
-        self.counts: Counter[str] = Counter()
-        self.wrong: list[str] = []
+        self.seed = seed
+        self.standings = {standing.name: standing for standing in done}
+        self.now = Standing(name="")
+        self.keep: Callable[[], None] = lambda: None
 
-    def run(self, only: list[str]) -> None:
-        """Run scenarios by name, in the order of ``SCENARIOS``."""
+    def run(self, only: list[str], keep: Callable[[], None] = lambda: None) -> None:
+        """Run scenarios by name, in the order of ``SCENARIOS``.
+
+        Args:
+            only: these.
+            keep: called where the campaign could be gone on with.
+        """
+        self.keep = keep
         for name, scenario in SCENARIOS.items():
-            if name in only:
-                started = time.monotonic()
-                try:
-                    scenario(self)
-                except BaseException as error:
-                    self.wrong.append(f"{name} broke off with {type(error).__name__}: {error}")
-                    raise
-                say(f"{name}: done after {time.monotonic() - started:.0f} s, {len(self.wrong)} things wrong so far")
+            if name not in only or (name in self.standings and self.standings[name].ended):
+                continue
+            self.now = self.standings.setdefault(name, Standing(name=name))
+            if not self.now.resumable:
+                self.standings[name] = self.now = Standing(name=name)
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            started, before_s = time.monotonic(), self.now.elapsed_s
+            try:
+                scenario(self, self.folder / name)
+                self.now.ended = True
+            except Exception as error:
+                self.now.wrong.append(f"{name} broke off with {type(error).__name__}: {error}")
+                raise
+            finally:
+                self.now.elapsed_s = round(before_s + time.monotonic() - started, 1)
+                keep()
+            say(f"{name}: done after {self.now.elapsed_s:.0f} s, {len(self.wrong)} things wrong so far")
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Of the scenario under way."""
+        return self.now.counts
+
+    @property
+    def wrong(self) -> list[str]:
+        """Of all scenarios."""
+        return [sentence for standing in self.standings.values() for sentence in standing.wrong]
+
+    def total(self) -> Counter[str]:
+        """Counts of all scenarios."""
+        return sum((standing.counts for standing in self.standings.values()), Counter())
 
     def expect(self, holds: bool, sentence: str) -> None:
         """Note what does not hold."""
         if not holds:
-            self.wrong.append(sentence)
+            self.now.wrong.append(sentence)
             say(f"WRONG: {sentence}")
 
     def check_folder(self, output: Path, after: str) -> dict[tuple[object, ...], RunRecord]:
         """Every record reads, and is there once."""
         records, wrong = records_in(output)
-        self.wrong += [f"after {after}: {sentence}" for sentence in wrong]
+        self.now.wrong += [f"after {after}: {sentence}" for sentence in wrong]
         return records
 
     def finish(self, output: Path, seed: int, after: str, settings: tuple[str, ...] = ()) -> None:
@@ -96,25 +127,35 @@ class Campaign:
         output = self.folder / "twins"
         records = {key: value for key, value in records_in(output)[0].items() if key[-1] == seed}
         if len(records) < len(VARIANTS):
-            code = Suite(output, seed=seed).wait()
-            self.expect(code == 0, f"the undisturbed suite of seed {seed} ended with {code}")
+            suite = Suite(output, seed=seed)
+            code = suite.wait()
+            self.expect(code == 0, f"the undisturbed suite of seed {seed} ended with {code}: {suite.output[-1500:]}")
             records = {key: value for key, value in records_in(output)[0].items() if key[-1] == seed}
         return records
 
 
-def kill_at_random_moments(campaign: Campaign) -> None:
+def kill_at_random_moments(campaign: Campaign, output: Path) -> None:
     """SIGKILL to the parent, again and again; now and then a file is damaged before the next start."""
-    output, seed, damaged_records = campaign.folder / "killed", 0, 0
+    now = campaign.now
+    if not now.resumable:
+        shutil.rmtree(campaign.folder / "twins", ignore_errors=True)
+        undisturbed = Suite(campaign.folder / "twins", seed=0)
+        campaign.expect(undisturbed.wait() == 0, f"the undisturbed suite failed: {undisturbed.output[-1500:]}")
+        now.resumable = {"seed": 0, "damaged_records": 0, "starts": 0, "suite_cpu_s": round(undisturbed.cpu_s, 1)}
+    state = now.resumable
     while campaign.counts["suites killed"] < campaign.kills:
+        campaign.keep()
+        state["starts"] += 1
+        chance = random.Random(f"{campaign.seed} {state['starts']}")
         before = campaign.check_folder(output, "a kill")
-        suite = Suite(output, seed=seed)
-        if suite.wait(campaign.random.uniform(0.5, LONGEST_KILL_DELAY_S)) is not None:
+        suite = Suite(output, seed=int(state["seed"]))
+        if suite.wait(chance.uniform(0, KILLED_BEFORE) * state["suite_cpu_s"]) is not None:
             campaign.expect(suite.process.returncode == 0, f"a suite ended by itself with {suite.process.returncode}")
-            campaign.finish(output, seed, "kills")
-            seed += 1
+            campaign.finish(output, int(state["seed"]), "kills")
+            state["seed"] += 1
             continue
-        gone_s = suite.kill()
-        campaign.expect(gone_s < GONE_WITHIN_S, f"children outlived their parent by {gone_s:.0f} s")
+        outlived_s = suite.kill()
+        campaign.expect(outlived_s < GONE_WITHIN_S, f"children outlived their parent by {outlived_s:.0f} s")
         campaign.counts["suites killed"] += 1
         if campaign.counts["suites killed"] % 10 == 0:
             say(f"{campaign.counts['suites killed']} of {campaign.kills} suites killed")
@@ -122,23 +163,24 @@ def kill_at_random_moments(campaign: Campaign) -> None:
         lost = [identity for identity in before if identity not in after]
         campaign.expect(not lost, f"a kill lost {lost}")
         if campaign.counts["suites killed"] % DAMAGE_EVERY == 0:
-            damaged = damage_something(output, campaign.random)
+            damaged = damage_something(output, chance)
             if damaged is None:
                 continue
             kind, path = damaged
             campaign.counts[f"files damaged: {kind}"] += 1
             if kind == "record":  # measured again at once: the next look must find all of them whole
-                damaged_records += 1
+                state["damaged_records"] += 1
                 of_seed = int(path.parent.name.split("-seed")[1].split("-")[0])
                 campaign.finish(output, of_seed, "damage to a record")
-    campaign.finish(output, seed, "kills")
+    campaign.finish(output, int(state["seed"]), "kills")
     aside = len(list(output.glob("faults/superseded/*/record.json")))
-    campaign.expect(aside == damaged_records, f"{aside} records were set aside, {damaged_records} were damaged")
+    campaign.expect(
+        aside == state["damaged_records"], f"{aside} records were set aside, {state['damaged_records']} were damaged"
+    )
 
 
-def interrupt(campaign: Campaign) -> None:
+def interrupt(campaign: Campaign, output: Path) -> None:
     """Ctrl-C once ends at a step's end with 130, twice at once; the same command goes on."""
-    output = campaign.folder / "interrupted"
     for times in (1, 2):
         before = checkpoints_in(output)
         suite = Suite(output, seed=0)
@@ -156,9 +198,8 @@ def interrupt(campaign: Campaign) -> None:
     campaign.finish(output, 0, "Ctrl-C")
 
 
-def two_in_one_folder(campaign: Campaign) -> None:
+def two_in_one_folder(campaign: Campaign, output: Path) -> None:
     """A second suite in the same folder waits for cells under way; one of them is killed, the other finishes."""
-    output = campaign.folder / "shared"
     suites = [Suite(output, seed=0) for _ in range(2)]
     first_record = suites[0].wait_for(lambda: any(output.glob("faults/*/record.json")))
     campaign.expect(first_record, "two suites in one folder made no record")
@@ -171,13 +212,11 @@ def two_in_one_folder(campaign: Campaign) -> None:
     campaign.counts["suites beside another in one folder"] += 1
 
 
-def end_badly(campaign: Campaign) -> None:
+def end_badly(campaign: Campaign, output: Path) -> None:
     """Cells that crash, hang, exhaust memory or diverge become records with that status; the others go on."""
-    output = campaign.folder / "endings"
-    suite = Suite(
-        output, variants=("fp32",), nets=tuple(ENDINGS),
-        settings=("protocol.silence_limit_s=20", "protocol.passes=[accuracy]", "protocol.pretrain_epochs=0"),
-    )  # fmt: skip
+    silence_s = SILENCE_S * slowness()
+    settings = (f"protocol.silence_limit_s={silence_s:.0f}", "protocol.passes=[accuracy]", "protocol.pretrain_epochs=0")
+    suite = Suite(output, variants=("fp32",), nets=tuple(ENDINGS), settings=settings)
     code = suite.wait()
     campaign.expect(code == 1, f"a suite with cells that end badly ended with {code}: {suite.output[-1500:]}")
     records = campaign.check_folder(output, "bad endings")
@@ -192,9 +231,8 @@ def end_badly(campaign: Campaign) -> None:
         campaign.counts[f"cells recorded as {status}"] += found == status
 
 
-def fill_the_disk(campaign: Campaign) -> None:
+def fill_the_disk(campaign: Campaign, disk: Path) -> None:
     """A disk that is full, or a limit on the size of files where none can be mounted; then there is room again."""
-    disk = campaign.folder / "disk"
     disk.mkdir()
     with small_disk(disk) as grow:
         limit = None if grow is not None else limit_file_size
@@ -215,9 +253,8 @@ def fill_the_disk(campaign: Campaign) -> None:
         campaign.finish(disk / "out", 0, "a full disk")
 
 
-def take_the_folder_away(campaign: Campaign) -> None:
+def take_the_folder_away(campaign: Campaign, output: Path) -> None:
     """The output folder vanishes under a suite; what comes after is written, the next run does the rest."""
-    output = campaign.folder / "vanished"
     suite = Suite(output, seed=0)
     campaign.expect(suite.wait_for(lambda: any(output.glob("faults/*/record.json"))), "no record was written")
     shutil.rmtree(output, ignore_errors=True)
@@ -266,7 +303,7 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-SCENARIOS: dict[str, Callable[[Campaign], None]] = {
+SCENARIOS: dict[str, Callable[[Campaign, Path], None]] = {
     "endings": end_badly,
     "kills": kill_at_random_moments,
     "interrupts": interrupt,
@@ -274,14 +311,3 @@ SCENARIOS: dict[str, Callable[[Campaign], None]] = {
     "disk": fill_the_disk,
     "vanished": take_the_folder_away,
 }
-
-
-def report(campaign: Campaign, elapsed_s: float) -> int:
-    """Print the counts; answers the exit code."""
-    print(f"\nThe campaign took {elapsed_s:.0f} s on {os.cpu_count()} cores, Python {sys.version.split()[0]}:")
-    for name, count in sorted(campaign.counts.items()):
-        print(f"  {count:>4} {name}")
-    for sentence in campaign.wrong:
-        print(f"  WRONG: {sentence}")
-    print("Everything held." if not campaign.wrong else f"{len(campaign.wrong)} things did not hold.")
-    return 1 if campaign.wrong else 0

@@ -1,15 +1,21 @@
-"""Suites of the campaign as real processes: started, awaited, killed; and what their folders hold afterwards."""
+"""Suites of the campaign as real processes: started, awaited, killed; and what their folders hold afterwards.
+
+No moment and no limit is a time on the clock, which says little on a machine that others use: moments and limits are
+CPU seconds of the suite's processes, and how long they outlive it is counted in looks, which come later there too.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +24,16 @@ from bench.records.store import find_records
 
 VARIANTS = ("fp32", "uint8_int8", "metagrad_int4_recompute", "metagrad_int8_tabulate")
 NETS = "tools.faults.nets"
-LONGEST_S = 600.0  # of one suite
+LONGEST_CPU_S = 900.0  # of one suite; undisturbed it takes less than a tenth
+LONGEST_STILL_S = 1800.0  # without a tick of CPU time: it will not go on
 _SMALL = (
     "model=custom", "suite_name=faults", "device=cpu", "protocol=tiny", "hypernet.hidden=4", "data.train_limit=512",
     "data.test_limit=64", "protocol.batch_size=16", "protocol.pretrain_epochs=2", "protocol.epochs=8",
     "protocol.passes=[timing,accuracy]", "protocol.checkpoint_s=0.2", "protocol.threads=1",
 )  # fmt: skip
-_POLL_S = 0.05
+_POLL_S = 0.1
+_PROBE_CPU_S = 0.3
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Suite:
@@ -50,50 +59,58 @@ class Suite:
             settings: more of the command line.
             prepare: called in the new process, to set limits.
         """
-        factories = ",".join(f"{NETS}:{name}" for name in nets)
-        command = [
-            sys.executable, "-P", "-m", "tools.cli", "run", "--multirun", *_SMALL, f"variant={','.join(variants)}",
-            f"model.factory={factories}", f"seed={seed}", f"output_dir={output}", *settings,
-        ]  # fmt: skip
+        command = _command(output, seed, variants, nets, settings)
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
             preexec_fn=prepare,
         )  # fmt: skip
-        self.output = ""
+        self.cpu_s = 0.0  # of all its processes, as far as it was looked at
+        self._said: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
-    def wait(self, timeout_s: float = LONGEST_S) -> int | None:
-        """The exit code; None if it still runs after so long."""
-        try:
-            self.output, _ = self.process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
+    @property
+    def output(self) -> str:
+        """What it has printed."""
+        return "".join(self._said)
+
+    def wait(self, cpu_s: float = math.inf) -> int | None:
+        """The exit code; None if it still runs after so many CPU seconds."""
+        self.wait_for(lambda: self.cpu_s >= cpu_s)
+        if self.process.poll() is None:
             return None
+        self._reader.join(LONGEST_STILL_S)  # its children may print their last
         return self.process.returncode
 
     def wait_for(self, condition: Callable[[], bool]) -> bool:
-        """Whether something came true while it ran."""
-        deadline = time.monotonic() + LONGEST_S
-        while self.process.poll() is None and time.monotonic() < deadline:
+        """Whether something came true while it ran; one that stands still or takes far too long is killed."""
+        changed = time.monotonic()
+        while self.process.poll() is None:
+            cpu_s = self._measure_cpu_s()
+            if cpu_s > self.cpu_s:
+                self.cpu_s, changed = cpu_s, time.monotonic()
             if condition():
                 return True
+            if cpu_s > LONGEST_CPU_S or time.monotonic() - changed > LONGEST_STILL_S:
+                self.kill()
             time.sleep(_POLL_S)
         return condition()
 
     def kill(self) -> float:
-        """End the parent alone, as the kernel would; answers the seconds until all its children were gone too."""
+        """End the parent alone, as the kernel would; answers for how long its children outlived it."""
         self.process.kill()
         self.process.wait()
-        gone_s = self.wait_until_gone()
-        if self.process.stdout is not None:
-            with self.process.stdout:
-                self.output = self.process.stdout.read()
-        return gone_s
+        outlived_s = self.wait_until_gone()
+        self._reader.join(LONGEST_STILL_S)
+        return outlived_s
 
     def wait_until_gone(self) -> float:
-        """The seconds, counted from now, until no process of the session is left."""
-        started = time.monotonic()
-        while self.left() and time.monotonic() - started < LONGEST_S:
+        """For how long processes of the session are left: the seconds of as many looks on an idle machine."""
+        looks, started = 0, time.monotonic()
+        while self.left() and time.monotonic() - started < LONGEST_STILL_S:
+            looks += 1
             time.sleep(_POLL_S)
-        return time.monotonic() - started
+        return looks * _POLL_S
 
     def interrupt(self) -> None:
         """Ctrl-C, as a terminal sends it: to all processes of the group."""
@@ -102,7 +119,14 @@ class Suite:
 
     def left(self) -> list[int]:
         """Processes of the session that are alive."""
-        alive = []
+        return [pid for pid, state, _ in self._processes() if state != "Z"]
+
+    def _measure_cpu_s(self) -> float:
+        """CPU seconds of the session's processes and of those children that they have waited for."""
+        return sum(ticks for _, _, ticks in self._processes()) / _TICKS
+
+    def _processes(self) -> Iterator[tuple[int, str, int]]:
+        """Number, state and CPU ticks of each process of the session."""
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
@@ -110,9 +134,31 @@ class Suite:
                 fields = (entry / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
             except OSError:
                 continue
-            if int(fields[3]) == self.process.pid and fields[0] != "Z":
-                alive.append(int(entry.name))
-        return alive
+            if int(fields[3]) == self.process.pid:
+                yield int(entry.name), fields[0], sum(map(int, fields[11:15]))
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None, "the suite was started with a pipe"
+        with self.process.stdout:
+            self._said.extend(self.process.stdout)
+
+
+def _command(
+    output: Path, seed: int, variants: Sequence[str], nets: Sequence[str], settings: Sequence[str]
+) -> list[str]:
+    factories = ",".join(f"{NETS}:{name}" for name in nets)
+    return [
+        sys.executable, "-P", "-m", "tools.cli", "run", "--multirun", *_SMALL, f"variant={','.join(variants)}",
+        f"model.factory={factories}", f"seed={seed}", f"output_dir={output}", *settings,
+    ]  # fmt: skip
+
+
+def slowness() -> float:
+    """How many times longer work takes here now than on an idle core; 1 or more."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    while time.process_time() - cpu_started < _PROBE_CPU_S:
+        pass
+    return max(1.0, (time.perf_counter() - started) / _PROBE_CPU_S)
 
 
 def records_in(output: Path) -> tuple[dict[tuple[Any, ...], RunRecord], list[str]]:

@@ -1,0 +1,175 @@
+"""The stages that ``tools.scale`` measures: what a suite of many cells costs beside their measuring.
+
+Each stage is prepared first, which is not measured, and then run once in a process of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from bench.records.schema import RunRecord
+
+Run = Callable[[], dict[str, float] | None]  # measured; answers figures of its own
+STORE = "records"  # of a size's folder: what the stages read
+DEMO_CELLS = 8  # of suite=demo, which ``plan`` sweeps over seeds
+SLOW_EVERY, SLOW_FACTOR, NOISE = 1000, 1.3, 0.01  # of the gate's candidate against its baseline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a stage works on."""
+
+    size: int  # cells
+    folder: Path  # of this size
+    records: Callable[[], Iterator[RunRecord]]  # so many, made one after another
+
+
+def plan(work: Work) -> Run:
+    """Compose, check and locate a sweep's cells, as `run` does before the first one."""
+    from bench import cell as cells
+    from bench.app import parse_arguments, plan_cells
+    from bench.precheck import check_cells
+
+    seeds = f"seed=range(0,{work.size // DEMO_CELLS})"
+    argv = ["suite=demo", "device=cpu", seeds, f"output_dir={work.folder / 'planned'}"]
+
+    def run() -> dict[str, float]:
+        start = time.perf_counter()
+        plan_ = plan_cells(parse_arguments(argv))
+        composed = time.perf_counter()
+        check_cells(plan_.cells)
+        assert len(set(cells.locate_all(plan_.cells))) == work.size, "every cell has a place of its own"
+        return {"composing_s": round(composed - start, 3), "locating_s": round(time.perf_counter() - composed, 3)}
+
+    return run
+
+
+def write(work: Work) -> Run:
+    """Write records as cells do, each flushed to the disk."""
+    return _write(work, work.folder / "written")
+
+
+def fill(work: Work) -> Run:
+    """Write records without waiting for the disk: the store that the other stages read."""
+    run = _write(work, work.folder / STORE)
+
+    def unflushed() -> None:
+        with mock.patch("os.fsync"):
+            run()
+
+    return unflushed
+
+
+def _write(work: Work, target: Path) -> Run:
+    from bench.records.store import write_record
+
+    shutil.rmtree(target, ignore_errors=True)
+
+    def run() -> None:
+        for record in work.records():
+            name = f"{record.variant}-{record.model_name}-seed{record.seed}"
+            write_record(target / record.suite / name, record, config_yaml="")
+
+    return run
+
+
+def status(work: Work) -> Run:
+    """Look at all cells, look again, print them."""
+    from bench.status import StatusReader
+    from tools.status import as_text
+
+    def run() -> dict[str, float]:
+        reader = StatusReader([work.folder / STORE])
+        status = reader.read()
+        assert len(status.cells) == work.size, "every record is a cell"
+        again = time.perf_counter()
+        reader.read()
+        printing = time.perf_counter()
+        as_text(status)
+        return {"second_look_s": round(printing - again, 3), "printing_s": round(time.perf_counter() - printing, 3)}
+
+    return run
+
+
+def read(work: Work) -> Run:
+    """Read all records and keep them."""
+    from bench.records.store import find_records
+
+    def run() -> None:
+        found, problems = find_records([work.folder / STORE])
+        assert (len(found), len(problems)) == (work.size, 0), "every record is read"
+
+    return run
+
+
+def baseline(work: Work) -> Run:
+    """Write a baseline of all cells."""
+    target = work.folder / "baseline.json"
+    target.unlink(missing_ok=True)  # written anew: over an earlier one the verb would also tell what moved
+    return _verb("baseline", str(work.folder / STORE), "-o", str(target))
+
+
+def gate(work: Work) -> Run:
+    """Compare all cells with a baseline of another measurement: noise, and one cell in a thousand slower."""
+    from bench.records.baseline import entry_of, write_baseline
+
+    other = work.folder / "earlier.json"
+    write_baseline(other, (_measured_before(entry_of(record), number) for number, record in enumerate(work.records())))
+    return _verb("gate", str(work.folder / STORE), "--baseline", str(other), codes=(0, 1, 3))
+
+
+def report(work: Work) -> Run:
+    """Write the report of all cells."""
+    return _verb("report", str(work.folder / STORE), "-o", str(work.folder / "report"))
+
+
+STAGES: dict[str, Callable[[Work], Run]] = {
+    "plan": plan, "write": write, "fill": fill, "status": status, "read": read, "baseline": baseline, "gate": gate,
+    "report": report,
+}  # fmt: skip
+READERS = ("status", "read", "baseline", "gate", "report")  # of the store
+
+
+def _measured_before(entry: Any, number: int) -> Any:
+    """A baseline's entry as another measurement of the same cell would have left it."""
+    from bench.units import Absent
+
+    chance = random.Random(number)
+    faster = 1 / SLOW_FACTOR if number % SLOW_EVERY == SLOW_EVERY - 1 else 1.0
+    metrics = {}
+    for name, metric in entry.metrics.items():
+        if name.endswith("_ms") and not isinstance(metric.samples, Absent):
+            own = faster if name == "step_ms" else 1.0
+            samples = tuple(
+                tuple(value * factor for value in repeat)
+                for repeat in metric.samples
+                for factor in [own * chance.gauss(1, NOISE)]
+            )
+            metric = dataclasses.replace(metric, samples=samples)
+        metrics[name] = metric
+    return dataclasses.replace(entry, metrics=metrics)
+
+
+def _verb(*argv: str, codes: tuple[int, ...] = (0,)) -> Run:
+    from tools.cli import main as call
+
+    def run() -> None:
+        before, sys.stdout = sys.stdout, open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+        try:
+            code = call(argv)
+        finally:
+            sys.stdout.close()
+            sys.stdout = before
+        assert code in codes, f"{argv[0]} ended with {code}"
+
+    return run
