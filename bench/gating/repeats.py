@@ -21,6 +21,7 @@ CHUNKS = 4  # parts of a process whose medians show how far it wanders
 _MIN_CHUNK = 3  # samples in a part
 _MOST_DRAWN = 1_000_000  # numbers per side and resampling: longer recordings are drawn less often
 _LEAST_RESAMPLES = 200
+Numbers = Sequence[float] | np.ndarray
 _TINY = 1e-12
 _FEWEST = 4  # processes of a side, of which one may be told from the others
 _STRAY = 5.0  # standard deviations off both sides' medians
@@ -30,7 +31,7 @@ _NORMAL = 1.4826  # a normal's standard deviation over its median absolute devia
 class Repeats:
     """Samples of one metric in time order, one array per process, and those that divide them, e.g. FP32 steps."""
 
-    def __init__(self, samples: Sequence[Sequence[float]], yardstick: Sequence[Sequence[float]] | None = None) -> None:
+    def __init__(self, samples: Sequence[Numbers], yardstick: Sequence[Numbers] | None = None) -> None:
         """Take raw samples.
 
         Args:

@@ -153,7 +153,7 @@ def _compiled_forward(
         pointer(mean), pointer(factor), pointer(shift), pointer(inverse), pointer(dense[0]), pointer(dense[1]), share,
     )  # fmt: skip
     for tensor, written in zip(running, dense, strict=True):
-        if written is not tensor:
+        if tensor is not None and written is not None and written is not tensor:
             tensor.copy_(written)
     halves = torch.empty_like(x, dtype=torch.bfloat16) if layer.compact else None
     kept = x if halves is None else halves

@@ -38,7 +38,7 @@ def test_the_roofline_is_the_smaller_of_ceiling_and_copying(
 def test_the_roofline_says_of_each_product_what_it_ran_as(
     demo_records: Make, section_of: SectionOf, sketch_of: SketchOf, with_profile: Change
 ) -> None:
-    (record,) = demo_records(["ste_int4"])
+    (record,) = demo_records(["ste_w4a4"])
     record = with_profile(record, 0.5)
     products = tuple(
         product if product.gemm == "fprop" else dataclasses.replace(product, kind="fp32", path="float32")
@@ -48,7 +48,7 @@ def test_the_roofline_says_of_each_product_what_it_ran_as(
     record = dataclasses.replace(record, profile=dataclasses.replace(record.profile, cell=cell))
     (ax,) = sketch_of(roofline(section_of([record]))).figure.axes
     labels = {c.get_label() for c in ax.collections}
-    assert {"ste_int4 · emulated, fprop", "ste_int4 · float, dgrad", "ste_int4 · float, wgrad"} <= labels
+    assert {"ste_w4a4 · emulated, fprop", "ste_w4a4 · float, dgrad", "ste_w4a4 · float, wgrad"} <= labels
 
 
 @pytest.mark.parametrize("build", [layer_times, roofline])
