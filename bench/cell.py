@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -82,6 +83,12 @@ def locate_all(cells: Sequence[CellConfig]) -> list[Path]:
             prints[alike] = _fingerprint(cell)
         folders.append(_place(cell, prints[alike])[0])
     return folders
+
+
+def is_settled(cell: CellConfig, folder: Path) -> bool:
+    """Whether a cell's finished record is there, nothing waits to be cleaned up, and nobody asks for a fresh one."""
+    waiting = (folder.with_name(f".{folder.name}.{kind}") for kind in ("resume", "files"))
+    return not cell.fresh and find_finished(folder) is not None and not any(map(os.path.lexists, waiting))
 
 
 def _place(cell: CellConfig, machine: str) -> tuple[Path, str]:

@@ -7,13 +7,14 @@ import secrets
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError, WorkerError
 
+_measured: frozenset[tuple[str, ...]] = frozenset()
 _SHARED_WAIT_S = 15.0  # a shared folder may show a new file to other machines only after some seconds
 
 
@@ -53,6 +54,22 @@ class JobLog:
             raise WorkerError(
                 f"{len(self.failures)} of {self.total} jobs left no record, the first one: {self.failures[0]}"
             )
+
+
+@contextlib.contextmanager
+def leaving_out(jobs: Iterable[Sequence[str]]) -> Iterator[None]:
+    """Inside the block a sweep leaves these jobs out: their records are there, and to start one takes 0.1 s."""
+    global _measured
+    before, _measured = _measured, frozenset(map(tuple, jobs))
+    try:
+        yield
+    finally:
+        _measured = before
+
+
+def still_to_run(jobs: Iterable[Sequence[str]]) -> list[list[str]]:
+    """Jobs of a sweep without those that are left out."""
+    return [list(job) for job in jobs if tuple(job) not in _measured]
 
 
 def name_job(overrides: Sequence[str]) -> str:

@@ -81,6 +81,7 @@ def main(argv: Sequence[str]) -> int:
     plan = app.plan_cells(args)
 
     from bench import cell as cells
+    from bench.jobs import leaving_out
     from bench.precheck import check_cells
     from bench.progress import SuiteProgress, set_current
     from bench.pulse import announced
@@ -91,9 +92,14 @@ def main(argv: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's end is like Ctrl-C: children go, records stay
     progress = SuiteProgress(len(plan.cells), show=plan.cells[0].progress)
     set_current(progress)
+    settled = []
+    for cell, job, folder in zip(plan.cells, plan.jobs, folders, strict=True) if plan.sweep and plan.here else ():
+        if cells.is_settled(cell, folder):
+            settled.append(job)
+            progress.skip_cell(folder.name)
     try:
         places: Sequence[Path | None] = folders or [None] * len(plan.cells)
-        with announced(list(zip(plan.cells, places, strict=True)), launcher=plan.launcher):
+        with announced(list(zip(plan.cells, places, strict=True)), launcher=plan.launcher), leaving_out(settled):
             code = _call_hydra(argv)
     finally:
         progress.close()

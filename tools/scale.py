@@ -27,7 +27,7 @@ DEMO = Path(__file__).parents[1] / "docs" / "demo"
 NUM_MODELS = 25
 SIZES = (1_000, 10_000, 100_000)
 # Stages that are measured up to so many cells only: a command plans one sweep, and a disk flushes cell by cell.
-LIMITS = {"plan": 10_000, "write": 1_000}
+LIMITS = {"plan": 10_000, "again": 10_000, "write": 1_000}
 WHOLE = "whole"  # a file beside a store that says by which code it was written to its end
 
 

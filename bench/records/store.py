@@ -188,7 +188,8 @@ def find_records(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
     Raises:
         RecordError: if one of the given paths does not exist.
     """
-    found, problems = read_records(paths, lambda record: record)
+    known: dict[tuple[str, bytes], Any] = {}
+    found, problems = read_records(paths, lambda record: _with_shared_parts(record, known))
     return [Found(path, record) for path, record in found], problems
 
 
@@ -237,6 +238,21 @@ def read_records(paths: Iterable[Path], take: Callable[[RunRecord], T]) -> tuple
         problems.append(Problem(first[0], reason, unreadable=False))
     found = sorted(((path, taken) for path, _, taken in newest.values()), key=lambda item: item[0])
     return found, sorted(problems, key=lambda item: item.path)
+
+
+def _with_shared_parts(record: RunRecord, known: dict[tuple[str, bytes], Any]) -> RunRecord:
+    """A record whose model, machine and settings are those of the others where they are equal: half of its memory."""
+
+    def share(name: str, part: Any) -> Any:
+        return known.setdefault((name, msgspec.json.encode(part)), part) if part else part
+
+    parts: dict[str, Any] = {name: share(name, getattr(record, name)) for name in ("model", "data", "method", "gemms")}
+    for name in ("cell", "environment"):
+        parts[name] = {
+            key: share(key, part) if isinstance(part, dict | list) else part
+            for key, part in getattr(record, name).items()
+        }
+    return dataclasses.replace(record, **parts)
 
 
 def _holds(path: Path, record: RunRecord) -> bool:

@@ -407,6 +407,17 @@ def test_a_copied_run_counts_once(tmp_path: Path, make_record: MakeRecord) -> No
     assert problems == []
 
 
+def test_records_share_what_is_equal_in_them(tmp_path: Path, make_record: MakeRecord) -> None:
+    records = [make_record(key=f"{seed}", seed=seed) for seed in (1, 2)]
+    for record in records:
+        write(tmp_path / record.key, record)
+    one, other = (item.record for item in find_records([tmp_path])[0])
+    assert [one, other] == records
+    assert one.model is other.model
+    assert one.environment["torch"] is other.environment["torch"]
+    assert one.timing is not other.timing
+
+
 def test_what_is_taken_from_records_follows_them(tmp_path: Path, make_record: MakeRecord) -> None:
     old, new = make_record(seed=1), make_record(seed=2, started_at="2027-01-01T00:00:00+00:00")
     paths = [

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bench.app import parse_arguments, plan_cells
+from bench.cell import locate_all
+from bench.config import CellConfig
 from bench.errors import ExitCode
 from bench.records.schema import Ceilings, ProfileResult, RunRecord, SideProfile
 from bench.records.store import write_record
 from bench.units import Absent, format_span_overhead, format_stopping
-from tools.run import sum_up
+from tools.run import main, sum_up
 
 MakeRecord = Callable[..., RunRecord]
 
@@ -65,3 +69,34 @@ def test_processes_that_ran_out_of_budget_are_one_line(
     assert lines[0].endswith("asks; the widest 95 % interval of a median reaches ±4.2 %.")
     assert format_stopping([("interval", 1.0)]) == ""
     assert format_stopping([("budget", Absent("few"))]).endswith("timing_interval_pct asks.")
+
+
+def test_a_sweep_starts_only_cells_that_have_no_record(
+    make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["-m", "seed=1,2,3", "variant=fp32", "device=cpu", f"output_dir={tmp_path}"]
+    folders = locate_all(plan_cells(parse_arguments(argv)).cells)
+    started = []
+
+    def measure(cell: CellConfig) -> RunRecord:
+        started.append(cell.seed)
+        record = make_record(key=f"measured {cell.seed}")
+        (folder,) = locate_all([cell])
+        shutil.rmtree(folder, ignore_errors=True)
+        write_record(folder, record, config_yaml="")
+        return record
+
+    monkeypatch.setattr("bench.cell.run_cell", measure)
+    write_record(folders[1], make_record(), config_yaml="")
+    assert main(argv) == ExitCode.OK
+    assert started == [1, 3]
+    assert main(argv) == ExitCode.OK
+    assert started == [1, 3]
+    said = capsys.readouterr()
+    assert said.err.count("already measured") == 1 + 3
+    assert said.out.count("3 cells: 3 ok.") == 2
+    folders[2].with_name(f".{folders[2].name}.resume").mkdir()
+    assert main(argv) == ExitCode.OK
+    assert main([*argv, "fresh=true"]) == ExitCode.OK
+    assert started == [1, 3, 3, 1, 2, 3], "what waits to be cleaned up is looked at, and --fresh starts all"
+    assert sorted(path.name for path in folders[0].parent.glob("*.yaml")) == []
