@@ -1,12 +1,12 @@
 """What thousands of cells cost: time and memory of each step around them, on synthetic records (``make scale``).
 
-Records are the demo's eight, varied: other models, seeds, keys and times. Every stage runs in a process of its own.
+Records are synthetic ones of the demo's eight cells, as large as measured ones and with profiles, under other models,
+seeds, keys and times. Every stage runs in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime as dt
 import json
 import os
@@ -17,11 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-DEMO = Path(__file__).parents[1] / "docs" / "demo"
+if TYPE_CHECKING:
+    from bench.records.schema import RunRecord
+
 NUM_MODELS = 25
 # stage -> the largest number of cells at which it is measured unless asked for more, and why
 LIMITS = {"plan": 10_000, "write": 10_000, "status": 100_000, "read": 100_000, "baseline": 100_000, "gate": 100_000,
@@ -96,20 +98,10 @@ def _measure(stage: str, size: int, folder: Path) -> dict[str, Any]:
     return {**rounded, "peak_bytes": peak, **extra}
 
 
-def _records(size: int) -> Any:
-    """So many records out of the demo's, one after another."""
-    from bench.records.store import read_record
+def _records(size: int) -> Iterator[RunRecord]:
+    from tools.scale_records import varied_records
 
-    samples = [read_record(path) for path in sorted(DEMO.glob("*/record.json"))]
-    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    for number in range(size):
-        record = samples[number % len(samples)]
-        model, seed = f"net{number // len(samples) % NUM_MODELS:02d}", number // (len(samples) * NUM_MODELS)
-        cell = {**record.cell, "seed": seed, "model": {**record.cell["model"], "name": model}}
-        yield dataclasses.replace(
-            record, key=f"{number:016x}", seed=seed, model_name=model, cell=cell,
-            started_at=(start + dt.timedelta(minutes=number)).isoformat(),
-        )  # fmt: skip
+    return varied_records(size, NUM_MODELS)
 
 
 def _fill(folder: Path, size: int) -> None:
