@@ -256,7 +256,7 @@ def _papers(sections: Sequence[Section]) -> Iterator[Line]:
                     table.unit,
                     told,
                     ours.label,
-                    ", ".join(ours.anchor_row.claims) or None,
+                    ", ".join(ours.anchor_row.labels) or None,
                     ours.where,
                     *numbers,
                     ours.sameness,

@@ -25,7 +25,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("Peak allocated", "largest sum of live tensors in a few training steps: the allocator's count on CUDA, storage "
      "tracking on the CPU; the largest over seeds"),
     ("Peak reserved", "what CUDA's caching allocator took from the driver"),
-    ("Peak process", "the whole process: resident peak on the CPU, NVML's figure on CUDA"),
+    ("Peak process", "the whole process of the memory pass: resident peak on the CPU, NVML's figure on CUDA; a timing "
+     "process, whose memory the device's figure shows, holds the FP32 model besides"),
     ("Peak device", "everything on the device, other processes included"),
     ("Hypernetwork adds", "peak with the hypernetwork minus peak without it, measured in two fresh processes"),
     ("vs retain", "against the row that keeps the whole graph and is otherwise the same; step times are compared "

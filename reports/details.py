@@ -77,7 +77,7 @@ class Detail:
 
     anchor: str
     title: str
-    claims: tuple[str, ...]  # how its figures came about: emulated, synthetic
+    labels: tuple[str, ...]  # how its figures came about: emulated, synthetic
     record: RunRecord
     command: str  # measures it again
     files: tuple[str, ...]  # beside the record, by name: they do not travel with a report
@@ -101,11 +101,11 @@ def build_detail(record: RunRecord, row: Row, anchor: str, files: tuple[str, ...
     command = reproduce_command(record, with_model=True, with_data=True, seeds=[record.seed])
     if not in_full:
         return Detail(
-            anchor=anchor, title=title, claims=row.claims, record=record, command=command, files=files,
+            anchor=anchor, title=title, labels=row.labels, record=record, command=command, files=files,
             brief=_brief(record),
         )  # fmt: skip
     return Detail(
-        anchor=anchor, title=title, claims=row.claims, record=record, command=command, files=files, brief="",
+        anchor=anchor, title=title, labels=row.labels, record=record, command=command, files=files, brief="",
         groups=tuple((name, fields) for name, parts in GROUPS if (fields := tuple(_fields(record, parts)))),
         grids=tuple(grid for grid in _grids(record) if grid.rows),
         samples=tuple(_samples(record)),

@@ -78,7 +78,7 @@ def _line(section: Section) -> tuple[Cell, ...]:
     if fastest is None:
         return (cells, fp32, *[absent_cell(_NO_LOW_BIT)] * 3, smallest)
     ratio, delta = interval_cell(fastest.time_vs_fp32), difference_cell(fastest.accuracy_vs_fp32)
-    return (cells, fp32, Cell(text=fastest.label, chips=fastest.claims), ratio, delta, smallest)
+    return (cells, fp32, Cell(text=fastest.label, chips=fastest.labels), ratio, delta, smallest)
 
 
 def _fastest(rows: Sequence[Row]) -> Row | None:
@@ -120,4 +120,4 @@ def _across(sections: Sequence[Section]) -> tuple[AcrossMachines, ...]:
 def _ratio_on(row: Row | None) -> Cell:
     if row is None:
         return absent_cell(Absent(reason="not run here"))
-    return dataclasses.replace(interval_cell(row.time_vs_fp32), chips=row.claims)
+    return dataclasses.replace(interval_cell(row.time_vs_fp32), chips=row.labels)

@@ -13,8 +13,9 @@ from reports.definitions import DEFINITIONS
 from reports.details import Detail, build_detail, value_text
 from reports.load import Loaded, UnreadFile
 from reports.overview import Overview, build_overview
-from reports.paper import PaperTable, paper_claims, paper_tables
-from reports.reproduce import section_commands
+from reports.paper import PaperTable, paper_tables
+from reports.paper_claims import Claim, paper_claims
+from reports.reproduce import code_text, section_commands
 from reports.rows import Section, machine_name, status_text
 from reports.tables import TOPICS, topic_tables
 from reports.tables.model import Table
@@ -62,6 +63,7 @@ class SectionView:
     left_out: tuple[str, ...]  # what is not shown of this section, in sentences
     troubles: tuple[tuple[str, int, str, str], ...]  # row, seed, status, reason
     notices: tuple[tuple[str, str], ...]  # notice, rows
+    code: str  # the revision that measured it
     commands: tuple[str, ...]
 
     @property
@@ -89,7 +91,7 @@ class Page:
     overview: Overview | None  # None for one section: its verdicts say it all
     sections: tuple[SectionView, ...]
     papers: tuple[PaperTable, ...]
-    claims: tuple[tuple[str, str], ...]
+    claims: tuple[Claim, ...]
     machines: tuple[Machine, ...]
     details: tuple[Detail, ...]
     num_brief: int  # details that are shown in brief
@@ -128,7 +130,7 @@ def build_page(
         overview=build_overview(sections, titles, [view.anchor for view in views]) if len(sections) > 1 else None,
         sections=tuple(views),
         papers=paper_tables(sections),
-        claims=paper_claims(),
+        claims=paper_claims(sections),
         machines=_machines(loaded.records),
         details=details,
         num_brief=sum(bool(detail.brief) for detail in details),
@@ -216,6 +218,7 @@ def _section_view(
             for record in row.troubles
         ),
         notices=_notices(section),
+        code=code_text(section),
         commands=commands,
     )
 

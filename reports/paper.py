@@ -95,12 +95,6 @@ def paper_tables(sections: Sequence[Section]) -> tuple[PaperTable, ...]:
     return tuple(tables)
 
 
-def paper_claims() -> tuple[tuple[str, str], ...]:
-    """Claims in the papers' text: (source, claim)."""
-    published = json.loads(files("reports").joinpath("paper_tables.json").read_text(encoding="utf-8"))
-    return tuple((claim["source"], claim["claim"]) for claim in published["claims"])
-
-
 def _paper_row(layout: _Layout, row: Mapping[str, Any], sections: Sequence[Section]) -> PaperRow:
     model = row.get("model", layout.model)
     ours = tuple(

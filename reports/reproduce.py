@@ -14,6 +14,27 @@ from reports.text import clean_text
 from reports.values import leaves
 
 
+def code_text(section: Section) -> str:
+    """Which code measured a section: its version with the digest of its files, and git's commit or why it is unknown.
+
+    Args:
+        section: of one code version; its records may be of several commits that left that code as it was.
+    """
+    commits = dict.fromkeys(_commit(record) for record in section.records)
+    return f"Code version {section.code_version} (digest of the code); {', '.join(commits)}"
+
+
+def _commit(record: RunRecord) -> str:
+    package = record.environment.get("package")
+    package = package if isinstance(package, dict) else {}
+    commit = package.get("git_commit")
+    if isinstance(commit, dict):
+        return f"git commit n/a ({commit.get('reason', 'not recorded')})"
+    if not commit:
+        return "git commit n/a (not recorded)"
+    return f"git commit {commit}{' with uncommitted changes' if package.get('git_dirty') is True else ''}"
+
+
 def section_commands(section: Section, sections: Sequence[Section]) -> tuple[str, ...]:
     """The whole suite first, then each row; a model or data set is named where the suite has several.
 

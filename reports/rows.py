@@ -109,7 +109,7 @@ class Row:
         return Absent(reason=missing_reason(self.first, "gemms"))
 
     @property
-    def claims(self) -> tuple[str, ...]:
+    def labels(self) -> tuple[str, ...]:
         """How the row's figures came about: what low-bit products ran as, and random data; they stand beside each."""
         ran_as = (self.ran_as,) if self.is_low_bit and isinstance(self.ran_as, str) else ()
         return (*ran_as, "synthetic") if any(map(is_synthetic, self.records)) else ran_as
@@ -117,7 +117,7 @@ class Row:
     @property
     def named(self) -> str:
         """Its label with how its figures came about (``uint8_int4 (emulated)``)."""
-        return f"{self.label} ({', '.join(self.claims)})" if self.claims else self.label
+        return f"{self.label} ({', '.join(self.labels)})" if self.labels else self.label
 
     @property
     def troubles(self) -> tuple[RunRecord, ...]:

@@ -10,26 +10,29 @@ from typing import Literal
 
 from bench.records.schema import STATUS_VERBS, Interval, Summary
 from bench.units import Absent, format_bytes, format_ms, format_percent
+from reports.choice import choice_sentence
 from reports.rows import AgainstRetain, Estimate, Ratio, Row, Section, machine_name
-from reports.text import plural, ratio_text, signed
+from reports.text import plural, ratio_text
 from reports.values import ONE_PROCESS
+from reports.wording import difference_clauses, joined, listed, points_text, shows_difference, with_interval
+from reports.worth import worth_sentence
 
 _COARSE_POINTS = 0.05  # what one test image is worth from where on the sentence says it
-_NAMED = 4  # rows that one sentence names
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """One sentence and the question it answers."""
 
-    question: Literal["choice", "speed", "accuracy", "hypernetwork", "strategies", "unfinished", "scope"]
+    question: Literal["choice", "worth", "speed", "accuracy", "hypernetwork", "strategies", "unfinished", "scope"]
     text: str
 
 
 def section_verdicts(section: Section) -> tuple[Verdict, ...]:
     """Sentences about one section, the most telling first; questions that its rows cannot answer are left out."""
     sentences = (
-        ("choice", _choice(section)),
+        ("choice", choice_sentence(section)),
+        ("worth", worth_sentence(section)),
         ("speed", _speed(section)),
         ("hypernetwork", _hypernetwork(section)),
         ("strategies", _strategies(section)),
@@ -70,35 +73,6 @@ def section_titles(sections: Sequence[Section]) -> tuple[str, ...]:
     return tuple(titles)
 
 
-def _choice(section: Section) -> str:
-    """What to take on this machine for speed and for memory, as far as intervals and peaks show it."""
-    low_bit = [row for row in section.rows if row.is_low_bit]
-    ratios = [(row, row.time_vs_fp32.interval) for row in low_bit if isinstance(row.time_vs_fp32, Ratio)]
-    ranked = [(row, interval) for row, interval in ratios if isinstance(interval, Interval)]
-    if not ranked:
-        return ""
-    faster = [(row, interval) for row, interval in ranked if interval.high < 1]
-    parts = ["for speed FP32: no low-bit row is shown to be faster"]
-    if faster:
-        row, interval = min(faster, key=lambda pair: pair[1].value)
-        parts = [f"for speed {row.named}, {_with_interval(interval)} the FP32 step’s time"]
-    peaks = [
-        (row, row.peak_allocated_bytes / row.fp32_peak_allocated_bytes)
-        for row in low_bit
-        if not isinstance(row.peak_allocated_bytes, Absent)
-        and not isinstance(row.fp32_peak_allocated_bytes, Absent)
-        and row.fp32_peak_allocated_bytes > 0
-    ]
-    if peaks:
-        row, share = min(peaks, key=lambda pair: pair[1])
-        parts.append(
-            f"for memory {row.named}, {ratio_text(share)} FP32’s peak allocated"
-            if share < 1
-            else f"for memory FP32: the leanest low-bit row, {row.named}, has {ratio_text(share)} its peak allocated"
-        )
-    return f"On {machine_name(section.rows[0].first)}, {'; '.join(parts)}."
-
-
 def _speed(section: Section) -> str:
     low_bit = [row for row in section.rows if row.is_low_bit]
     timed = [(row, row.time_vs_fp32) for row in low_bit if isinstance(row.time_vs_fp32, Ratio)]
@@ -106,6 +80,7 @@ def _speed(section: Section) -> str:
     if not ranked:
         return _unranked_speed(timed)
     best, ratio = min(ranked, key=lambda pair: pair[1].value)
+    assert isinstance(best.time_vs_fp32, Ratio), "only rows with a ratio are ranked"
     if ratio.high < 1:
         verdict = "faster than FP32"
     elif ratio.low > 1:
@@ -117,10 +92,11 @@ def _speed(section: Section) -> str:
     alike = [row.named for row, other in ranked if row is not best and other.low <= ratio.high]
     single = [row.named for row, _ in timed if row.timed_once]
     lead = "The fastest low-bit row by its point estimate" if alike else "The fastest low-bit row"
-    doubts = f"; {_listed(alike)} cannot be told from it by these samples" if alike else ""
-    doubts += f"; not ranked, since one process gives no interval: {_listed(single)}" if single else ""
+    doubts = f"; {listed(alike)} cannot be told from it by these samples" if alike else ""
+    doubts += f"; not ranked, since one process gives no interval: {listed(single)}" if single else ""
+    of = "the FP32 step's time"
     return (
-        f"{lead} is {best.named}: its training step takes {_with_interval(ratio)} the FP32 step's time on "
+        f"{lead} is {best.named}: its training step takes {with_interval(best.time_vs_fp32, of)} on "
         f"{machine_name(best.first)}{_median_clause(best)}, {verdict}{_accuracy_clause(best)}{doubts}."
     )
 
@@ -152,10 +128,10 @@ def _accuracy_clause(row: Row) -> str:
     delta, accuracy = row.accuracy_vs_fp32, row.accuracy
     if isinstance(delta, Absent) or isinstance(accuracy, Absent):
         return ""
-    text = f", with {_points_text(delta)} points of accuracy"
+    text = f", with {points_text(delta)} points of accuracy"
     if isinstance(delta.interval, Absent):
         return f"{text} ({accuracy.value:.2f} %; one seed, no statement about significance)"
-    if _shows_difference(delta):
+    if shows_difference(delta):
         return f"{text} ({accuracy.value:.2f} %, {plural(delta.n, 'seed')})"
     return f"{text} ({accuracy.value:.2f} %; no difference that {plural(delta.n, 'seed')} show)"
 
@@ -172,44 +148,7 @@ def _accuracy(section: Section) -> str:
     if not compared or fp32 is None or isinstance(fp32.accuracy, Absent):
         return ""
     reference = f"{fp32.accuracy.value:.2f} % ({plural(fp32.accuracy.n, 'seed')})"
-    return f"Against FP32's {reference}: {'; '.join(_difference_clauses(compared))}.{_grain(section)}"
-
-
-def _difference_clauses(differences: Sequence[tuple[str, Estimate]]) -> list[str]:
-    """Named differences of accuracy: those that their seeds show, those that they do not, those of one seed."""
-    clauses = []
-    for count in sorted({delta.n for _, delta in differences}, reverse=True):
-        same = [(name, delta) for name, delta in differences if delta.n == count]
-        single = [pair for pair in same if isinstance(pair[1].interval, Absent)]
-        shown = [pair for pair in same if _shows_difference(pair[1])]
-        alike = [name for name, delta in same if isinstance(delta.interval, Interval) and not _shows_difference(delta)]
-        if shown:
-            clauses.append(f"{_points_list(shown)} points over {plural(count, 'seed')}")
-        if alike:
-            clauses.append(f"no difference that {plural(count, 'seed')} show for {_listed(alike)}")
-        if single:
-            clauses.append(f"{_points_list(single)} points on one seed, no statement about significance")
-    return clauses
-
-
-def _points_list(pairs: Sequence[tuple[str, Estimate]]) -> str:
-    """A few differences one by one, many by their ends."""
-    if len(pairs) <= _NAMED - 1:
-        return _joined([f"{name} {_points_text(delta)}" for name, delta in pairs])
-    ordered = sorted(pairs, key=lambda pair: pair[1].value)
-    (first, lowest), (last, highest) = ordered[0], ordered[-1]
-    return f"{len(pairs)} low-bit rows from {_points_text(lowest)} ({first}) to {_points_text(highest)} ({last})"
-
-
-def _points_text(delta: Estimate) -> str:
-    if isinstance(delta.interval, Absent):
-        return signed(delta.value)
-    return f"{signed(delta.value)} [{signed(delta.interval.low)}, {signed(delta.interval.high)}]"
-
-
-def _shows_difference(delta: Estimate) -> bool:
-    """Whether the interval over its seeds leaves out 0."""
-    return isinstance(delta.interval, Interval) and not delta.interval.low <= 0 <= delta.interval.high
+    return f"Against FP32's {reference}: {'; '.join(difference_clauses(compared))}.{_grain(section)}"
 
 
 def _grain(section: Section) -> str:
@@ -250,6 +189,7 @@ def _strategies(section: Section) -> str:
         if row.has_hypernet and row.against_retain is not None and not isinstance(row.against_retain, Absent):
             facts = row.method
             name = f"{facts.name} with {facts.hypernet}, {facts.error_bits}-bit error signals"
+            name += f", {', '.join(row.labels)}" if row.labels else ""
             groups.setdefault(name, []).append(row)
     groups = {name: rows for name, rows in groups.items() if any(row.method.strategy != "retain" for row in rows)}
     if not groups:
@@ -264,7 +204,7 @@ def _strategies(section: Section) -> str:
         and isinstance(row.against_retain.accuracy_points, Estimate)
     ]
     if parts and accuracies:
-        parts.append(f"in accuracy, {'; '.join(_difference_clauses(accuracies))}")
+        parts.append(f"in accuracy, {'; '.join(difference_clauses(accuracies))}")
     published = "; retain runs the published nn.LSTM" if "lstm" in rows[0].method.hypernet else ""
     return f"Against the retained graph ({name}{published}), {'; '.join(parts)}." if parts else ""
 
@@ -276,15 +216,12 @@ def _strategy_clause(row: Row) -> str:
     costs = []
     if isinstance(against.time, Ratio):
         interval = against.time.interval
-        if isinstance(interval, Absent):
-            costs.append(f"{ratio_text(against.time.value)} the step time ({ONE_PROCESS})")
-        else:
-            doubt = " (which could be chance)" if interval.low <= 1 <= interval.high else ""
-            costs.append(f"{_with_interval(interval)} the step time{doubt}")
+        chance = isinstance(interval, Interval) and interval.low <= 1 <= interval.high
+        costs.append(f"{with_interval(against.time, 'the step time')}{' (which could be chance)' if chance else ''}")
     for kind, extra in (("allocated", against.hypernet_extra_allocated), ("process", against.hypernet_extra_process)):
         if not isinstance(extra, Absent) and extra > 0:
             costs.append(f"{ratio_text(extra)} the added {kind} memory")
-    return f"{row.method.strategy} takes {_joined(costs)}" if costs else ""
+    return f"{row.method.strategy} takes {joined(costs)}" if costs else ""
 
 
 def _unfinished(section: Section) -> str:
@@ -310,18 +247,3 @@ def _scope(section: Section) -> str:
             "Rows labelled simulated computed in floating point: their times say nothing about integer kernels."
         )
     return " ".join(parts)
-
-
-def _with_interval(ratio: Interval) -> str:
-    return f"{ratio_text(ratio.value)} [{ratio.low:.2f}, {ratio.high:.2f}]"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names, the first few of many."""
-    if len(names) <= _NAMED:
-        return _joined(names)
-    return f"{', '.join(names[: _NAMED - 1])} and {len(names) - _NAMED + 1} more"
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -24,6 +24,7 @@ from bench.errors import RecordError
 from bench.files import write_sealed
 from bench.records.schema import RunRecord
 from bench.records.store import find_records, read_record
+from tests.edited_records import edit_record
 
 MakeCell = Callable[..., CellConfig]
 
@@ -254,8 +255,7 @@ def test_a_record_of_a_newer_version_is_set_aside_and_not_lost(cell_of: MakeCell
     cell = cell_of("variant=fp32", "protocol.passes=[accuracy]")
     folder = locate(cell)[0]
     run_cell(cell)
-    newer = json.loads((folder / "record.json").read_text()) | {"schema_version": 99}
-    (folder / "record.json").write_text(json.dumps(newer))
+    edit_record(folder / "record.json", lambda content: content.update(schema_version=99))
     assert run_cell(cell).schema_version < 99
     (aside,) = (folder.parent / "superseded").iterdir()
     assert json.loads((aside / "record.json").read_text())["schema_version"] == 99

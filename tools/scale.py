@@ -1,13 +1,13 @@
 """What thousands of cells cost: time and memory of each step around them, on synthetic records (``make scale``).
 
-Records are the demo's eight, varied: other models, seeds, keys and times. Every stage runs in a process of its own. A
-run that was stopped goes on where it was: a stage that the JSON holds already, of the same code and machine, is left.
+Records are synthetic ones of the demo's eight cells, as large as measured ones, every fifth seed with profiles, under
+other models, seeds, keys and times. Every stage runs in a process of its own. A run that was stopped goes on where it
+was: a stage that the JSON holds already, of the same code and machine, is left.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime as dt
 import json
 import os
@@ -18,12 +18,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.records.schema import RunRecord
 
 from tools.provenance import code_digest, machine, write_json
 from tools.scale_stages import READERS, STAGES, Work
 
-DEMO = Path(__file__).parents[1] / "docs" / "demo"
 NUM_MODELS = 25
 SIZES = (1_000, 10_000, 100_000)
 # Stages that are measured up to so many cells only: a command plans one sweep, and a disk flushes cell by cell.
@@ -149,20 +151,10 @@ def _measure(stage: str, work: Work) -> dict[str, Any]:
     return {**rounded, "peak_bytes": peak, **extra}
 
 
-def _records(size: int) -> Iterator[Any]:
-    """So many records out of the demo's, one after another."""
-    from bench.records.store import read_record
+def _records(size: int) -> Iterator[RunRecord]:
+    from tools.scale_records import varied_records
 
-    samples = [read_record(path) for path in sorted(DEMO.glob("*/record.json"))]
-    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    for number in range(size):
-        record = samples[number % len(samples)]
-        model, seed = f"net{number // len(samples) % NUM_MODELS:02d}", number // (len(samples) * NUM_MODELS)
-        cell = {**record.cell, "seed": seed, "model": {**record.cell["model"], "name": model}}
-        yield dataclasses.replace(
-            record, key=f"{number:016x}", seed=seed, model_name=model, cell=cell,
-            started_at=(start + dt.timedelta(minutes=number)).isoformat(),
-        )  # fmt: skip
+    return varied_records(size, NUM_MODELS)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ SAMPLE_COLUMNS = ("repeat", "index", "series", "metric", "value")
 _NUMBER_LIST = re.compile(rb"\[\n[\s\d.eE+,-]*\n\s*\]")  # a JSON string holds no raw line break
 _END, _SEAL_LINE = b"\n}\n", b',\n  "sha256": "%s"'
 _SEAL = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n\}\n\Z')
-_SEAL_BYTES = 128  # more than it takes
+_SEAL_BYTES, _SEAL_KEY = 128, b'"sha256"'  # more than it takes; what it is called
 _decoder = msgspec.json.Decoder(RunRecord)
 T = TypeVar("T")
 
@@ -173,9 +173,28 @@ def _sealed(data: bytes) -> bytes:
 
 
 def _is_as_written(data: bytes) -> bool:
-    """Whether a text ends in the right SHA-256, or in none: older records have none."""
+    """Whether a text holds the right SHA-256 of its content, or none: older records have none.
+
+    A program that reads JSON and writes it again lays it out in its own way: then the content is laid out as it was
+    written, and has to give the same SHA-256.
+    """
     seal = _SEAL.search(data, max(0, len(data) - _SEAL_BYTES))
-    return seal is None or hashlib.sha256(data[: seal.start()] + _END).hexdigest().encode() == seal[1]
+    if seal is not None:
+        return hashlib.sha256(data[: seal.start()] + _END).hexdigest().encode() == seal[1]
+    if _SEAL_KEY not in data:
+        return True
+    try:
+        content = msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return True  # whoever decodes it as a record says what is wrong
+    if not isinstance(content, dict) or "sha256" not in content:
+        return True
+    told = content.pop("sha256")
+    try:
+        text = pretty_json(msgspec.json.encode(content))
+    except OverflowError:  # an integer that no record holds
+        return False
+    return hashlib.sha256(text).hexdigest() == told
 
 
 def find_records(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:

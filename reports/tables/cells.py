@@ -46,7 +46,7 @@ def label_cell(row: Row) -> Cell:
         troubles = [f"{len(row.troubles)} of {len(row.records)} {' or '.join(troubles)}"]
     seeds = row.seeds if len(row.seeds) <= 5 else (*row.seeds[:4], "…")
     detail = f"{'seed' if len(row.seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
-    return Cell(text=row.label, detail=detail, chips=(*row.claims, *troubles))
+    return Cell(text=row.label, detail=detail, chips=(*row.labels, *troubles))
 
 
 def trouble_reasons(row: Row) -> tuple[str, ...]:

@@ -45,6 +45,11 @@ def convergence_table(section: Section) -> Table:
             cells += (_reach_cell(row, reference),)
         rows.append((row, cells))
     caption = "One evaluation an epoch, so steps and seconds to a value count whole epochs."
+    if reference is not None:
+        caption += (
+            " A row that starts above STE’s end, and still is there after its first epoch, has nothing to reach. The "
+            "start is that of the FP32 weights, before anything is quantized."
+        )
     return build_table("convergence", "Convergence", caption, columns, rows)
 
 
@@ -85,6 +90,9 @@ def _reach_cell(row: Row, reference: Row) -> Cell:
     pairs = [(record, end) for record in row.records if (end := ends.get(record.seed)) is not None]
     if not pairs:
         return absent_cell(Absent(reason="no accuracy of STE with the same seed"))
+    above = [(record, end) for record, end in pairs if _starts_above(record, end)]
+    if above:
+        return _above_cell(above, len(pairs))
     reached = [hit for record, end in pairs if (hit := _first_at(record, end)) is not None]
     if len(reached) < len(pairs):
         return Cell(
@@ -97,6 +105,24 @@ def _reach_cell(row: Row, reference: Row) -> Cell:
         text=f"{steps:,.0f}", detail=f"{seconds:.1f} s{count}", value=steps, source=f"{at}.step",
         detail_sources=(f"{at}.seconds",), unranked=len(reached) == 1,
     )  # fmt: skip
+
+
+def _starts_above(record: RunRecord, accuracy_pct: float) -> bool:
+    """Whether a training never was below an accuracy until after its first epoch."""
+    start = record.accuracy.pretrained_accuracy_pct if record.accuracy is not None else None
+    hit = _first_at(record, accuracy_pct)
+    return isinstance(start, int | float) and start >= accuracy_pct and hit is not None and hit[0] == 0
+
+
+def _above_cell(above: list[tuple[RunRecord, float]], count: int) -> Cell:
+    """What stands where a row began above STE's end: that it did, from where, and whether it ended below."""
+    record, end = above[0]
+    assert record.accuracy is not None, "only trained records are compared"
+    own = _end_of(record)
+    if count > 1:
+        return Cell(text="starts above it", detail=f"{len(above)} of n = {count}")
+    ends_below = ", ends below it" if own is not None and own < end else ""
+    return Cell(text="starts above it", detail=f"{record.accuracy.pretrained_accuracy_pct:.2f} %{ends_below}")
 
 
 def _end_of(record: RunRecord) -> float | None:

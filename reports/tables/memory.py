@@ -18,7 +18,7 @@ def memory_table(section: Section) -> Table:
         Column(key="method", header="Method", numeric=False),
         Column(key="allocated", header="Peak allocated", best="low"),
         Column(key="reserved", header="Peak reserved"),
-        Column(key="process", header="Peak process"),
+        Column(key="process", header="Peak process", unit="memory pass"),
         Column(key="device", header="Peak device"),
         Column(key="fp32_allocated", header="FP32 peak allocated"),
         Column(key="hypernet_allocated", header="Hypernetwork adds", unit="allocated"),
@@ -41,7 +41,11 @@ def memory_table(section: Section) -> Table:
         for row in section.rows
         if any(record.memory is not None for record in row.records)
     ]
-    return build_table("memory", "Memory", "Peaks of a few training steps in a fresh process.", columns, rows)
+    caption = (
+        "Peaks of a few training steps in the memory pass’s own process, which holds this cell’s model alone; a timing "
+        "process holds the FP32 model besides, so what Time shows of its memory is another figure."
+    )
+    return build_table("memory", "Memory", caption, columns, rows)
 
 
 def strategy_table(section: Section) -> Table:

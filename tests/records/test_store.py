@@ -32,6 +32,7 @@ from bench.records.store import (
     write_record,
 )
 from bench.units import Absent
+from tests.edited_records import edit_record
 
 MakeRecord = Callable[..., RunRecord]
 
@@ -92,13 +93,6 @@ def json_values() -> st.SearchStrategy[Any]:
 
 def write(folder: Path, record: RunRecord) -> Path:
     return write_record(folder, record, config_yaml="seed: 0\n")
-
-
-def edit(path: Path, change: Callable[[Any], None]) -> Path:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    return path
 
 
 def test_a_record_reads_back_as_it_was_written(tmp_path: Path, make_record: MakeRecord) -> None:
@@ -326,9 +320,42 @@ def test_a_file_that_is_no_record_says_what_it_is(tmp_path: Path, content: bytes
 def test_a_wrong_value_is_named_by_its_place(
     tmp_path: Path, make_record: MakeRecord, change: Callable[[Any], None], message: str
 ) -> None:
-    path = edit(write(tmp_path / "run", make_record()), change)
+    path = edit_record(write(tmp_path / "run", make_record()), change)
     with pytest.raises(RecordError, match=f"is damaged: .*{message}"):
         read_record(path)
+
+
+def test_a_record_that_another_program_laid_out_anew_still_has_to_be_what_was_written(
+    tmp_path: Path, make_record: MakeRecord
+) -> None:
+    record = make_record()
+    path = write(tmp_path / "run", record)
+    written = path.read_bytes()
+    assert b'"sha256"' in written
+    edit_record(path, lambda content: None, keep_seal=True)
+    assert path.read_bytes() != written
+    assert read_record(path) == record
+    for change in (
+        lambda content: content["timing"]["step_ms"].update(median=content["timing"]["step_ms"]["median"] * 0.9),
+        lambda content: content.update(sha256="0" * 64),
+        lambda content: content.update(sha256=None),
+    ):
+        path.write_bytes(written)
+        edit_record(path, change, keep_seal=True)
+        with pytest.raises(RecordError, match="is damaged: it is not what was written"):
+            read_record(path)
+
+
+def test_a_seal_that_stands_elsewhere_in_a_changed_record_is_looked_at(tmp_path: Path, make_record: MakeRecord) -> None:
+    path = write(tmp_path / "run", make_record(cell={"sha256": "a setting of that name"}))
+    assert read_record(path).cell == {"sha256": "a setting of that name"}
+    content = json.loads(path.read_text())
+    first = {"sha256": content.pop("sha256")} | content | {"seed": 7}
+    path.write_text(json.dumps(first, indent=2))
+    with pytest.raises(RecordError, match="its SHA-256 differs"):
+        read_record(path)
+    edit_record(path, lambda content: None)
+    assert read_record(path).seed == 7, "without a seal, as an older version wrote it"
 
 
 def test_nan_and_overflow_in_a_file_are_damage(tmp_path: Path, make_record: MakeRecord) -> None:
@@ -345,7 +372,7 @@ def test_nan_and_overflow_in_a_file_are_damage(tmp_path: Path, make_record: Make
 
 
 def test_a_record_of_the_next_schema_that_still_decodes_is_refused(tmp_path: Path, make_record: MakeRecord) -> None:
-    path = edit(write(tmp_path / "run", make_record()), lambda content: content.update(schema_version=2))
+    path = edit_record(write(tmp_path / "run", make_record()), lambda content: content.update(schema_version=2))
     with pytest.raises(RecordError, match="update metagrad-bench"):
         read_record(path)
 

@@ -320,6 +320,20 @@ def test_commands_name_the_suite_the_variant_and_the_seeds(demo_records: Make) -
     )
 
 
+def test_the_commit_stands_beside_the_digest_of_the_code_or_why_there_is_none(demo_records: Make) -> None:
+    def code(**package: Any) -> str:
+        return _page(demo_records(["fp32"], environment={"package": package})).sections[0].code
+
+    version = "Code version 0.1.0+0123abcd (digest of the code); "
+    assert code(git_commit="f00d", git_dirty=False) == f"{version}git commit f00d"
+    assert code(git_commit="f00d", git_dirty=True) == f"{version}git commit f00d with uncommitted changes"
+    assert code(git_commit={"reason": "git could not be run"}) == f"{version}git commit n/a (git could not be run)"
+    assert code() == f"{version}git commit n/a (not recorded)"
+    page = _page(demo_records(["fp32"]))
+    assert "git commit f00dcafe" in render_html(page)
+    assert "git commit f00dcafe" in render_markdown(page)
+
+
 def test_a_suite_with_several_models_names_the_model(demo_records: Make) -> None:
     records = [*demo_records(["fp32"]), *demo_records(["fp32"], model_name="vgg16", key="v")]
     commands = [command for view in _page(records).sections for command in view.commands]
