@@ -138,16 +138,7 @@ def int_mm(
     Raises:
         ShapeError: for operands that are not 2-D int8 of matching sizes in these layouts, overlapping ones included.
     """
-    _check_operand(a_MK, "A", "(M, K) row-major", a_MK)
-    _check_operand(b_KN, "B", "the transpose of a contiguous (N, K)", b_KN.t() if b_KN.dim() == 2 else b_KN)
-    m, k = a_MK.shape
-    n = b_KN.shape[1]
-    if b_KN.shape[0] != k:
-        raise ShapeError(f"integer product: A is {m}×{k} and B is {b_KN.shape[0]}×{n}; the inner sizes must be equal")
-    if a_MK.device != b_KN.device:
-        raise ShapeError(f"integer product: A lies on {a_MK.device} and B on {b_KN.device}; put them on one device")
-    if not (1 <= a_max <= 128 and 1 <= b_max <= 128):
-        raise ShapeError(f"integer product: declared maxima {a_max} and {b_max} must lie in 1..128, the range of int8")
+    m, k, n = _check_operands(a_MK, b_KN, a_max, b_max)
     if m == 0 or n == 0 or k == 0:
         return torch.zeros(m, n, dtype=torch.int32, device=a_MK.device)
     longest = max_reduction(a_max, b_max)
@@ -168,6 +159,73 @@ def int_mm(
         macs = m * k * n if macs is None else macs
         _log.append(GemmCall(gemm=gemm, layer=layer, m=m, k=k, n=n, padded=padded, path=path, macs=macs))
     return acc
+
+
+class CheckedProduct:
+    """A product whose operands are checked once and multiplied as often as their memory is filled anew."""
+
+    __slots__ = ("_a", "_b", "_macs", "_out", "_rows")
+
+    def __init__(
+        self, a_MK: Tensor, b_KN: Tensor, out_MN: Tensor, *, a_max: int, b_max: int, terms: int, rows: int, macs: int
+    ) -> None:
+        """Check what `int_mm` checks.
+
+        Args:
+            a_MK: (M, K) int8, contiguous, of the padded size.
+            b_KN: (K, N) int8, the transpose of a contiguous (N, K), of the padded size.
+            out_MN: (M, N) int32, contiguous: takes the products.
+            a_max: declared largest |a|.
+            b_max: declared largest |b|.
+            terms: how many of the K terms can differ from zero.
+            rows: how many of the M rows are asked for, for the log.
+            macs: multiplications that the layer asks for, for the log.
+
+        Raises:
+            ShapeError: for operands that `int_mm` would refuse, pad or split.
+        """
+        m, k, n = _check_operands(a_MK, b_KN, a_max, b_max)
+        if m < CUDA_RULES.min_rows or k % CUDA_RULES.multiple or n % CUDA_RULES.multiple or not k * n:
+            raise ShapeError(f"integer product: {m}×{k}×{n} is not a padded size; use int_mm, which pads")
+        if tuple(out_MN.shape) != (m, n) or out_MN.dtype != torch.int32 or not out_MN.is_contiguous():
+            raise ShapeError(f"integer product: the result must be a contiguous int32 tensor of {m}×{n}")
+        if min(k, terms) > max_reduction(a_max, b_max):
+            raise ShapeError(f"integer product: {terms} terms of {a_max}·{b_max} leave int32; use int_mm, which splits")
+        self._a, self._b, self._out, self._rows, self._macs = a_MK, b_KN, out_MN, rows, macs
+
+    @property
+    def operands(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(M, K) int8, (N, K) int8 and (M, N) int32: what to fill, and what is filled."""
+        return self._a, self._b.t(), self._out
+
+    def __call__(self, *, gemm: str, layer: str) -> None:
+        """Multiply what the operands hold now.
+
+        Args:
+            gemm: "fprop", "dgrad" or "wgrad", for the log.
+            layer: the layer's name, for the log.
+        """
+        torch._int_mm(self._a, self._b, out=self._out)
+        if _log is not None:
+            m, k = self._a.shape
+            n, rows = self._b.shape[1], self._rows
+            call = GemmCall(gemm=gemm, layer=layer, m=rows, k=k, n=n, padded=(m, k, n), path="int_mm", macs=self._macs)
+            _log.append(call)
+
+
+def _check_operands(a_MK: Tensor, b_KN: Tensor, a_max: int, b_max: int) -> tuple[int, int, int]:
+    """Their sizes (M, K, N)."""
+    _check_operand(a_MK, "A", "(M, K) row-major", a_MK)
+    _check_operand(b_KN, "B", "the transpose of a contiguous (N, K)", b_KN.t() if b_KN.dim() == 2 else b_KN)
+    m, k = a_MK.shape
+    n = b_KN.shape[1]
+    if b_KN.shape[0] != k:
+        raise ShapeError(f"integer product: A is {m}×{k} and B is {b_KN.shape[0]}×{n}; the inner sizes must be equal")
+    if a_MK.device != b_KN.device:
+        raise ShapeError(f"integer product: A lies on {a_MK.device} and B on {b_KN.device}; put them on one device")
+    if not (1 <= a_max <= 128 and 1 <= b_max <= 128):
+        raise ShapeError(f"integer product: declared maxima {a_max} and {b_max} must lie in 1..128, the range of int8")
+    return m, k, n
 
 
 def _check_operand(operand: Tensor, name: str, layout: str, row_major: Tensor) -> None:

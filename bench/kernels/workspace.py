@@ -8,13 +8,19 @@ never inference tensors, which a later training step could not write to.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
+Made = TypeVar("Made")
+
+_MOST_DERIVED = 4096
+
 _arenas: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 _views: dict[tuple[str, tuple[int, ...], torch.dtype, torch.device], Tensor] = {}  # of the arenas, made once per shape
+_derived: dict[Hashable, object] = {}  # made of the arenas
 _filled: dict[tuple[Hashable, tuple[int, ...], int, torch.device], Tensor] = {}
 
 
@@ -30,8 +36,21 @@ def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch
                 arena = _arenas[key] = torch.empty(size, dtype=dtype, device=device)
                 for known in [known for known in _views if (known[0], *known[2:]) == key]:
                     del _views[known]
+                _derived.clear()
             view = _views[name, shape, dtype, device] = arena[:size].view(shape)
     return view
+
+
+def derived(key: Hashable, make: Callable[[], Made]) -> Made:
+    """What ``make`` makes of these buffers, made again only after one of them has moved."""
+    found = _derived.get(key)
+    if found is None:
+        if len(_derived) >= _MOST_DERIVED:
+            _derived.clear()
+        with torch.inference_mode(False):
+            found = make()
+        _derived[key] = found
+    return cast(Made, found)
 
 
 def bordered(name: Hashable, shape: tuple[int, ...], value: int, device: torch.device) -> Tensor:
@@ -58,4 +77,5 @@ def clear_workspace() -> None:
     """Give all reused buffers back; the next step allocates them again."""
     _arenas.clear()
     _views.clear()
+    _derived.clear()
     _filled.clear()

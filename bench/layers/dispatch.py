@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.kernels.conv_native import DIRECT
+from bench.kernels.depthwise import DIRECT
 from bench.kernels.int_mm import unlogged
 
 INT_MM, FLOAT32, FLOAT64 = "int_mm", "float32", "float64"

@@ -19,10 +19,11 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from bench import native
-from bench.kernels import affine, conv, conv_native
-from bench.kernels.conv_native import After, Grids, fits
+from bench.kernels import affine, conv, conv_native, depthwise
+from bench.kernels.conv_native import Grids, fits
 from bench.kernels.conv_plan import ConvPlan, plan_conv, split_images
 from bench.kernels.int_mm import INT32_MAX, log_product
+from bench.kernels.landing import After
 from bench.kernels.spans import recording, span
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
 from bench.layers.dispatch import DIRECT, INT_MM, Result, exact_floats, part_name, run_fastest
@@ -381,7 +382,7 @@ def _fastest_fprop(
     def direct() -> Tensor:
         integers = _integers(w)
         columns = integers.sum((1, 2, 3), dtype=torch.int64).mul_(a.offset) if a.offset else None
-        return conv_native.depthwise_fprop(
+        return depthwise.depthwise_fprop(
             a.codes, _depthwise_weight(integers), plan, pad_value=a.zero_code, columns=columns, scale=scale, bias=bias,
             layer=layer.name, after=after,
         )  # fmt: skip
@@ -419,7 +420,7 @@ def _fastest_dgrad(
 
     def direct() -> Tensor:
         columns = None if error.offset == 0 else _offset_dgrad(error, w, plan, layer.name)
-        return conv_native.depthwise_dgrad(
+        return depthwise.depthwise_dgrad(
             error.codes, _depthwise_weight(_integers(w)), plan, factor=error.mult,
             places=None if columns is None else columns.view(plan.h, plan.w, plan.c), scale=scale, bits=inside,
             layer=layer.name, after=after,
@@ -457,7 +458,7 @@ def _fastest_wgrad(
     def direct() -> tuple[Tensor, Tensor]:
         sums = conv_native.channel_sums(error.codes)
         columns = None if error.offset == 0 else _input_sums(a, plan).mul_(error.offset)
-        dw = conv_native.depthwise_wgrad(
+        dw = depthwise.depthwise_wgrad(
             a.codes, error.codes, plan, factor=error.mult, pad_value=a.zero_code, columns=columns,
             rows=sums * (a.offset * error.mult) if a.offset else None, scale=a.scale * by_channel, layer=layer.name,
         )  # fmt: skip
@@ -476,7 +477,7 @@ def _fastest_wgrad(
             return dw.to(torch.float32).mul_(scale), error_sum(_channel_sums(error.codes), error, plan.rows)
 
     paths: dict[str, Callable[[], Result]] = {INT_MM: lambda: integer_wgrad(a, error, plan, layer.name)}
-    if conv_native.is_depthwise(plan) and native.usable(device):
+    if depthwise.is_depthwise(plan) and native.usable(device):
         paths[DIRECT] = direct
     for name in exact_floats(device, bound):
         paths[name] = functools.partial(floating, name)
@@ -484,7 +485,7 @@ def _fastest_wgrad(
 
 
 def _can_sum_directly(plan: ConvPlan, device: torch.device, bound: int) -> bool:
-    return conv_native.is_depthwise(plan) and native.usable(device) and bound <= INT32_MAX
+    return depthwise.is_depthwise(plan) and native.usable(device) and bound <= INT32_MAX
 
 
 def _integers(operand: QTensor) -> Tensor:

@@ -82,6 +82,23 @@ class Sequel(ctypes.Structure):
     ]  # fmt: skip
 
 
+class Job(ctypes.Structure):
+    """One product of fprop or dgrad: what it gathers and where its sums land; the fields of the C structure."""
+
+    _fields_ = [
+        ("read", Geometry),
+        ("landing", Landing),
+        ("source", ctypes.c_void_p),
+        ("patches", ctypes.c_void_p),
+        ("depth", ctypes.c_int64),
+        ("pad", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("acc", "row_sums", "columns", "places", "out", "scale", "bias", "bits")),
+        ("scale_per_channel", ctypes.c_int64),
+        ("first_bit", ctypes.c_int64),
+        ("then", ctypes.c_void_p),
+    ]
+
+
 @contextmanager
 def disabled() -> Iterator[None]:
     """Run the plain torch twins inside the block: for comparison, and where tensors have no memory to point at."""
@@ -142,11 +159,15 @@ def watch_operands(watcher: Callable[[Tensor], None]) -> Iterator[None]:
         _watcher = outer
 
 
-def pointer(tensor: Tensor | None) -> int | None:
-    """Address of a contiguous tensor's first value."""
-    if _watcher is not None and tensor is not None:
+def pointer(tensor: Tensor | None, index: int = 0) -> int | None:
+    """Address of a contiguous tensor's value at ``index``."""
+    if tensor is None:
+        return None
+    if _watcher is not None:
         _watcher(tensor)
-    return None if tensor is None else 0 if _shapes else tensor.data_ptr()
+    if _shapes:
+        return 0
+    return tensor.data_ptr() + index * tensor.element_size() if index else tensor.data_ptr()
 
 
 def compiled() -> Any:
@@ -217,16 +238,16 @@ def _processor() -> str:
 def _declare(found: ctypes.CDLL) -> None:
     p, n, f, i = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     pad, geometry, landing = ctypes.c_int8, ctypes.POINTER(Geometry), ctypes.POINTER(Landing)
-    sequel, d = ctypes.POINTER(Sequel), ctypes.c_double
+    sequel, job, d = ctypes.POINTER(Sequel), ctypes.POINTER(Job), ctypes.c_double
     signatures: dict[str, tuple[object, ...]] = {
         "uniform_codes": (p, p, n, f, f, p, f, f),
         "weight_codes": (p, p, n, f, f, f),
         "weight_backward": (p, p, p, n, f),
-        "gather": (p, p, geometry, n, pad),
+        "gather_images": (job, n, n),
+        "land_images": (job, n, n),
+        "next_images": (job, n, n, n, n),
         "patch_sums": (p, p, geometry, n, pad),
-        "land": (p, p, landing, p, p, p, p, i, p, p, n, sequel),
-        "turn": (p, p, n, n),
-        "gather_turned": (p, p, geometry, n, pad, i),
+        "wgrad_lines": (p, p, p, geometry, n, pad, i),
         "channel_sums": (p, p, n, n),
         "fold_wgrad": (p, p, n, n, n, n, n, n, n, n, n, i),
         "land_wgrad": (p, p, n, n, n, p, p, p, i),

@@ -184,7 +184,7 @@ static inline i64 span_of(const Geometry *g) {
 }
 
 /* (n, row_length, col_length / pack) patches of row_count * span * cb codes, filled with zeros up to `depth`. */
-void gather(const int8_t *source, int8_t *patches, const Geometry *g, i64 depth, int8_t pad) {
+static void gather(const int8_t *source, int8_t *patches, const Geometry *g, i64 depth, int8_t pad) {
     const i64 span = span_of(g), step = g->pack == 1 ? g->col_step : 1, cb = g->cb, groups = g->col_length / g->pack;
     const i64 taps = g->row_count * span * cb;
     const int whole = cb == g->c && step == 1;
@@ -587,7 +587,7 @@ static inline void stream(float *to, const float *from, i64 size) {
 
 /* out = (factor * acc + row_weight * row_sums + columns + places) * scale [+ bias] [* bit], integers exact in int32; then
  * the sequel, if there is one. */
-void land(const int32_t *acc, float *out, const Landing *l, const int32_t *row_sums, const int32_t *columns,
+static void land(const int32_t *acc, float *out, const Landing *l, const int32_t *row_sums, const int32_t *columns,
           const int32_t *places, const float *scale, int scale_per_channel, const float *bias, const uint8_t *bits,
           i64 first_bit, const Sequel *then) {
     int32_t *none = calloc(l->c + 1, sizeof(int32_t));
@@ -629,6 +629,41 @@ void land(const int32_t *acc, float *out, const Landing *l, const int32_t *row_s
     free(none);
 }
 
+/* One product of fprop or dgrad: what it gathers and where its sums land, for some images at a time. */
+typedef struct {
+    Geometry read;             /* n is that of a call */
+    Landing landing;           /* as above */
+    const int8_t *source;
+    int8_t *patches;
+    i64 depth, pad;
+    const int32_t *acc, *row_sums, *columns, *places;
+    float *out;
+    const float *scale, *bias;
+    const uint8_t *bits;
+    i64 scale_per_channel, first_bit;
+    const Sequel *then;
+} Job;
+
+void gather_images(const Job *job, i64 first, i64 count) {
+    Geometry read = job->read;
+    read.n = count;
+    gather(job->source + first * read.h * read.w * read.c, job->patches, &read, job->depth, (int8_t)job->pad);
+}
+
+void land_images(const Job *job, i64 first, i64 count) {
+    Landing l = job->landing;
+    l.n = count;
+    const i64 at = first * l.out_n, sums = first * l.rows * l.cols * l.sums_pitch;
+    land(job->acc, job->out + at, &l, job->row_sums ? job->row_sums + sums : NULL, job->columns, job->places, job->scale,
+         (int)job->scale_per_channel, job->bias, job->bits, job->first_bit + at, job->then);
+}
+
+/* Both in one call: the images that were multiplied last land, and the next are gathered. */
+void next_images(const Job *job, i64 landed, i64 landed_count, i64 first, i64 count) {
+    if (landed_count) land_images(job, landed, landed_count);
+    if (count) gather_images(job, first, count);
+}
+
 /* -------------------------------------------------------------------------------------- operands of wgrad: turned over */
 
 static inline void turn8(const int8_t *from, i64 from_pitch, int8_t *to, i64 to_pitch) {
@@ -648,12 +683,38 @@ static inline void turn8(const int8_t *from, i64 from_pitch, int8_t *to, i64 to_
     for (int i = 0; i < 8; i++) memcpy(to + i * to_pitch, &r[i], 8);
 }
 
+#ifdef __AVX512BW__
+/* 16 rows of 64 bytes: four perfect shuffles bring a byte's row to where its place in a lane was, and the other way. */
+static inline void turn16(const int8_t *from, i64 from_pitch, int8_t *to, i64 to_pitch) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(from + i * from_pitch);
+#define SHUFFLE(x, y)                                                                                                  \
+    for (int i = 0; i < 8; i++) {                                                                                      \
+        y[2 * i] = _mm512_unpacklo_epi8(x[i], x[i + 8]);                                                               \
+        y[2 * i + 1] = _mm512_unpackhi_epi8(x[i], x[i + 8]);                                                           \
+    }
+    SHUFFLE(a, b) SHUFFLE(b, a) SHUFFLE(a, b) SHUFFLE(b, a)
+#undef SHUFFLE
+#define LANE(l) _mm_storeu_si128((__m128i *)(to + (16 * l + i) * to_pitch), _mm512_extracti32x4_epi32(a[i], l));
+    for (int i = 0; i < 16; i++) { LANE(0) LANE(1) LANE(2) LANE(3) }
+#undef LANE
+}
+#endif
+
 /* (rows, columns) bytes -> (columns, rows); pitches in bytes. */
 static void turn_tile(const int8_t *from, i64 from_pitch, int8_t *to, i64 to_pitch, i64 rows, i64 columns) {
     i64 i = 0;
+#ifdef __AVX512BW__
+    if (columns % 64 == 0)
+        for (; i + 16 <= rows; i += 16) {
+            for (i64 k = i + 16; k < MIN(rows, i + 32); k++) /* rows far apart: no prefetcher follows them */
+                for (i64 line = 0; line < columns; line += 64) __builtin_prefetch(from + k * from_pitch + line);
+            for (i64 j = 0; j < columns; j += 64) turn16(from + i * from_pitch + j, from_pitch, to + j * to_pitch + i, to_pitch);
+        }
+#endif
     for (; i + 8 <= rows; i += 8) {
         i64 j = 0;
-        for (i64 k = i + 8; k < MIN(rows, i + 16); k++) /* rows far apart: no prefetcher follows them */
+        for (i64 k = i + 8; k < MIN(rows, i + 16); k++)
             for (i64 line = 0; line < columns; line += 64) __builtin_prefetch(from + k * from_pitch + line);
         for (; j + 8 <= columns; j += 8) turn8(from + i * from_pitch + j, from_pitch, to + j * to_pitch + i, to_pitch);
         for (; j < columns; j++)
@@ -666,44 +727,46 @@ static void turn_tile(const int8_t *from, i64 from_pitch, int8_t *to, i64 to_pit
 #define TILE 64
 #define WIDE_TILE 256
 
-/* (rows, columns) -> (columns, rows). 8 rows at a time: more would fall on the same lines of the cache where a row is a
- * power of two long. */
-void turn(const int8_t *from, int8_t *to, i64 rows, i64 columns) {
-#pragma omp parallel for schedule(static) if (rows * columns > 16384)
-    for (i64 j = 0; j < columns; j += WIDE_TILE)
-        turn_tile(from + j, columns, to + j * rows, rows, rows, MIN(WIDE_TILE, columns - j));
-}
-
-/* Lines of wgrad's operands for output rows [first_row, first_row + g->row_length), images innermost.
- * turned: (h, w, c, n). Line (t, s, c) of `lines`, `pitch` apart, holds (row_length, col_length / pack, n) codes.
- * With pack > 1 and own = 1 the lines are (pack, c): the outputs that share a patch, one after the other. */
-void gather_turned(const int8_t *turned, int8_t *lines, const Geometry *g, i64 pitch, int8_t pad, int own) {
+/* Lines of one of wgrad's operands, images innermost: line (t, s, c) of `lines`, `pitch` apart, holds (row_length,
+ * col_length / pack, n) codes, zeros after them. With own = 1 the lines are (t, pack, c): the outputs that share a patch,
+ * one after the other. `turned` takes what is read of the source: (rows, w, cb, n). */
+void wgrad_lines(const int8_t *source, int8_t *turned, int8_t *lines, const Geometry *g, i64 pitch, int8_t pad, int own) {
     const i64 span = own ? g->pack : span_of(g), step = own || g->pack > 1 ? 1 : g->col_step, cb = g->cb, n = g->n;
-    const i64 groups = g->col_length / g->pack;
-#pragma omp parallel for collapse(2) schedule(static) if (g->row_count * span * cb * pitch > 65536)
-    for (i64 t = 0; t < g->row_count; t++)
-        for (i64 s = 0; s < span; s++)
-            for (i64 c = 0; c < cb; c++) {
-                int8_t *to = lines + ((t * span + s) * cb + c) * pitch;
-                for (i64 i = 0; i < g->row_length; i++) {
-                    const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
-                    if (row < 0 || row >= g->h) {
-                        memset(to, pad, groups * n);
-                        to += groups * n;
-                        continue;
+    const i64 groups = g->col_length / g->pack, line = g->w * cb, last_tap = (g->row_count - 1) * g->row_step;
+    const i64 top = g->row_start + MIN(0, last_tap);
+    const i64 bottom = g->row_start + MAX(0, last_tap) + (g->row_length - 1) * g->row_stride + 1;
+    const i64 first = MIN(g->h, MAX(0, top)), size = MAX(0, MIN(g->h, bottom) - first) * line;
+    const i64 tile = cb == g->c ? WIDE_TILE : cb, pitch_in = g->h * g->w * g->c;
+    const int8_t *const block = source + first * g->w * g->c + g->c0;
+#pragma omp parallel if (g->row_count * span * cb * pitch > 65536)
+    {
+#pragma omp for schedule(static)
+        for (i64 j = 0; j < size; j += tile)
+            turn_tile(block + j / cb * g->c + j % cb, pitch_in, turned + j * n, n, n, MIN(tile, size - j));
+#pragma omp for collapse(3) schedule(static)
+        for (i64 t = 0; t < g->row_count; t++)
+            for (i64 s = 0; s < span; s++)
+                for (i64 c = 0; c < cb; c++) {
+                    int8_t *const start = lines + ((t * span + s) * cb + c) * pitch, *to = start;
+                    for (i64 i = 0; i < g->row_length; i++) {
+                        const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
+                        if (row < 0 || row >= g->h) {
+                            memset(to, pad, groups * n);
+                            to += groups * n;
+                            continue;
+                        }
+                        const int8_t *from = turned + ((row - first) * line + c) * n;
+                        for (i64 j = 0; j < groups; j++, to += n) {
+                            const i64 column = j * g->pack * g->col_stride + g->col_start + s * step;
+                            if (column < 0 || column >= g->w)
+                                memset(to, pad, n);
+                            else
+                                copy_run(to, from + column * cb * n, n);
+                        }
                     }
-                    const int8_t *line = turned + (row * g->w * g->c + g->c0 + c) * n;
-                    for (i64 j = 0; j < groups; j++, to += n) {
-                        const i64 column = j * g->pack * g->col_stride + g->col_start + s * step;
-                        if (column < 0 || column >= g->w)
-                            memset(to, pad, n);
-                        else
-                            copy_run(to, line + column * g->c * n, n);
-                    }
+                    memset(to, 0, start + pitch - to);
                 }
-                const i64 size = g->row_length * groups * n;
-                if (size < pitch) memset(lines + ((t * span + s) * cb + c) * pitch + size, 0, pitch - size);
-            }
+    }
 }
 
 /* Sums of codes per channel over all rows, int64; 128 rows at a time in 16 bits, several rows side by side. */
@@ -733,8 +796,9 @@ void channel_sums(const int8_t *restrict codes, i64 *sums, i64 rows, i64 c) {
     }
 }
 
-/* Add one product of wgrad, (r, span, c, pack, o) int32 with `pitch` values per line, to totals (o0.., r, s, c) int64. */
-void fold_wgrad(const int32_t *acc, i64 *totals, i64 r, i64 s, i64 span, i64 c, i64 o, i64 pack, i64 pitch, i64 col_step,
+/* Add one product of wgrad, lines (span, c) of (pack, o) int32, `pitch` apart, to totals (o, r, s, c) int64; the numbers
+ * of the next tap along the rows lie `tap` values further. */
+void fold_wgrad(const int32_t *acc, i64 *totals, i64 r, i64 s, i64 tap, i64 c, i64 o, i64 pack, i64 pitch, i64 col_step,
                 i64 col_stride, int add) {
 #pragma omp parallel for schedule(static) if (o * r * s * c > 16384)
     for (i64 o0 = 0; o0 < o; o0 += 16)
@@ -747,7 +811,7 @@ void fold_wgrad(const int32_t *acc, i64 *totals, i64 r, i64 s, i64 span, i64 c, 
                         i64 line[16] = {0};
                         for (i64 j = 0; j < pack; j++) {
                             const i64 column = pack == 1 ? u : u * col_step + j * col_stride;
-                            const int32_t *from = acc + ((t * span + column) * c + c0 + b) * pitch + j * o + o0;
+                            const int32_t *from = acc + t * tap + (column * c + c0 + b) * pitch + j * o + o0;
                             for (i64 a = 0; a < oc; a++) line[a] += from[a];
                         }
                         for (i64 a = 0; a < oc; a++) tile[a][b] = line[a];

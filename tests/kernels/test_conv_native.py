@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench import native
-from bench.kernels import conv_native, reference
+from bench.kernels import conv_native, conv_parts, depthwise, reference
 from bench.kernels.conv_native import Grids
 from bench.kernels.conv_plan import ConvPlan, plan_conv
 from bench.kernels.im2col import Axis
@@ -32,16 +32,16 @@ ONE = torch.ones(())
 
 
 @st.composite
-def plans(draw: st.DrawFn, *, depthwise: bool = False) -> ConvPlan:
+def plans(draw: st.DrawFn, *, by_channel: bool = False) -> ConvPlan:
     """Any geometry with an output; wide rows and few channels, so that every pack factor comes up."""
     groups = (
-        draw(st.sampled_from([2, 3, 16, 17, 40])) if depthwise else draw(st.sampled_from([1, 1, 1, 1, 2, 3, 8, 20]))
+        draw(st.sampled_from([2, 3, 16, 17, 40])) if by_channel else draw(st.sampled_from([1, 1, 1, 1, 2, 3, 8, 20]))
     )
     c_group, o_group = (
         draw(st.sampled_from([1, 2, 3, 5, 8, 16, 33])),
         draw(st.sampled_from([1, 2, 4, 8, 9, 16, 32, 40])),
     )
-    if depthwise:
+    if by_channel:
         c_group = o_group = 1
     n, h, w = draw(st.integers(1, 3)), draw(st.integers(1, 9)), draw(st.sampled_from([1, 2, 4, 5, 8, 9, 16, 18]))
     r, s = draw(st.integers(1, 4)), draw(st.integers(1, 4))
@@ -126,18 +126,18 @@ def check_wgrad(plan: ConvPlan, seed: int, pad_value: int) -> None:
 
 
 def check_depthwise(plan: ConvPlan, seed: int, pad_value: int) -> None:
-    assert conv_native.is_depthwise(plan)
+    assert depthwise.is_depthwise(plan)
     a, w, err = operands(plan, seed)
     weight = w.squeeze(3).permute(1, 2, 0).contiguous().to(torch.int16)
     columns, flags = drawn((plan.o,), seed), pack_bits(drawn((plan.n, plan.h, plan.w, plan.c), seed) > 0)
     given = {"scale": torch.tensor(0.5), "layer": "probe"}
     common = {"pad_value": pad_value, "columns": columns, "bias": None, **given}
-    direct = conv_native.depthwise_fprop(a, weight, plan, **common)
+    direct = depthwise.depthwise_fprop(a, weight, plan, **common)
     assert torch.equal(direct, conv_native.fprop(a, w, plan, grids(), **common))
-    direct = conv_native.depthwise_dgrad(err, weight, plan, factor=2, places=None, bits=flags, **given)
+    direct = depthwise.depthwise_dgrad(err, weight, plan, factor=2, places=None, bits=flags, **given)
     assert torch.equal(direct, conv_native.dgrad(err, w, plan, grids(2), places=None, bits=flags, **given))
     common = {"pad_value": pad_value, "rows": drawn((plan.o,), seed), "columns": None, **given}
-    direct = conv_native.depthwise_wgrad(a, err, plan, factor=2, **common)
+    direct = depthwise.depthwise_wgrad(a, err, plan, factor=2, **common)
     assert torch.equal(direct, conv_native.wgrad(a, err, plan, grids(2), **common))
 
 
@@ -146,12 +146,12 @@ def check_nine_bits(plan: ConvPlan, seed: int, pad_value: int) -> None:
     a, w, err = operands(plan, seed)
     weight = (w.to(torch.int16) * 2 + 1).squeeze(3).permute(1, 2, 0).contiguous()
     given = {"scale": ONE, "layer": "probe"}
-    y = conv_native.depthwise_fprop(a, weight, plan, pad_value=pad_value, columns=None, bias=None, **given)
+    y = depthwise.depthwise_fprop(a, weight, plan, pad_value=pad_value, columns=None, bias=None, **given)
     ones = torch.ones_like(w)
     total = 2 * reference.fprop_reference(a, w, plan, pad_value=pad_value)
     total += reference.fprop_reference(a, ones, plan, pad_value=pad_value)
     assert torch.equal(y, total.float().view(y.shape))
-    dx = conv_native.depthwise_dgrad(err, weight, plan, factor=1, places=None, bits=None, **given)
+    dx = depthwise.depthwise_dgrad(err, weight, plan, factor=1, places=None, bits=None, **given)
     total = 2 * reference.dgrad_reference(err, w, plan) + reference.dgrad_reference(err, ones, plan)
     assert torch.equal(dx, total.float())
 
@@ -185,7 +185,7 @@ def test_wgrad_equals_int64(plan, seed, pad_value):
 
 
 @FAST
-@given(plan=plans(depthwise=True), seed=SEEDS, pad_value=PADS)
+@given(plan=plans(by_channel=True), seed=SEEDS, pad_value=PADS)
 def test_direct_depthwise_sums_equal_the_products(plan, seed, pad_value):
     check_depthwise(plan, seed, pad_value)
     check_nine_bits(plan, seed, pad_value)
@@ -214,7 +214,7 @@ def test_wgrad_equals_int64_on_many_more_geometries(plan, seed, pad_value):
 
 @pytest.mark.slow
 @MANY
-@given(plan=plans(depthwise=True), seed=SEEDS, pad_value=PADS)
+@given(plan=plans(by_channel=True), seed=SEEDS, pad_value=PADS)
 def test_direct_depthwise_sums_equal_the_products_on_many_more_geometries(plan, seed, pad_value):
     check_depthwise(plan, seed, pad_value)
 
@@ -224,7 +224,7 @@ def test_direct_depthwise_sums_equal_the_products_on_many_more_geometries(plan, 
 )
 def test_neighbours_share_a_patch_and_every_pack_factor_is_exact(outputs, width, pack):
     axis = Axis(-1, 1, 3, 1, width)
-    assert conv_native.pack_of(outputs, axis, axis) == pack
+    assert conv_parts.pack_of(outputs, axis, axis) == pack
     plan = plan_conv((2, 16, 5, width), (outputs, 16, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
     for seed in range(6):
         check_fprop(plan, seed, -128)
@@ -233,7 +233,7 @@ def test_neighbours_share_a_patch_and_every_pack_factor_is_exact(outputs, width,
 
 
 def test_a_patch_that_saves_no_bytes_is_not_shared():
-    assert conv_native.pack_of(8, Axis(0, 1, 3, 3, 16), Axis(0, 1, 3, 3, 16)) == 1
+    assert conv_parts.pack_of(8, Axis(0, 1, 3, 3, 16), Axis(0, 1, 3, 3, 16)) == 1
 
 
 def test_a_batch_larger_than_a_piece_runs_in_pieces():
@@ -324,5 +324,4 @@ def test_results_do_not_depend_on_the_threads():
         check_fprop(plan, seed, -128)
         check_dgrad(plan, seed)
         check_wgrad(plan, seed, -128)
-    depthwise = dataclasses.replace(plan, groups=16)
-    check_depthwise(depthwise, 1, -128)
+    check_depthwise(dataclasses.replace(plan, groups=16), 1, -128)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench.errors import ShapeError
-from bench.kernels.int_mm import INT32_MAX, int_mm, max_reduction, record_gemms
+from bench.kernels.int_mm import INT32_MAX, CheckedProduct, int_mm, max_reduction, record_gemms
 from bench.kernels.reference import int_mm_reference
 
 SIZES = {"m": st.integers(1, 70), "k": st.integers(1, 300), "n": st.integers(1, 40), "seed": st.integers(0, 2**31)}
@@ -159,3 +159,39 @@ def test_threads_change_no_integer():
         results.append(int_mm(a, b.t()))
     assert torch.equal(*results)
     assert torch.equal(results[0].to(torch.int64), int_mm_reference(a, b.t()))
+
+
+def checked(m: int, k: int, n: int, **changes) -> CheckedProduct:
+    given = {"a_max": 128, "b_max": 128, "terms": k, "rows": m, "macs": m * k * n, **changes}
+    out = given.pop("out", torch.empty(m, n, dtype=torch.int32))
+    return CheckedProduct(full_range((m, k), 0), full_range((n, k), 1).t(), out, **given)
+
+
+def test_a_checked_product_multiplies_what_its_operands_hold_at_each_call():
+    product = checked(24, 64, 16, rows=20)
+    a, b, out = product.operands
+    for seed in (3, 4):
+        a.copy_(full_range((24, 64), seed))
+        b.copy_(full_range((16, 64), seed + 1))
+        with record_gemms() as calls:
+            product(gemm="dgrad", layer="probe")
+        assert torch.equal(out.to(torch.int64), int_mm_reference(a, b.t()))
+    (call,) = calls
+    assert (call.gemm, call.layer, call.m, call.padded, call.path) == ("dgrad", "probe", 20, (24, 64, 16), "int_mm")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "changes", "words"),
+    [
+        ((16, 64, 16), {}, "not a padded size"),
+        ((24, 63, 16), {}, "not a padded size"),
+        ((24, 64, 15), {}, "not a padded size"),
+        ((24, 64, 16), {"out": torch.empty(24, 8, dtype=torch.int32)}, "contiguous int32 tensor of 24×16"),
+        ((24, 64, 16), {"out": torch.empty(24, 16)}, "contiguous int32 tensor"),
+        ((17, 131_072, 8), {}, "which splits"),
+        ((24, 64, 16), {"a_max": 129}, "must lie in 1..128"),
+    ],
+)
+def test_what_int_mm_would_pad_split_or_refuse_is_no_checked_product(sizes, changes, words):
+    with pytest.raises(ShapeError, match=words):
+        checked(*sizes, **changes)

@@ -30,3 +30,20 @@ def test_a_border_is_written_once_and_kept():
         [-128, -128, -128],
     ]
     assert workspace.bordered(("probe", 1), (3, 3), 0, CPU).eq(0).all()
+
+
+def test_what_is_made_of_buffers_is_made_again_once_one_has_moved():
+    workspace.clear_workspace()
+    made = []
+
+    def make() -> int:
+        made.append(workspace.scratch("probe", (4,), torch.int8, CPU).data_ptr())
+        return made[-1]
+
+    assert workspace.derived("key", make) == workspace.derived("key", make)
+    assert len(made) == 1
+    larger = workspace.scratch("probe", (400,), torch.int8, CPU)
+    assert workspace.derived("key", make) == larger.data_ptr()
+    workspace.clear_workspace()
+    workspace.derived("key", make)
+    assert len(made) == 3
