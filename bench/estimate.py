@@ -211,9 +211,11 @@ def find_largest_batch(
         low = max((size for size, needed in tried.items() if needed <= limit_bytes), default=0)
         high = min((size for size, needed in tried.items() if needed > limit_bytes), default=MAX_BATCH + 1)
         step = max(1, low // _SEARCH_TOLERANCE)
-        slope = _slope_near(tried, limit_bytes)
-        near = low in tried and len(tried) > 2 and slope > 0 and tried[low] + slope * step > limit_bytes
-        if high - low <= step or near:
+        slope, overall = (
+            _slope_near(tried, limit_bytes),
+            (tried[max(tried)] - tried[min(tried)]) / (max(tried) - min(tried)),
+        )
+        if high - low <= step or (len(tried) > 2 and low and tried[low] + min(slope, overall) * step > limit_bytes):
             return low
         size = _next_size(tried, limit_bytes, low, high, slope)
         tried[size] = needed_bytes(size)

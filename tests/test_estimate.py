@@ -17,7 +17,8 @@ from bench.kernels.selfcheck import check_device
 from bench.kernels.workspace import clear_workspace
 from bench.profilers.work import Operator
 from bench.training.assemble import build_parts
-from bench.training.memory import take_largest_layer, track_steps
+from bench.training.drawn_layer import take_largest_layer
+from bench.training.memory import track_steps
 from bench.training.shapes import bound_hypernet_bytes
 from bench.units import Absent
 from tools.estimate import TITLE, main

@@ -63,6 +63,12 @@ class MemoryPeaks:
     peak_device_bytes: int | Absent
 
 
+def device_type_of(tensor: torch.Tensor) -> str:
+    """``tensor.device.type``, which for a tensor without data would go through the dispatcher and all its modes."""
+    fake: torch.device | None = getattr(tensor, "fake_device", None)
+    return tensor.device.type if fake is None else fake.type
+
+
 class AllocationTracker(TorchDispatchMode):
     """Counts the bytes of live storages on one device; a storage counts once however many views it has.
 
@@ -144,7 +150,7 @@ class AllocationTracker(TorchDispatchMode):
 
     def _observe(self, tensor: torch.Tensor, *, returned: bool) -> None:
         """Count a tensor's storage if it is new, or the change of its size."""
-        if tensor.device.type != self._device_type:
+        if device_type_of(tensor) != self._device_type:
             return
         try:
             storage = tensor.untyped_storage()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bench.layers.base import IntegerLayer
 from bench.profilers.base import PHASES, UNATTRIBUTED
 from bench.profilers.layer_scopes import FORWARD
-from bench.profilers.memory import AllocationTracker
+from bench.profilers.memory import AllocationTracker, device_type_of
 from bench.records.schema import MEMORY_CATEGORIES, LayerMemory, MemoryPhase
 from bench.units import Absent
 
@@ -224,7 +224,7 @@ class CategoryTracker(AllocationTracker):
         for owner in self._owners():
             self.observe_existing(owner.tensors)
             for tensor in owner.tensors:
-                if tensor.device.type != self._device_type:
+                if device_type_of(tensor) != self._device_type:
                     continue
                 block = self.blocks[self._of_storage[tensor.untyped_storage()._cdata]]
                 if not block.labels or block.labels[-1][1] != owner.category:

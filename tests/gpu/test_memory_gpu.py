@@ -17,7 +17,8 @@ from bench.estimate import CellShapes
 from bench.kernels.workspace import clear_workspace
 from bench.profilers.memory_categories import CategoryTracker
 from bench.training.assemble import build_parts
-from bench.training.memory import snapshot_steps, take_largest_layer, track_steps
+from bench.training.drawn_layer import take_largest_layer
+from bench.training.memory import snapshot_steps, track_steps
 from bench.units import Absent
 
 pytestmark = pytest.mark.gpu

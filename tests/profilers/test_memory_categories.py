@@ -14,7 +14,8 @@ from bench.profilers.layer_scopes import LayerScopes
 from bench.profilers.memory_categories import CategoryTracker, MemoryProfile, Owner
 from bench.records.schema import MEMORY_CATEGORIES, LayerMemory, MemoryPhase
 from bench.training.assemble import Parts, build_parts
-from bench.training.memory import take_largest_layer, track_steps
+from bench.training.drawn_layer import take_largest_layer
+from bench.training.memory import track_steps
 from bench.units import MEBIBYTE, Absent
 
 CPU = torch.device("cpu")

@@ -55,7 +55,7 @@ def test_pieces_are_the_sums_of_their_spans(demo_records: Make, profiled: Profil
     assert columns["gemm"].value == pytest.approx((0.4 + 0.7) * 6)
     assert columns["quantize"].value == pytest.approx(0.2 * 6)
     assert columns["overhead"].text == "4.9"
-    assert "Spans change a step’s time by +5 %;" in pieces_table(section).caption
+    assert "Spans change a step’s time by +5 %, that of FP32 beside it by +5 %;" in pieces_table(section).caption
 
 
 def test_ceilings_are_named_with_what_could_not_be_measured(demo_records: Make, profiled: Profiled) -> None:
