@@ -28,7 +28,8 @@ IDENTITY = ("suite", "variant", "ran_as", "model_name", "data_name", "seed", "de
 DEVICE = tuple(
     field.name for field in dataclasses.fields(DeviceSeries) if field.name.endswith(("_w", "mhz", "_c", "pct"))
 )
-DETAILED_RECORDS = 1000
+DETAILED_RECORDS = 1000  # in tables with hundreds of lines a record
+PROFILED_RECORDS = 250  # in those of spans and products, which have seven hundred
 Line = Iterable[Any]
 
 
@@ -37,8 +38,8 @@ def write_tables(
 ) -> None:
     """Write every table that there is data for.
 
-    Tables with many lines a record hold the largest sections, whole, up to `DETAILED_RECORDS`: those of thousands of
-    records would take longer than the rest of the report.
+    Tables with many lines a record hold the largest sections, whole, up to `DETAILED_RECORDS`, those of profiles up to
+    `PROFILED_RECORDS`: of thousands of records they would take longer than the rest of the report.
 
     Args:
         sections: of the report, the largest first.
@@ -46,7 +47,7 @@ def write_tables(
         folders: of the records' files, by key.
         out_dir: exists.
     """
-    close = _detailed(sections)
+    close = _detailed(sections, DETAILED_RECORDS)
     phases = sorted({n for r in close if r.timing for repeat in r.timing.repeats for n in repeat.phases_ms})
     _write_rows(flat_rows(sections), out_dir / "rows.csv")
     _write_rows(flat_cells(records), out_dir / "cells.csv")
@@ -60,8 +61,9 @@ def write_tables(
     for name, (kind, pairs) in tables.items():
         _write(out_dir / f"{name}.csv", *_flat(kind, pairs))
     _write(out_dir / "memory_phases.csv", *_memory_phases(close))
+    profiled = _detailed(sections, PROFILED_RECORDS)
     for name, kind in (("products", ProductWork), ("spans", SpanTime)):
-        _write(out_dir / f"{name}.csv", *_profiled(kind, name, close))
+        _write(out_dir / f"{name}.csv", *_profiled(kind, name, profiled))
     _write(
         out_dir / "device.csv",
         (*IDENTITY, "repeat", "time_s", *DEVICE, "timing_process_bytes", "throttled"),
@@ -76,11 +78,11 @@ def write_tables(
     _write(out_dir / "environment.csv", ("fingerprint", "machine", "path", "value"), _environments(records))
 
 
-def _detailed(sections: Sequence[Section]) -> list[RunRecord]:
+def _detailed(sections: Sequence[Section], limit: int) -> list[RunRecord]:
     """Records of the largest sections, as many whole ones as fit; the first one always."""
     close: list[RunRecord] = []
     for section in sections:
-        if close and len(close) + len(section.records) > DETAILED_RECORDS:
+        if close and len(close) + len(section.records) > limit:
             break
         close += section.records
     return close

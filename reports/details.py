@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import re
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.records.schema import LayerFacts, LayerMemory, RunRecord
+from bench.records.schema import (
+    AccuracyResult,
+    LayerFacts,
+    LayerMemory,
+    MemoryResult,
+    ModelFacts,
+    ProfileResult,
+    RunRecord,
+    SideProfile,
+    TimingResult,
+)
 from bench.stats import summarize
 from bench.units import Absent, format_absent, format_bytes, format_ms
 from reports.reproduce import reproduce_command
@@ -39,8 +49,9 @@ GROUPS = (
     ("Kernels", ("gemms",)),
     ("Profile", ("profile",)),
 )  # fmt: skip
-#: Lists that have tables of their own in the details, or stand in tables/*.csv alone.
-_LISTS = re.compile(r"(model\.layers|memory\.layers|accuracy\.curve|timing\.repeats|profile\.\w+\.[\w.]+)\[")
+
+
+_LISTS = ((ModelFacts, "layers"), (MemoryResult, "layers"), (AccuracyResult, "curve"), (TimingResult, "repeats"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,10 +151,28 @@ def value_text(value: Any) -> str:
 
 def _fields(record: RunRecord, parts: Sequence[str]) -> Iterable[Field]:
     for part in parts:
-        for path, value in leaves(getattr(record, part), part):
-            if not _LISTS.match(path):
-                shown = shown_value(record, path, value)
-                yield Field(path=path, text=value_text(shown), value=repr(shown) if _is_number(shown) else "")
+        for path, value in leaves(_without_lists(getattr(record, part)), part):
+            shown = shown_value(record, path, value)
+            yield Field(path=path, text=value_text(shown), value=repr(shown) if _is_number(shown) else "")
+
+
+def _without_lists(part: Any) -> Any:
+    """A part without the lists that have tables of their own in the details, or stand in tables/*.csv alone."""
+    if isinstance(part, ProfileResult):
+        return dataclasses.replace(part, cell=_side_without_lists(part.cell), fp32=_side_without_lists(part.fp32))
+    for kind, name in _LISTS:
+        if isinstance(part, kind) and not isinstance(getattr(part, name), Absent):
+            return dataclasses.replace(part, **{name: ()})
+    return part
+
+
+def _side_without_lists(side: SideProfile) -> SideProfile:
+    trace = side.trace
+    if trace is not None:
+        kernels = trace.kernels if isinstance(trace.kernels, Absent) else ()
+        trace = dataclasses.replace(trace, operators=(), kernels=kernels)
+    nothing = dict.fromkeys(("plain_step_ms", "spanned_step_ms", "spans", "products", "work"), ())
+    return dataclasses.replace(side, trace=trace, **nothing)
 
 
 def _is_number(value: Any) -> bool:

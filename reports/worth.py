@@ -106,8 +106,8 @@ def _differences(row: Row, rival: Row) -> str:
     parts = []
     delta = accuracy_difference(row, rival, rival.label)
     if isinstance(delta, Estimate):
-        over = "one seed" if delta.n == 1 else plural(delta.n, "seed")
-        parts.append(f"{points_text(delta)} points over {over}")
+        over = f" over {plural(delta.n, 'seed')}" if delta.n > 1 else ""  # of one seed the answer before it says so
+        parts.append(f"{points_text(delta)} points{over}")
     time = ratio_of_ratios(row.time_vs_fp32, rival.time_vs_fp32)
     if isinstance(time, Ratio):
         parts.append(with_interval(time, "the step time"))

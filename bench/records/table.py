@@ -63,7 +63,11 @@ def flat_row(record: RunRecord) -> dict[str, Value]:
 
 def _memory_columns(memory: MemoryResult | None) -> dict[str, object]:
     """Totals, and what there was by category when the step held most."""
-    totals = [field.name for field in dataclasses.fields(MemoryResult) if field.name not in ("phases", "layers")]
+    totals = [
+        field.name
+        for field in dataclasses.fields(MemoryResult)
+        if field.name not in ("phases", "phases_missing", "layers")
+    ]
     columns: dict[str, object] = {name: memory and getattr(memory, name) for name in totals}
     columns |= {f"peak_{category}_bytes": None for category in MEMORY_CATEGORIES}
     if memory is not None and not isinstance(memory.phases, Absent):

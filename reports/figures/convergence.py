@@ -34,7 +34,6 @@ from reports.figures.style import (
     wants_log,
 )
 from reports.rows import Row, Section
-from reports.text import clean_text
 
 MAX_LINES = 14
 REFERENCES = ("ste", "fp32")  # drawn first, in ink and grey
@@ -87,10 +86,10 @@ def convergence(section: Section, styles: RowStyles | None = None) -> Sketch | N
     legend_below(figure, axes[0][0])
     ste = [row for row in rows if row.method.name == "ste"]
     caption = (
-        "One point an epoch: the epoch's mean loss, the accuracy after it. STE stands in black, FP32 in grey; of "
+        "One point an epoch: the epoch's mean loss, the accuracy after it. STE is dashed, FP32 dotted in grey; of "
         f"several seeds (n) a thin line each, their mean, and its 95 % interval.{more}"
     )
-    caption += clean_text(coincidence_note({f"{name} over steps": groups for name, groups in together.items()}))
+    caption += coincidence_note({f"{name} over steps": groups for name, groups in together.items()})
     if not ste:
         caption += " No STE row was measured here."
     alt = _describe(rows, with_accuracy=len(quantities) > 1)

@@ -32,7 +32,7 @@ QUANTITIES = (
 
 def device_over_time(section: Section, styles: RowStyles | None = None) -> Sketch | NotDrawn:
     """What was sampled of the device over the seconds of each timing process; throttled samples are crossed."""
-    key, topic, title = "device", "time", "Power and clocks over time"
+    key, topic, title = "device", "time", "The device over time"
     rows, more = cap_rows([row for row in section.rows if series_of(row)], MAX_LINES)
     known = {
         name: [row for row in rows if any(_values(series, name) is not None for series in series_of(row))]

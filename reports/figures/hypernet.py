@@ -76,7 +76,7 @@ def amplification(section: Section, folders: Folders, styles: RowStyles | None =
         "g is the layer's gradient, g̃ what the hypernetwork and the quantizer make of it. Lines: median over the "
         f"layers; bands: quartiles over the layers; the lowest seed; the dotted line is no amplification.{more}"
     )
-    caption += clean_text(coincidence_note(together))
+    caption += coincidence_note(together)
     for reason, count in sorted(reasons.items()):
         caption += f" Not shown: {count} of {len(rows)} rows ({reason})."
     return Sketch(key=key, topic=topic, title=title, caption=caption, alt=alt, figure=figure)

@@ -11,6 +11,7 @@ import seaborn as sns
 
 from reports.figures.style import INK, PALETTE
 from reports.rows import Section
+from reports.text import clean_text
 
 FP32_GREY = "#8a8a8a"
 COINCIDE = 0.004  # of a panel's span: less than the width of a line
@@ -113,4 +114,4 @@ def coincidence_note(groups_by_name: Mapping[str, Sequence[tuple[str, ...]]]) ->
         for group in groups:
             told.setdefault(group, []).append(name)
     parts = [f"{', '.join(group)} (in {', '.join(names)})" for group, names in told.items()]
-    return f" Coinciding, so drawn in alternating dashes: {'; '.join(parts)}." if parts else ""
+    return f" Coinciding, so drawn in alternating dashes: {clean_text('; '.join(parts))}." if parts else ""

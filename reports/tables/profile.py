@@ -72,7 +72,7 @@ def pieces_table(section: Section) -> Table:
     names = [*(piece for piece in PIECES if piece in present), *sorted(present - set(PIECES))]
     columns = (
         Column(key="method", header="Method", numeric=False),
-        *(Column(key=name, header=name.replace("_", " "), unit="ms") for name in names),
+        *(Column(key=name, header=_piece_words(name), unit="ms") for name in names),
         Column(key="between", header="Between medians", unit="ms"),
         Column(key="unattributed", header="Unattributed", unit="% of a plain step"),
         Column(key="overhead", header="Spans add", unit="% to the step; to FP32’s"),
@@ -234,6 +234,10 @@ def ceilings_text(ceilings: Ceilings) -> str:
 
 
 _DASH = Cell(text="–", empty=True)
+
+
+def _piece_words(piece: str) -> str:
+    return piece.replace("_", " ").replace("hypernet ", "hypernetwork ")
 
 
 def _speed(row: Row) -> tuple[bool, float]:

@@ -79,6 +79,7 @@ def memories() -> st.SearchStrategy[schema.MemoryResult]:
         schema.LayerMemory, name=texts, kept_bytes=counts, forward_extra_bytes=counts, backward_extra_bytes=counts
     )
     others = {
+        "phases_missing": st.dictionaries(texts, texts, max_size=2),
         "phases": st.lists(phases, max_size=2).map(tuple) | absents,
         "layers": st.lists(layers, max_size=2).map(tuple) | absents,
         "snapshot": texts | absents,

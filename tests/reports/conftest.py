@@ -77,7 +77,7 @@ DEMO: dict[str, tuple[MethodFacts, float, float, float, float, tuple[float, ...]
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "reports"
 PHASES = ("data", "forward", "backward", "meta", "optimizer", "unattributed")
 ENVIRONMENT: dict[str, Any] = {
-    "package": {"version": "0.1.0", "git_commit": "f00dcafe", "git_dirty": False},
+    "package": {"version": "0.1.0", "git_commit": "f00dcafe" * 5, "git_dirty": False},
     "python": {"version": "3.11.2"},
     "torch": {"version": "2.13.0+cpu", "threads": 2},
     "cpu": {"model": "Example CPU @ 2.0 GHz", "usable_cores": 2, "instruction_sets": ["avx2", "avx512_vnni"]},

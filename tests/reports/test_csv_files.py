@@ -79,7 +79,10 @@ def test_synthetic_data_has_no_accuracy_in_any_table(
 
 
 def test_long_tables_hold_the_largest_sections_whole_and_none_of_an_earlier_report(
-    demo_records: Make, tables: Callable[..., dict[str, Table]], monkeypatch: pytest.MonkeyPatch
+    demo_records: Make,
+    tables: Callable[..., dict[str, Table]],
+    monkeypatch: pytest.MonkeyPatch,
+    profiled: Callable[[RunRecord], RunRecord],
 ) -> None:
     monkeypatch.setattr("reports.csv_files.DETAILED_RECORDS", 2)
     largest = demo_records(["fp32", "uint8_int8", "uint8_int4"], machine="a")
@@ -87,6 +90,9 @@ def test_long_tables_hold_the_largest_sections_whole_and_none_of_an_earlier_repo
     assert {line["fingerprint"] for line in found["samples"]} == {"a"}
     assert len({line["key"] for line in found["samples"]}) == 3
     assert {line["fingerprint"] for line in found["curves"]} == {"a", "b"}
+    monkeypatch.setattr("reports.csv_files.PROFILED_RECORDS", 1)
+    found = tables([profiled(record) for record in (*demo_records(["fp32"], machine="b"), *largest)])
+    assert {line["fingerprint"] for name in ("spans", "products") for line in found[name]} == {"a"}
     (record,) = demo_records(["uint8_int8"])
     assert record.memory is not None
     layer = LayerMemory(name="conv1", kept_bytes=5, forward_extra_bytes=6, backward_extra_bytes=7)

@@ -330,8 +330,8 @@ def test_the_commit_stands_beside_the_digest_of_the_code_or_why_there_is_none(de
     assert code(git_commit={"reason": "git could not be run"}) == f"{version}git commit n/a (git could not be run)"
     assert code() == f"{version}git commit n/a (not recorded)"
     page = _page(demo_records(["fp32"]))
-    assert "git commit f00dcafe" in render_html(page)
-    assert "git commit f00dcafe" in render_markdown(page)
+    assert "git commit f00dcafef00dcafe" in render_html(page)
+    assert "git commit f00dcafef00dcafe" in render_markdown(page)
 
 
 def test_a_suite_with_several_models_names_the_model(demo_records: Make) -> None:

@@ -95,7 +95,8 @@ def test_rows_that_trained_alike_take_turns_over_steps_and_are_named(
     assert [line.get_markevery() for line in alike] == [(0, 2), (1, 2)]
     assert loss[other.variant].get_linestyle() == "-"
     names = "training loss over steps, test accuracy, % over steps"
-    assert f"dashes: metagrad_int4_retain, metagrad_int4_recompute (in {names})" in sketch.caption
+    told = f" Coinciding, so drawn in alternating dashes: {retain.variant}, {recompute.variant} (in {names})."
+    assert told in sketch.caption
     over_seconds = sketch.figure.axes[1].lines
     assert {line.get_linestyle() for line in over_seconds} == {"-"}, "their steps take different times"
 
