@@ -128,7 +128,7 @@ def _device(device: torch.device, *, measure: bool) -> dict[str, Any]:
     from bench.hardware.peaks import find_gpu
     from bench.hardware.probe import open_nvml, probe, read_peaks
     from bench.kernels.selfcheck import check_device
-    from bench.native import pieces
+    from bench.native import notice, pieces
     from bench.units import Absent
 
     capability = probe(device)
@@ -156,6 +156,7 @@ def _device(device: torch.device, *, measure: bool) -> dict[str, Any]:
         "limits": {"min_rows": capability.limits.min_rows, "multiple": capability.limits.multiple},
         "self_check": Absent(error) if error else "passed",
         "elementwise": pieces(device),
+        "elementwise_notice": notice() if device.type == "cpu" else Absent("the pieces are compiled for CPUs"),
         "integer_paths": {str(bits): {"label": path.label, "reason": path.reason} for bits, path in paths.items()},
         "ceilings": ceilings,
         "published": peaks
@@ -348,6 +349,8 @@ def _device_advice(device: dict[str, Any]) -> list[str]:
             f"Element-wise work runs in plain torch ({device['elementwise']['reason']}): results are right, steps "
             "slower. A C compiler with OpenMP (on Debian: apt-get install gcc) is found at the next start."
         )
+    if name == "cpu" and _known(device["elementwise_notice"]):
+        advice.append(device["elementwise_notice"])
     ceilings = device["ceilings"]
     if not _known(ceilings) and "another pass holds" in ceilings["reason"]:
         advice.append(f"A run of metagrad-bench is under way on {name}: wait for its end, its times would suffer too.")
