@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from bench import native
 from bench.errors import ShapeError
-from bench.kernels import affine, linear
+from bench.kernels import affine, conv_native, linear, linear_native
+from bench.kernels.conv_native import Grids, fits
 from bench.kernels.spans import span
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
 from bench.layers.operands import (
@@ -85,12 +87,12 @@ class _LinearFunction(Function):
             a, inside = quantize_operand(layer.activation_quantizer, x.contiguous())
             w, _ = quantize_operand(layer.weight_quantizer, weight.contiguous())
         if layer.dispatch != "simulate":
-            y = integer_fprop(*both_quantized(a, w), layer.name)
+            y = integer_fprop(*both_quantized(a, w), layer.name, bias=None if bias is None else bias.contiguous())
         else:
             with span("gemm", layer=layer.name, gemm="fprop"):
                 y = values_of(a) @ values_of(w).t()
-        if bias is not None:
-            y.add_(bias)
+            if bias is not None:
+                y.add_(bias)
         ctx.layer = layer
         ctx.grids = grid_of(a), grid_of(w)
         ctx.save_for_backward(weight, inside, *tensors_of(a), *tensors_of(w))
@@ -120,9 +122,9 @@ class _LinearFunction(Function):
         if layer.error_quantizer is not None and layer.dispatch != "simulate":
             a, w = both_quantized(a, w)
             if for_dx is not None and needs_dx:
-                dx = add_up([integer_dgrad(grid, w, layer.name) for grid in for_dx])
+                dx = add_up([integer_dgrad(grid, w, layer.name, inside=inside) for grid in for_dx])
             if for_dw is not None:
-                sums = [grid.codes.sum(0, dtype=torch.int64) for grid in for_dw]
+                sums = [_column_sums(grid.codes) for grid in for_dw]
                 pairs = list(zip(for_dw, sums, strict=True))
                 dw = add_up([integer_wgrad(a, grid, total, layer.name) for grid, total in pairs]) if needs_dw else None
                 db = add_up([error_sum(total, grid, len(error_mn)) for grid, total in pairs]) if needs_db else None
@@ -133,8 +135,8 @@ class _LinearFunction(Function):
             with span("gemm", layer=layer.name, gemm="wgrad"):
                 dw = dw_error.t() @ values_of(a) if needs_dw else None
             db = dw_error.sum(0) if needs_db else None
-        if dx is not None and inside is not None:
-            dx.mul_(unpack_bits(inside, dx.shape))
+            if dx is not None and inside is not None:
+                dx.mul_(unpack_bits(inside, dx.shape))
         if dw is not None and layer.weight_quantizer is not None and not layer.leaves_quantized_gradient:
             with span("quantize", layer=layer.name, gemm="wgrad"):
                 dw = layer.weight_quantizer.backward(dw, weight)
@@ -146,35 +148,43 @@ def error_sum(sums: Tensor, error: QTensor, terms: int) -> Tensor:
     return affine.dequantize(sums * error.mult + terms * error.offset, error.scale)
 
 
-def integer_fprop(a: QTensor, w: QTensor, layer: str) -> Tensor:
-    """Dequantized output (M, N) float32 of codes (M, K) and (N, K)."""
+def integer_fprop(a: QTensor, w: QTensor, layer: str, *, bias: Tensor | None = None) -> Tensor:
+    """Dequantized output (M, N) float32 of codes (M, K) and (N, K), plus the bias (N,)."""
     assert a.mult == 1, "an activation's grid has steps of one"
     k = a.codes.shape[1]
+    scale = a.scale * (w.scale.view(-1) if w.scale.dim() else w.scale)
+    bound = k * a.value_max * w.value_max
+    grids = Grids(a_max=a.code_max, b_max=w.code_max, factor=w.mult, row_weight=w.offset, bound=bound)
+    columns = None
+    if a.offset:
+        columns = _row_sums(w.codes).mul_(w.mult).add_(k * w.offset).mul_(a.offset)
+    if native.usable(a.codes.device) and fits(grids):
+        return linear_native.fprop(a.codes, w.codes, grids, columns=columns, scale=scale, bias=bias, layer=layer)
     with span("gemm", layer=layer, gemm="fprop"):
         acc = linear.fprop(a.codes, w.codes, a_max=a.code_max, w_max=w.code_max, layer=layer)
     with span("dequantize", layer=layer, gemm="fprop"):
-        rows = columns = None
-        if w.offset:
-            rows = linear.sum_rows(a.codes).add_(k * a.offset).mul_(w.offset)
-        if a.offset:
-            columns = w.codes.sum(1, dtype=torch.int64).mul_(a.offset * w.mult)
-        total = affine.combine(acc, factor=w.mult, rows=rows, columns=columns, bound=k * a.value_max * w.value_max)
-        return affine.dequantize(total, a.scale * (w.scale.view(-1) if w.scale.dim() else w.scale))
+        rows = linear.sum_rows(a.codes).mul_(w.offset) if w.offset else None
+        y = affine.dequantize(affine.combine(acc, factor=w.mult, rows=rows, columns=columns, bound=bound), scale)
+        return y if bias is None else y.add_(bias)
 
 
-def integer_dgrad(error: QTensor, w: QTensor, layer: str) -> Tensor:
-    """Dequantized error signal of the input (M, K) float32, from codes (M, N) and (N, K)."""
+def integer_dgrad(error: QTensor, w: QTensor, layer: str, *, inside: Tensor | None = None) -> Tensor:
+    """Dequantized error signal of the input (M, K) float32, from codes (M, N) and (N, K); 0 where ``inside`` is."""
+    terms = error.codes.shape[1]
+    bound, factor, row_weight = terms * error.value_max * w.value_max, error.mult * w.mult, error.mult * w.offset
+    grids = Grids(a_max=error.code_max, b_max=w.code_max, factor=factor, row_weight=row_weight, bound=bound)
+    scale = error.scale * w.scale
+    columns = None
+    if error.offset:
+        columns = _column_sums(w.codes).mul_(w.mult).add_(terms * w.offset).mul_(error.offset)
+    if native.usable(error.codes.device) and fits(grids):
+        return linear_native.dgrad(error.codes, w.codes, grids, columns=columns, scale=scale, bits=inside, layer=layer)
     with span("gemm", layer=layer, gemm="dgrad"):
         acc = linear.dgrad(error.codes, w.codes, err_max=error.code_max, w_max=w.code_max, layer=layer)
     with span("dequantize", layer=layer, gemm="dgrad"):
-        terms = error.codes.shape[1]
-        rows = linear.sum_rows(error.codes).mul_(error.mult * w.offset) if w.offset else None
-        columns = None
-        if error.offset:
-            columns = w.codes.sum(0, dtype=torch.int64).mul_(w.mult).add_(terms * w.offset).mul_(error.offset)
-        bound = terms * error.value_max * w.value_max
-        total = affine.combine(acc, factor=error.mult * w.mult, rows=rows, columns=columns, bound=bound)
-        return affine.dequantize(total, error.scale * w.scale)
+        rows = linear.sum_rows(error.codes).mul_(row_weight) if row_weight else None
+        dx = affine.dequantize(affine.combine(acc, factor=factor, rows=rows, columns=columns, bound=bound), scale)
+        return dx if inside is None else dx.mul_(unpack_bits(inside, dx.shape))
 
 
 def integer_wgrad(a: QTensor, error: QTensor, error_sums: Tensor, layer: str) -> Tensor:
@@ -183,14 +193,37 @@ def integer_wgrad(a: QTensor, error: QTensor, error_sums: Tensor, layer: str) ->
     The error has one scale, or one (N,) per output feature.
     """
     assert a.mult == 1, "an activation's grid has steps of one"
+    terms = a.codes.shape[0]
+    bound, row_weight = terms * a.value_max * error.value_max, a.offset * error.mult
+    grids = Grids(a_max=error.code_max, b_max=a.code_max, factor=error.mult, row_weight=row_weight, bound=bound)
+    columns = None
+    if error.offset:
+        columns = _column_sums(a.codes).add_(terms * a.offset).mul_(error.offset)
+    if native.usable(a.codes.device) and fits(grids) and not error.scale.dim():
+        return linear_native.wgrad(
+            a.codes,
+            error.codes,
+            grids,
+            error_sums=error_sums,
+            columns=columns,
+            scale=a.scale * error.scale,
+            layer=layer,
+        )
     with span("gemm", layer=layer, gemm="wgrad"):
         acc = linear.wgrad(a.codes, error.codes, a_max=a.code_max, err_max=error.code_max, layer=layer)
     with span("dequantize", layer=layer, gemm="wgrad"):
-        terms = a.codes.shape[0]
-        rows = (error_sums * (a.offset * error.mult)).unsqueeze(1) if a.offset else None
-        columns = None
-        if error.offset:
-            columns = a.codes.sum(0, dtype=torch.int64).add_(terms * a.offset).mul_(error.offset)
-        bound = terms * a.value_max * error.value_max
+        rows = (error_sums * row_weight).unsqueeze(1) if row_weight else None
         total = affine.combine(acc, factor=error.mult, rows=rows, columns=columns, bound=bound)
         return affine.dequantize(total, a.scale * (error.scale.unsqueeze(1) if error.scale.dim() else error.scale))
+
+
+def _row_sums(codes: Tensor) -> Tensor:
+    """(rows,) int64 sums of a matrix's codes."""
+    if native.usable(codes.device):
+        return linear_native.row_sums(codes).to(torch.int64)
+    return codes.sum(1, dtype=torch.int64)
+
+
+def _column_sums(codes: Tensor) -> Tensor:
+    """(columns,) int64 sums of a matrix's codes."""
+    return conv_native.channel_sums(codes) if native.usable(codes.device) else codes.sum(0, dtype=torch.int64)

@@ -146,15 +146,16 @@ def _compiled_forward(
         lib.norm_stats(pointer(x), rows, channels, pointer(statistics[0]), pointer(statistics[1]))
     numbers = torch.empty(4, channels)
     mean, inverse, factor, shift = numbers
-    *running, share = layer.running()
-    dense = [None if tensor is None else tensor.contiguous() for tensor in running]
+    running_mean, running_var, share = layer.running()
+    dense_mean, dense_var = (None if each is None else each.contiguous() for each in (running_mean, running_var))
     lib.norm_factors(
         pointer(statistics[0]), pointer(statistics[1]), rows, channels, layer.eps, pointer(weight), pointer(bias),
-        pointer(mean), pointer(factor), pointer(shift), pointer(inverse), pointer(dense[0]), pointer(dense[1]), share,
+        pointer(mean), pointer(factor), pointer(shift), pointer(inverse), pointer(dense_mean), pointer(dense_var),
+        share,
     )  # fmt: skip
-    for tensor, written in zip(running, dense, strict=True):
-        if tensor is not None and written is not None and written is not tensor:
-            tensor.copy_(written)
+    for kept, written in ((running_mean, dense_mean), (running_var, dense_var)):
+        if kept is not None and written is not None and written is not kept:
+            kept.copy_(written)
     halves = torch.empty_like(x, dtype=torch.bfloat16) if layer.compact else None
     kept = x if halves is None else halves
     pending = Pending(x=x, kept=kept, mean=mean, factor=factor, shift=shift)

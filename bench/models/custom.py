@@ -72,7 +72,7 @@ def build_custom(factory: str, **offered: int) -> nn.Module:
     arguments = _arguments(make, offered, key)
     try:
         model = make(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{key}: the call failed with {_said(error)}.") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{key} returned a {type(model).__name__} and not a torch.nn.Module.")

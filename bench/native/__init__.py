@@ -1,6 +1,7 @@
 """The compiled element-wise pieces of the CPU path: built once per machine, optional, checked before use.
 
-``pieces.c`` is compiled by the system's C compiler into the user's cache and called through ctypes; torch's OpenMP
+``pieces.c`` is compiled by the system's C compiler into the user's cache (or, where that cannot be written, a folder of
+the user's own among the temporary ones, and ``notice`` says so) and called through ctypes; torch's OpenMP
 threads run it. Where there is no compiler, or another device computes, the plain torch twins run and ``status`` says
 why.
 """
@@ -14,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -35,6 +37,7 @@ FLAGS = (
 )  # fmt: skip
 OPTIONAL_FLAGS = ("-mprefer-vector-width=512",)  # x86 only; GCC shies away from it by default
 BUILD_LIMIT_S = 120
+CACHE_FOLDER = "native"
 
 _off = 0
 _shapes = 0
@@ -140,6 +143,20 @@ def status() -> str:
     return f"plain torch: {found.reason}" if isinstance(found, Absent) else f"{found} for this processor, checked"
 
 
+def notice() -> str | Absent:
+    """One sentence where the compiled pieces could not be kept in the user's cache; else why there is none."""
+    found = _built()
+    if isinstance(found, Absent):
+        return found
+    folder = Path(found._name).parent
+    if folder.name == CACHE_FOLDER:
+        return Absent("the compiled pieces lie in the user's cache")
+    return (
+        f"The user's cache cannot be written, so the compiled pieces lie in {folder} and are built again after it is "
+        "cleaned: set XDG_CACHE_HOME to a folder that can be written."
+    )
+
+
 def pieces(device: torch.device) -> str | Absent:
     """What a record says of the element-wise work on ``device``: who compiled it, or why torch's operators run."""
     if device.type != "cpu":
@@ -199,20 +216,21 @@ def _compiler() -> str | None:
 
 
 def _build(compiler: str) -> Path:
-    """Compile into the user's cache, unless this source was compiled there for this processor and compiler."""
+    """Compile into the user's cache, unless this source was compiled there for this processor and compiler.
+
+    Raises:
+        OSError: no folder can be written, or the compiler cannot be started.
+        subprocess.SubprocessError: the compiler fails or takes too long.
+    """
     import platformdirs
 
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
     identity = "\n".join((SOURCE.read_text(), *FLAGS, *OPTIONAL_FLAGS, version, platform.machine(), _processor()))
     name = f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    folder = platformdirs.user_cache_path("metagrad-bench") / "native"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        folder = Path(tempfile.mkdtemp(prefix="metagrad-bench-native-"))
+    cache = platformdirs.user_cache_path("metagrad-bench") / CACHE_FOLDER
+    if (cache / name).exists():
+        return cache / name
+    folder = cache if _can_write(cache) else _temporary_folder()
     target = folder / name
     if target.exists():
         return target
@@ -224,6 +242,32 @@ def _build(compiler: str) -> Path:
             subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=True)
         made.replace(target)
     return target
+
+
+def _can_write(folder: Path) -> bool:
+    if not folder.is_absolute():  # nobody's home: it would be made where the user happens to work
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # the mode alone tells nothing to root, nor of a read-only disk
+            return True
+    except OSError:
+        return False
+
+
+def _temporary_folder() -> Path:
+    """Where the cache cannot be written: one folder for all of this user's processes, or one that nobody else can know.
+
+    What lies there is loaded and run, so it must be the user's own and closed to others.
+    """
+    folder = Path(tempfile.gettempdir()) / f"metagrad-bench-native-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            return Path(tempfile.mkdtemp(prefix="metagrad-bench-native-"))
+    return folder
 
 
 def _processor() -> str:

@@ -118,6 +118,10 @@ def test_a_factory_that_raises_is_refused_on_one_line(write_module: Callable[[st
     )
 
 
+def test_a_factory_that_ends_the_process_is_refused(write_module: Callable[[str], str]) -> None:
+    assert "the call failed with SystemExit: 3" in refusal(f"{write_module('def make(): raise SystemExit(3)')}:make")
+
+
 def test_what_is_not_a_module_is_refused(write_module: Callable[[str], str]) -> None:
     assert "returned a dict" in refusal(f"{write_module('def make(): return {}')}:make")
 

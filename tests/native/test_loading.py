@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 
 from bench import native
 from bench.quantizers.uniform import uniform_codes
+from bench.units import Absent
 
 CPU = torch.device("cpu")
 
@@ -41,6 +44,17 @@ def cached(tmp_path: Path) -> list[Path]:
     return list((tmp_path / "cache").rglob("*.so"))
 
 
+@pytest.fixture
+def copier(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A compiler that takes no time: it hands out the library that this machine has built already."""
+    built = native._built()
+    if isinstance(built, Absent):
+        pytest.skip(built.reason)
+    script = f'[ "$1" = --version ] && exit 0; while [ "$1" != -o ]; do shift; done; cp "{built._name}" "$2"'
+    program(tmp_path / "bin", "cc", script)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+
+
 def test_without_a_compiler_the_twins_run(afresh, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert afresh() == "plain torch: no C compiler found (cc, gcc, clang); install gcc for a faster step"
@@ -56,20 +70,15 @@ def test_a_compiler_that_fails_is_quoted_in_one_line(afresh, monkeypatch, tmp_pa
     assert cached(tmp_path) == []
 
 
-def test_a_compiler_whose_code_is_wrong_is_not_believed(afresh, monkeypatch, tmp_path):
+def test_a_compiler_whose_code_is_wrong_is_not_believed(copier, afresh, monkeypatch):
     monkeypatch.setattr(native, "_is_right", lambda found: False)
-    if "no C compiler" in afresh():
-        pytest.skip("this machine has no C compiler")
-    assert "computes wrong codes" in native.status()
+    assert "computes wrong codes" in afresh()
     assert not native.usable(CPU)
 
 
 @pytest.mark.parametrize("rubbish", [b"", b"not a library at all"])
-def test_a_damaged_library_is_named_and_the_twins_run(afresh, tmp_path, rubbish):
-    compiler = native._compiler()
-    if compiler is None:
-        pytest.skip("this machine has no C compiler")
-    library = native._build(compiler)
+def test_a_damaged_library_is_named_and_the_twins_run(copier, afresh, tmp_path, rubbish):
+    library = native._build(native._compiler())
     assert cached(tmp_path) == [library]
     library.write_bytes(rubbish)
     said = afresh()
@@ -82,11 +91,67 @@ def test_a_damaged_library_is_named_and_the_twins_run(afresh, tmp_path, rubbish)
     assert afresh().startswith("compiled by")
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(afresh, tmp_path):
+@pytest.fixture
+def no_cache(copier: None, afresh: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No folder can be made in the cache; the folder for temporary files is empty."""
     (tmp_path / "cache").write_text("a file where the folder should be")
-    said = afresh()
-    assert said.startswith(("compiled by", "plain torch: no C compiler"))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    return temporary
+
+
+def test_a_cache_that_cannot_be_written_is_done_without_and_every_process_finds_the_same_library(no_cache):
+    built = []
+    for _ in range(2):
+        native._built.cache_clear()
+        assert native.status().startswith("compiled by")
+        assert codes() == [-127, 25, 127]
+        built += no_cache.rglob("*.so")
+        assert [folder.stat().st_mode & 0o777 for folder in no_cache.iterdir()] == [0o700]
+    assert built[0] == built[1]
+    assert len(built) == 2
+    assert native.notice().startswith(f"The user's cache cannot be written, so the compiled pieces lie in {no_cache}")
+
+
+@pytest.mark.parametrize("kind", ["open to others", "a link"])
+def test_a_temporary_folder_that_others_could_have_filled_is_not_trusted(no_cache, tmp_path, kind):
+    known = native._temporary_folder()
+    if kind == "a link":
+        known.rmdir()
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        known.symlink_to(tmp_path / "elsewhere")
+    else:
+        known.chmod(0o777)
+    other = native._temporary_folder()
+    assert other != known
+    assert other.parent == no_cache
+    assert other.stat().st_mode & 0o777 == 0o700
+
+
+def test_without_any_folder_to_write_to_the_twins_run_and_say_so(no_cache, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(no_cache / "missing"))
+    native._built.cache_clear()
+    assert "could not build the compiled pieces: " in native.status()
+    assert "No such file or directory" in native.status()
     assert codes() == [-127, 25, 127]
+    assert isinstance(native.notice(), Absent)
+
+
+def test_a_user_without_a_home_gets_no_folder_in_the_working_one(no_cache, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: Path("~/.cache") / name)
+    native._built.cache_clear()
+    assert native.status().startswith("compiled by")
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_library_that_the_cache_holds_is_used_though_nothing_can_be_written(copier, afresh, monkeypatch, tmp_path):
+    assert afresh().startswith("compiled by cc")
+    assert native.notice() == Absent("the compiled pieces lie in the user's cache")
+    (library,) = cached(tmp_path)
+    monkeypatch.setattr(native, "_can_write", lambda folder: False)
+    assert native._build(native._compiler()) == library
 
 
 def test_the_twins_run_inside_disabled_and_the_pieces_again_after_it():

@@ -146,6 +146,7 @@ def quiet(report: dict[str, Any]) -> dict[str, Any]:
         "self_check": "passed",
         "instruction_sets": ["avx512_vnni"],
         "elementwise": "compiled by gcc",
+        "elementwise_notice": {"reason": "in the user's cache"},
     }
     return report
 
@@ -196,6 +197,7 @@ def test_a_quiet_machine_gets_no_advice(quiet: dict[str, Any]) -> None:
         (("devices", 0, "instruction_sets"), ["avx2"], "neither AVX512-VNNI nor AMX"),
         (("devices", 0, "self_check"), {"reason": "3 sums were wrong"}, "(3 sums were wrong): use dispatch=simulate"),
         (("devices", 0, "elementwise"), {"reason": "no C compiler found"}, "(no C compiler found): results are right"),
+        (("devices", 0, "elementwise_notice"), "They lie in /tmp/x.", "They lie in /tmp/x."),
     ],
 )
 def test_each_spoiler_gets_one_sentence(quiet: dict[str, Any], path: tuple[Any, ...], value: Any, words: str) -> None:

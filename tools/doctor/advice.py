@@ -80,6 +80,8 @@ def _device_advice(device: dict[str, Any]) -> list[str]:
             f"Element-wise work runs in plain torch ({device['elementwise']['reason']}): results are right, steps "
             "slower. A C compiler with OpenMP (on Debian: apt-get install gcc) is found at the next start."
         )
+    if name == "cpu" and is_known(device["elementwise_notice"]):
+        advice.append(device["elementwise_notice"])
     ceilings = device["ceilings"]
     if not is_known(ceilings) and "another pass holds" in ceilings["reason"]:
         advice.append(f"A run of metagrad-bench is under way on {name}: wait for its end, its times would suffer too.")

@@ -34,7 +34,7 @@ def describe_device(device: torch.device, *, measure: bool) -> dict[str, Any]:
     from bench.hardware.peaks import find_gpu
     from bench.hardware.probe import open_nvml, probe, read_peaks
     from bench.kernels.selfcheck import check_device
-    from bench.native import pieces
+    from bench.native import notice, pieces
     from bench.units import Absent
 
     capability = probe(device)
@@ -63,6 +63,7 @@ def describe_device(device: torch.device, *, measure: bool) -> dict[str, Any]:
         "limits": {"min_rows": capability.limits.min_rows, "multiple": capability.limits.multiple},
         "self_check": Absent(error) if error else "passed",
         "elementwise": pieces(device),
+        "elementwise_notice": notice() if device.type == "cpu" else Absent("the pieces are compiled for CPUs"),
         "integer_paths": {str(bits): {"label": path.label, "reason": path.reason} for bits, path in paths.items()},
         "ceilings": ceilings,
         "published": peaks
