@@ -22,6 +22,7 @@ from bench.records.store import find_records, read_records, show_path
 from tools.against.verb import CONFIRM, REPEATS, compare_with_revision, shared_alpha
 from tools.gate_output import RENDERERS, conclude, publish, unit
 
+MOST_RUNS = 100  # of --repeats and --confirm
 EPILOG = """thresholds, how much worse than the baseline a metric may become (recorded runs / measured in turn):
 {thresholds}
 
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     _check_mode(arguments, parser.error)
     rules = read_rules(arguments, Policy(interleaved=arguments.against is not None or arguments.in_turn), parser.error)
-    files = read_files(arguments.write, parser.error)
+    files = read_files(arguments, parser.error)
     run = _compare_recorded if arguments.against is None else _compare_revisions
     comparison, notes = run(arguments, rules.policy)
     outcome = conclude(comparison, rules, notes, warn_only=arguments.warn_only)
@@ -267,14 +268,29 @@ def read_rules(arguments: argparse.Namespace, policy: Policy, complain: Callable
     return Rules(policy, treat)
 
 
-def read_files(pairs: Iterable[str], complain: Callable[[str], NoReturn]) -> Mapping[Path, str]:
-    """What to write where: format by path."""
+def read_files(arguments: argparse.Namespace, complain: Callable[[str], NoReturn]) -> Mapping[Path, str]:
+    """What to write where: format by path, links followed.
+
+    Raises:
+        RecordError: a file that could not be written, or should not; said before anything is measured.
+    """
     files: dict[Path, str] = {}
+    given = (arguments.baseline, arguments.release_baseline, arguments.policy, *arguments.candidate)
+    inputs = {os.path.realpath(path) for path in given if path is not None}
     try:
-        for name, path in _pairs("--write", "FORMAT=FILE", pairs):
+        for name, text in _pairs("--write", "FORMAT=FILE", arguments.write):
             if name not in RENDERERS:
                 complain(f"--write: there is no format {name!a}; known are {', '.join(RENDERERS)}")
-            files[Path(path)] = name
+            path, shown = Path(os.path.realpath(text)), show_path(Path(text))
+            if str(path) in inputs:
+                raise RecordError(f"--write {name}={shown} would replace what is compared: name another file.")
+            if path in files:
+                raise RecordError(f"--write names {shown} twice, and one would replace the other: name two files.")
+            if path.exists() and not path.is_file():
+                raise RecordError(f"--write {name}={shown} names no regular file: name one, or print with --format.")
+            if not path.parent.is_dir():
+                raise RecordError(f"--write {name}={shown} is in a folder that does not exist: make it first.")
+            files[path] = name
     except ConfigError as error:
         complain(str(error))
     return files
@@ -320,14 +336,13 @@ def _threshold_line(item: tuple[str, Threshold]) -> str:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 100:
-        raise ValueError
-    return number
+    if not (text.isdecimal() and int(text) <= MOST_RUNS):
+        raise argparse.ArgumentTypeError(f"takes a whole number up to {MOST_RUNS}, not {text!a}")
+    return int(text)
 
 
 def _positive(text: str) -> int:
     number = _count(text)
     if not number:
-        raise ValueError
+        raise argparse.ArgumentTypeError("takes 1 or more, not 0")
     return number

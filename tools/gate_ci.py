@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ MOST_ANNOTATIONS = 10  # GitHub shows so many of each level in a step
 _LEVELS = {
     ExitCode.FAILED: "error", ExitCode.NOT_COMPARABLE: "error", ExitCode.INCONCLUSIVE: "warning", ExitCode.OK: "notice",
 }  # fmt: skip
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
+_NOT_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, sections 2.2 and 3.3.3
 
 
 def render_junit(outcome: Outcome, explain: bool) -> str:
@@ -84,6 +85,12 @@ def is_github(environment: Mapping[str, str]) -> bool:
     return environment.get("GITHUB_ACTIONS") == "true"
 
 
+def without_commands(text: str) -> str:
+    """Text in which GitHub obeys nothing: a cell's name may hold ``::``, and a wrapped line may begin with it."""
+    token = f"gate-{secrets.token_hex(8)}"
+    return f"::stop-commands::{token}\n{text.rstrip()}\n::{token}::\n"
+
+
 def append_summary(environment: Mapping[str, str], markdown: str) -> None:
     """Append to the step's summary, where GitHub names a file for it.
 
@@ -103,7 +110,7 @@ def append_summary(environment: Mapping[str, str], markdown: str) -> None:
 
 
 def _xml(text: str) -> str:
-    """Text without the characters that XML cannot hold."""
+    """One line without the characters that XML cannot hold; an attribute cannot hold line breaks either."""
     return _NOT_XML.sub(lambda found: ascii(found[0])[1:-1], text)
 
 

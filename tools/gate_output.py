@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.errors import ExitCode
+from bench.errors import ExitCode, RecordError
 from bench.gating import CELL, THRESHOLDS, Comparison, Row, Threshold, Verdict, exit_code
 from bench.gating.decide import show_value
 from bench.gating.policy_file import Rules
 from bench.records.store import show_text, write_atomic
-from tools.gate_ci import append_summary, is_github, render_github, render_junit
+from tools.gate_ci import append_summary, is_github, render_github, render_junit, without_commands
 from tools.output import emit
 
 OUTPUT_VERSION = 2
@@ -96,10 +96,18 @@ def publish(outcome: Outcome, form: str, files: Mapping[Path, str], *, explain: 
     Raises:
         RecordError: if a file or the output cannot be written.
     """
+    failures: list[RecordError] = []
     for path, name in files.items():
-        write_atomic(path, RENDERERS[name](outcome, explain).encode(), replace=True)
-    emit(RENDERERS[form](outcome, explain))
-    if is_github(os.environ):
+        try:
+            write_atomic(path, RENDERERS[name](outcome, explain).encode(), replace=True)
+        except RecordError as error:  # what was found, maybe over hours, is printed all the same
+            failures.append(error)
+    in_github = is_github(os.environ)
+    text = RENDERERS[form](outcome, explain)
+    emit(without_commands(text) if in_github and form == "text" else text)
+    if failures:
+        raise failures[0]
+    if in_github:
         append_summary(os.environ, render_markdown(outcome, explain))
         if form == "text":
             emit(render_github(outcome, explain))
@@ -227,7 +235,7 @@ def _cell(row: Row) -> str:
 def _share_of_threshold(row: Row) -> float:
     """How much of its threshold a passing change uses up; one that passed below a noise floor counts as none."""
     share = abs(row.change_pct or 0.0) / (row.threshold_pct or math.inf)
-    return share if share <= 1 else 0.0
+    return round(share, 9) if share <= 1 else 0.0  # equal shares differ in the last bit
 
 
 def _escape_markdown(text: str) -> str:

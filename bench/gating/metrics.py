@@ -57,7 +57,7 @@ THRESHOLDS: dict[str, Threshold] = {
         session_shift_pct=2.5,
     ),
     "fp32_step_ms": Threshold(
-        limit=60.0, interleaved_limit=20.0, judged_by="ratio", process_shift_pct=3.0, session_shift_pct=10.0,
+        limit=60.0, interleaved_limit=30.0, judged_by="ratio", process_shift_pct=3.0, session_shift_pct=10.0,
         alarm=False,
     ),
     "forward_ms": _phase(2.5),

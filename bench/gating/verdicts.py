@@ -92,7 +92,9 @@ def worst_first(rows: Iterable[Row]) -> list[Row]:
     def order(row: Row) -> tuple[int, float, str, str, str, str, str]:
         change, limit = abs(row.change_pct or 0.0), row.threshold_pct or 1.0
         return (
-            row.verdict.rank, -change / limit, row.cell, row.metric, row.reference, row.config_digest, row.fingerprint,
+            # Rounded: equal changes differ in the last bit, and then the names decide.
+            row.verdict.rank, round(-change / limit, 9), row.cell, row.metric, row.reference, row.config_digest,
+            row.fingerprint,
         )  # fmt: skip
 
     return sorted(rows, key=order)

@@ -31,6 +31,7 @@ RENEW = "write it again with `metagrad-bench baseline CANDIDATE -o FILE`"
 # Of the configuration, without effect on what one pass measures; the machine is told by the fingerprint.
 NO_EFFECT_KEYS = (("device",), ("protocol", "pass_limit_s"), ("protocol", "passes"))
 DIGITS = 6  # significant ones of a time
+LONGEST_MS = 1e12  # 30 years: no step takes as long
 EXCERPT = {
     "device": ("kind", "name", "sm", "memory_bytes", "power_limit_w", "driver"),
     "torch": ("version", "cuda_build", "cpu_capability", "threads"),
@@ -108,10 +109,14 @@ def is_measured(entry: Entry) -> bool:
 
 
 def entry_of(record: RunRecord) -> Entry:
-    """Take from a record what a comparison needs."""
+    """Take from a record what a comparison needs.
+
+    Raises:
+        RecordError: a sample is one that no measurement gives, such as a step of 0 ms.
+    """
     config = _without_keys(record.cell, NO_EFFECT_KEYS)
     repeats = [set_throttled_aside(repeat) for repeat in record.timing.repeats] if record.timing else []
-    return Entry(
+    entry = Entry(
         suite=record.suite,
         variant=record.variant,
         model=record.model_name,
@@ -129,6 +134,11 @@ def entry_of(record: RunRecord) -> Entry:
         config=_shared_parts(config),
         metrics={name: Metric(samples=samples) for name, samples in _metrics(record, repeats).items()},
     )
+    try:
+        _check_samples(entry)
+    except ValueError as error:
+        raise RecordError(f"The record of {cell_label(entry)!a} is damaged: it {error}; run its cell again.") from error
+    return entry
 
 
 def newest_entries(entries: Iterable[Entry]) -> tuple[Entry, ...]:
@@ -338,13 +348,33 @@ def _check(entries: Sequence[Entry], texts: Sequence[msgspec.Raw]) -> None:
         seen.add(identity)
         if config_digest(entry.config) != entry.config_digest:
             raise ValueError(f"{place} has a config that does not belong to its config_digest (edited by hand?)")
-        for name, metric in entry.metrics.items():
-            if isinstance(metric.samples, Absent):
-                continue
-            if not metric.samples or not all(metric.samples):
-                raise ValueError(f"{place} holds no samples of {name!a} in a repeat")
-            if not all(_is_finite(value) for repeat in metric.samples for value in repeat):
-                raise ValueError(f"{place} holds a sample of {name!a} that is no finite number")
+        try:
+            _check_samples(entry)
+        except ValueError as error:
+            raise ValueError(f"{place} {error}") from error
+
+
+def _check_samples(entry: Entry) -> None:
+    """Refuse samples that no measurement gives: compared, a step of 0 ms would pass as improved."""
+    for name, metric in entry.metrics.items():
+        if isinstance(metric.samples, Absent):
+            continue
+        if not metric.samples or not all(metric.samples):
+            raise ValueError(f"holds no samples of {name!a} in a repeat")
+        for value in (value for repeat in metric.samples for value in repeat):
+            if not _is_finite(value):
+                raise ValueError(f"holds a sample of {name!a} that is no finite number")
+            if not _is_possible(name, value):
+                raise ValueError(f"holds a sample of {name!a} that nothing can measure, {value:g}")
+
+
+def _is_possible(name: str, value: float) -> bool:
+    """Whether a value lies where its unit can: hypernetworks' extra bytes are differences and may be below zero."""
+    if name.endswith("_ms"):  # a phase may be too short for a coarse clock, a step not
+        return (value >= 0 if name not in ("step_ms", "fp32_step_ms") else value > 0) and value <= LONGEST_MS
+    if name.endswith("_pct"):
+        return 0 <= value <= 100
+    return value > 0 if name in ("peak_allocated_bytes", "peak_process_bytes") else True
 
 
 def _is_finite(value: float) -> bool:

@@ -450,3 +450,15 @@ def test_of_two_versions_records_of_one_cell_the_newer_counts(entry: Entry) -> N
     for candidates in ([old, new], [new, old]):
         assert {row.verdict.value for row in judge_all([before], candidates)} == {"ok"}
     assert {row.verdict.value for row in judge_all([old, new], [before])} == {"ok"}
+
+
+def test_a_machine_whose_fp32_step_varies_widely_does_not_make_unchanged_code_inconclusive(entry: Entry) -> None:
+    speeds = (1.0, 1.9, 0.7)
+
+    def at_speeds(value: float) -> tuple[tuple[float, ...], ...]:
+        return tuple((value * speed, 1.01 * value * speed, 0.99 * value * speed) for speed in speeds)
+
+    before = with_samples(with_samples(entry, "fp32_step_ms", at_speeds(20.0)), "step_ms", at_speeds(100.0))
+    after = with_samples(with_samples(entry, "fp32_step_ms", at_speeds(20.2)), "step_ms", at_speeds(101.0))
+    rows = judge(before, after, Policy(interleaved=True))
+    assert (of(rows, "step_ms").verdict, of(rows, "fp32_step_ms").verdict) == (Verdict.OK, Verdict.OK)

@@ -217,6 +217,41 @@ def test_a_number_that_is_not_finite_is_damage(written: Path) -> None:
             read_baseline(written)
 
 
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        ("step_ms", 0.0), ("step_ms", -1.0), ("fp32_step_ms", 0.0), ("forward_ms", -0.1), ("backward_ms", 1e300),
+        ("peak_allocated_bytes", 0), ("peak_process_bytes", -5), ("test_accuracy_pct", 300.0),
+        ("integer_share_pct", -1.0),
+    ],
+)  # fmt: skip
+def test_a_sample_that_nothing_can_measure_is_damage(written: Path, metric: str, value: float) -> None:
+    path = edited(written, lambda content: content["entries"][0]["metrics"][metric]["samples"][0].append(value))
+    with pytest.raises(RecordError, match=rf"`\$\.entries\[0\]` holds a sample of '{metric}' that nothing can measure"):
+        read_baseline(path)
+
+
+def test_a_record_with_a_step_of_no_time_is_refused_by_its_cell(make_record: MakeRecord) -> None:
+    record = make_record()
+    assert record.timing is not None
+    repeats = tuple(dataclasses.replace(repeat, step_ms=(0.0, 1.0)) for repeat in record.timing.repeats)
+    broken = dataclasses.replace(record, timing=dataclasses.replace(record.timing, repeats=repeats))
+    with pytest.raises(
+        RecordError, match=r"The record of 'demo/metagrad_int4.*'step_ms' .*run its cell again"
+    ):
+        entry_of(broken)
+
+
+def test_extra_bytes_below_zero_and_a_phase_of_no_time_are_read(written: Path) -> None:
+    def change(content: Any) -> None:
+        metrics = content["entries"][0]["metrics"]
+        metrics["hypernet_extra_process_bytes"]["samples"] = [[-4096]]
+        metrics["data_ms"]["samples"][0][0] = 0.0
+
+    (entry,) = read_baseline(edited(written, change)).entries
+    assert entry.metrics["hypernet_extra_process_bytes"].samples == ((-4096,),)
+
+
 def test_two_entries_for_one_cell_and_machine_are_damage(written: Path) -> None:
     edited(written, lambda content: content["entries"].append(content["entries"][0]))
     with pytest.raises(RecordError, match=r"`\$\.entries\[1\]` is a second entry for 'demo/metagrad_int4_recompute"):

@@ -19,7 +19,7 @@ BLOCKS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PA
 STAND_IN = """#!/bin/sh
 printf '%s\\n' "$*" >> "$CALLS"
 [ "$1" = gate ] && exit "$CODE"
-exit 0
+exit "$RUN_CODE"
 """
 
 
@@ -29,8 +29,8 @@ def run_gate_step(folder: Path, **settings: str) -> tuple[int, list[str], dict[s
     (folder / "metagrad-bench").chmod(0o755)
     environment = os.environ | {
         "PATH": f"{folder}:{os.environ['PATH']}", "RUNNER_TEMP": str(folder), "CALLS": str(folder / "calls"),
-        "GITHUB_OUTPUT": str(folder / "outputs"), "CODE": "0", "CELLS": "suite=demo", "AGAINST": "", "BASELINE": "",
-        "ARGUMENTS": "",
+        "GITHUB_OUTPUT": str(folder / "outputs"), "CODE": "0", "RUN_CODE": "0", "CELLS": "suite=demo", "AGAINST": "",
+        "BASELINE": "", "ARGUMENTS": "",
     }  # fmt: skip
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", ACTION["runs"]["steps"][1]["run"]],
@@ -43,7 +43,8 @@ def run_gate_step(folder: Path, **settings: str) -> tuple[int, list[str], dict[s
 def test_the_action_measures_against_a_revision_and_hands_on_the_exit_code(tmp_path: Path) -> None:
     odd = "feature/$(touch pwned);x"
     code, calls, outputs = run_gate_step(tmp_path, AGAINST=odd, CODE="3", ARGUMENTS="--explain --repeats 6")
-    results = f"{tmp_path}/metagrad-bench-gate"
+    results = outputs["results"]
+    assert Path(results).parent == tmp_path
     assert (code, outputs) == (3, {"exit-code": "3", "results": results})
     assert calls == [
         f"gate --against {odd} suite=demo --output {results}/runs --explain --repeats 6 "
@@ -53,14 +54,31 @@ def test_the_action_measures_against_a_revision_and_hands_on_the_exit_code(tmp_p
 
 
 def test_the_action_runs_the_cells_and_compares_them_where_a_baseline_is_given(tmp_path: Path) -> None:
-    code, calls, _ = run_gate_step(tmp_path, BASELINE="baseline.json", AGAINST="main", CELLS="suite=demo device=cpu")
+    settings = {"BASELINE": "baseline.json", "AGAINST": "main", "CELLS": "suite=demo device=cpu"}
+    code, calls, outputs = run_gate_step(tmp_path, **settings)
     assert code == 0
-    assert calls[0] == f"run suite=demo device=cpu output_dir={tmp_path}/metagrad-bench-gate/runs"
-    assert calls[1].startswith(f"gate {tmp_path}/metagrad-bench-gate/runs --baseline baseline.json --write json=")
+    assert calls[0] == f"run suite=demo device=cpu output_dir={outputs['results']}/runs"
+    assert calls[1].startswith(f"gate {outputs['results']}/runs --baseline baseline.json --write json=")
 
 
-def test_the_action_refuses_to_compare_with_nothing(tmp_path: Path) -> None:
-    assert run_gate_step(tmp_path)[:2] == (2, [])
+def test_a_second_use_in_one_job_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    results = [run_gate_step(tmp_path, AGAINST="main")[2]["results"]]
+    (tmp_path / "outputs").unlink()
+    results.append(run_gate_step(tmp_path, AGAINST="main")[2]["results"])
+    assert results[0] != results[1]
+
+
+@pytest.mark.parametrize(("ended", "code", "verbs"), [("1", 0, ["run", "gate"]), ("2", 2, ["run"])])
+def test_a_failed_cell_is_judged_and_a_wrong_command_is_no_regression(
+    tmp_path: Path, ended: str, code: int, verbs: list[str]
+) -> None:
+    found, calls, _ = run_gate_step(tmp_path, BASELINE="baseline.json", RUN_CODE=ended)
+    assert (found, [call.split()[0] for call in calls]) == (code, verbs)
+
+
+@pytest.mark.parametrize("revision", ["", "0" * 40])
+def test_the_action_refuses_to_compare_with_nothing(tmp_path: Path, revision: str) -> None:
+    assert run_gate_step(tmp_path, AGAINST=revision)[:2] == (2, [])
 
 
 def test_no_input_of_the_action_is_pasted_into_a_script() -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from bench.errors import RecordError
 from bench.gating import Verdict
 from bench.records.baseline import entry_of, write_baseline
 from bench.records.schema import RunRecord
 from bench.units import Absent
+from tools import gate_output
 from tools.cli import main
 from tools.gate_output import RENDERERS
 
@@ -260,7 +262,58 @@ def test_one_run_writes_every_format_beside_what_it_prints(
     assert Path("gate.xml").read_text().startswith("<?xml")
     assert Path("gate.md").read_text().startswith("**Gate failed: ")
     assert json.loads(Path("gate.json").read_text())["exit_code"] == 1
-    assert gate("regressed", "--write", "json=nowhere/gate.json") == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (["json=nowhere/gate.json"], "--write json=nowhere/gate.json is in a folder that does not exist"),
+        (["json=baseline.json"], "--write json=baseline.json would replace what is compared"),
+        (["json=candidate.json"], "--write json=candidate.json would replace what is compared"),
+        (["json=gate", "junit=./gate"], "--write names gate twice"),
+        (["json=."], "--write json=. names no regular file"),
+        (["junit=/dev/null"], "--write junit=/dev/null names no regular file"),
+    ],
+)
+def test_a_file_that_cannot_or_should_not_be_written_is_refused_before_anything_is_compared(
+    gate: Callable[..., int], files: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gate("regressed", "--write", *files) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert sentence in printed.err
+    assert json.loads(Path("baseline.json").read_text())["schema_version"] == 2
+
+
+def test_a_disk_that_is_full_at_the_end_takes_the_file_and_not_the_findings(
+    gate: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes, *, replace: bool) -> None:
+        raise RecordError(f"The file {path.name} cannot be written: No space left on device.")
+
+    monkeypatch.setattr(gate_output, "write_atomic", full)
+    assert gate("regressed", "--write", "json=gate.json") == 2
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1].startswith("Gate failed: ")
+    assert "gate.json cannot be written" in printed.err
+
+
+def test_github_obeys_no_line_of_the_table(
+    tmp_path: Path, make_record: MakeRecord, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    odd = entry_of(make_record(variant="a " + "::set-output::b " * 30, model_name="b\n::error::c"))
+    write_baseline(tmp_path / "b.json", [odd])
+    assert main(["gate", str(tmp_path / "b.json"), "--baseline", str(tmp_path / "b.json"), "--explain"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    token = first.removeprefix("::stop-commands::")
+    assert len(token) > 16
+    obeyed = lines[lines.index(f"::{token}::") + 1 :]
+    assert any(line.lstrip().startswith("::set-output") for line in lines)
+    assert not any("set-output" in line and not line.startswith("::notice ") for line in obeyed)
+    assert main(["gate", str(tmp_path / "b.json"), "--baseline", str(tmp_path / "b.json"), "--format", "junit"]) == 0
+    assert not any(line.lstrip().startswith("::") for line in capsys.readouterr().out.splitlines())
 
 
 def test_a_release_baseline_catches_what_crept_in_by_small_steps(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,7 +81,7 @@ class Rounds:
         hint = f", about {format_duration(left)} left" if left is not None else ""
         self.tell(f"[{self.done}/{self.total}] {side.name} run {number}: {side.label}{hint}")
         started = time.monotonic()
-        command = [str(side.python), "-P", "-m", "tools.cli", "run", *overrides, f"output_dir={output}"]
+        command = [str(side.python), "-P", "-m", "tools.cli", "run", *overrides, f"output_dir={quoted(str(output))}"]
         code, complaint = run_command(command, cwd=side.folder, log=output / "log.txt", show=self._show)
         self.seconds += time.monotonic() - started
         if code == ExitCode.INTERRUPTED:
@@ -192,8 +193,19 @@ def tell_on_stderr(sentence: str) -> None:
         print(sentence, file=sys.stderr, flush=True)
 
 
+def quoted(value: str) -> str:
+    """A value as Hydra's grammar takes it: in quotes where it holds more than plain letters (``job@2``, ``a, b``)."""
+    if re.fullmatch(r"[A-Za-z0-9_./-]+", value):
+        return value
+    # A backslash means something before a quote only, and then it is doubled.
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
+    return f"'{escaped}'"
+
+
 def _absolute(override: str, folder: Path) -> str:
     key, equals, value = override.partition("=")
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]
     if key.lstrip("+") == "data.root" and equals and value and not value.startswith(("/", "~", "$", "null")):
-        return f"{key}={folder / value}"
+        return f"{key}={quoted(str(folder / value))}"
     return override

@@ -24,7 +24,7 @@ dependencies = [{dependencies}]
 COMMAND_LINE = """
 import json, pathlib, sys
 tree = pathlib.Path(__file__).parents[1]
-settings = dict(a.split("=", 1) for a in sys.argv[2:] if "=" in a)
+settings = {key: value.strip("'") for key, value in (a.split("=", 1) for a in sys.argv[2:] if "=" in a)}
 pace = json.loads((tree / "pace.json").read_text())
 with pathlib.Path(pace["journal"]).open("a") as journal:
     journal.write(f"{pace['name']} {pathlib.Path.cwd()} {' '.join(sys.argv[2:])}\\n")

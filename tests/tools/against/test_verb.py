@@ -8,6 +8,7 @@ from shutil import copy, copytree, ignore_patterns
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bench.errors import ConfigError
 from bench.records.baseline import entry_of, write_baseline
@@ -15,6 +16,7 @@ from bench.records.schema import RunRecord
 from bench.records.store import read_record, write_record
 from tools import run
 from tools.against import confirm
+from tools.against.rounds import quoted, run_overrides
 from tools.gate import main
 
 from .conftest import StandIn
@@ -79,8 +81,11 @@ def test_without_confirmation_one_look_decides(stand_in: StandIn, capsys: pytest
         (["runs", "--baseline", "b", "--repeats", "3"], "--repeats goes with --against"),
         (["runs", "--baseline", "b", "--config-dir", "c"], "--config-dir goes with --against"),
         (["--against", "main", "suite=demo", "--release-baseline", "r"], "against a release measure its tag"),
-        (["--against", "main", "suite=demo", "--repeats", "0"], "argument --repeats: invalid"),
-        (["--against", "main", "suite=demo", "--confirm", "x"], "argument --confirm: invalid"),
+        (["--against", "main", "suite=demo", "--repeats", "0"], "argument --repeats: takes 1 or more, not 0"),
+        (
+            ["--against", "main", "suite=demo", "--confirm", "x"],
+            "argument --confirm: takes a whole number up to 100, not 'x'",
+        ),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(
@@ -214,3 +219,23 @@ def test_the_package_itself_is_measured_against_a_revision_that_kept_less_memory
 def test_a_mistake_in_the_overrides_is_one_sentence(stand_in: StandIn) -> None:
     with pytest.raises(ConfigError, match="There is no suite 'demoo': did you mean demo"):
         main(["--against", "HEAD", "suite=demoo"])
+
+
+def test_a_folder_may_be_called_anything(stand_in: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    place = stand_in.root.parent / "job@2, (ü)=[y]"
+    assert main(["--against", "HEAD", "variant=fp32", "--output", str(place), "--repeats", "1"]) == 0
+    assert f"output_dir='{place}/base/run-1'" in stand_in.journal.read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["/a b", "/a,b", "/job@2", "/a=b", "/it's", "/ü", "/a\\b", "/a\\'b", "/end\\", '/a"b', "/[x]"]
+)
+def test_hydra_reads_a_quoted_folder_as_it_is(name: str) -> None:
+    override = OverridesParser.create().parse_override(f"output_dir={quoted(name)}")
+    assert (override.value(), override.is_sweep_override()) == (name, False)
+
+
+def test_a_data_folder_beside_an_odd_working_folder_stays_whole() -> None:
+    (root, *_) = run_overrides(["data.root='my data'"], Path("/job@2"))
+    assert OverridesParser.create().parse_override(root).value() == "/job@2/my data"
+    assert run_overrides(["data.root=/there"], Path("/job@2"))[0] == "data.root=/there"
