@@ -53,7 +53,7 @@ gate-proof: $(STAMP) ## what the regression gate is worth on this machine: docs/
 	$(BIN)/python -m tools.gate_proof
 
 scale: $(STAMP) ## what 1,000, 10,000 and 100,000 cells cost around their measuring: docs/scale/scale.json, a quarter of an hour; goes on where it was stopped
-	$(BIN)/python -m tools.scale --json docs/scale/scale.json
+	$(BIN)/python -m tools.scale --json docs/scale/scale.json --page docs/scale.md
 
 clean: ## remove the environment, caches and what was measured
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

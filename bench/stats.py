@@ -145,16 +145,23 @@ def _places(lengths: Sequence[int], picks: np.ndarray, starts: np.ndarray) -> np
     Returns:
         (R, P · longest) int32; after the last place where a drawn process is shorter than the longest.
     """
-    num_blocks, sizes = starts.shape[2], np.asarray(lengths)
-    firsts = np.cumsum(sizes) - sizes
+    sizes = np.asarray(lengths)
+    firsts = (np.cumsum(sizes) - sizes).astype(np.int32)
+    if len(set(lengths)) == 1:
+        return (firsts[picks][..., None] + _in_blocks(starts, lengths[0])).reshape(len(picks), -1)
     places = np.full((*picks.shape, sizes.max()), sizes.sum(), dtype=np.int32)
     for length in np.unique(sizes):
         drawn = sizes[picks] == length
-        offsets = np.arange(-(-length // num_blocks))
-        index = (starts[drawn] * length).astype(np.intp)[..., None] + offsets
-        inside = (index % length).reshape(len(index), -1)[:, :length]
-        places[drawn, :length] = firsts[picks[drawn]][:, None] + inside
+        places[drawn, :length] = firsts[picks[drawn]][:, None] + _in_blocks(starts[drawn], int(length))
     return places.reshape(len(picks), -1)
+
+
+def _in_blocks(starts: np.ndarray, length: int) -> np.ndarray:
+    """(…, length) places of circular blocks within a process, from (…, B) shares of its length."""
+    offsets = np.arange(-(-length // starts.shape[-1]), dtype=np.int32)
+    places = (starts * length).astype(np.int32)[..., None] + offsets
+    places -= (places >= length) * np.int32(length)  # at most once around; a third of what a remainder takes
+    return places.reshape(*starts.shape[:-1], -1)[..., :length]
 
 
 def _medians_at(repeats: Sequence[np.ndarray], places: np.ndarray) -> np.ndarray:
@@ -165,8 +172,11 @@ def _medians_at(repeats: Sequence[np.ndarray], places: np.ndarray) -> np.ndarray
     ranks[order] = np.arange(samples.size)
     ranks[samples.size] = samples.size  # nothing drawn: behind every sample
     drawn = np.sort(ranks[places], axis=1)
-    counts = np.count_nonzero(drawn < samples.size, axis=1)
-    each, ordered = np.arange(len(drawn)), samples[order]
+    ordered = samples[order]
+    if drawn[:, -1].max() < samples.size:  # all processes are of one length
+        middles = (drawn.shape[1] - 1) // 2, drawn.shape[1] // 2
+        return (ordered[drawn[:, middles[0]]] + ordered[drawn[:, middles[1]]]) / 2
+    counts, each = np.count_nonzero(drawn < samples.size, axis=1), np.arange(len(drawn))
     return (ordered[drawn[each, (counts - 1) // 2]] + ordered[drawn[each, counts // 2]]) / 2
 
 

@@ -37,3 +37,12 @@ def write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def put_between(page: str, begin: str, end: str, text: str) -> str:
+    """A page with a text in the place between two of its lines, whatever stood there."""
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    assert found, f"the page has no line {begin.strip()}"
+    assert found_end, f"the page has no line {end.strip()}"
+    return f"{before}{begin}{text}{end}{after}"

@@ -22,6 +22,8 @@ from bench.records.baseline import Entry, Metric, Samples, cell_label, is_measur
 from bench.records.schema import FINISHED, STATUS_VERBS, STATUSES
 from bench.units import Absent
 
+MANY_TESTS = 10_000  # beyond so many only rows beyond their threshold are resampled: of each it takes milliseconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -105,10 +107,15 @@ class _Case:
 
     row: Row  # as far as it is known
     threshold: Threshold
-    candidate: Repeats
-    baseline: Repeats
+    samples: tuple[Samples, Samples]  # candidate, baseline
+    divisors: tuple[Samples, Samples] | None
     floor: float | None  # median of the baseline's ``floor_of``
     yardstick: tuple[float, float] | None  # medians of what divides candidate and baseline
+
+    def sides(self) -> tuple[Repeats, Repeats]:
+        """Candidate and baseline; made anew each time, since arrays of 100,000 cells would take gigabytes."""
+        ours, theirs = self.divisors or (None, None)
+        return Repeats(self.samples[0], ours), Repeats(self.samples[1], theirs)
 
 
 class _Work:
@@ -125,14 +132,12 @@ class _Work:
         spreads: dict[str, list[Spread]] = collections.defaultdict(list)
         for case in self.cases:
             if case.row.reference == "baseline":
-                spreads[case.row.metric].append(
-                    Spread.of(*set_strays_aside(case.candidate, case.baseline, case.threshold))
-                )
+                spreads[case.row.metric].append(Spread.of(*set_strays_aside(*case.sides(), case.threshold)))
         usual = {metric: usual_variance(values) for metric, values in spreads.items()}
+        few = len(self.cases) <= MANY_TESTS
+        policy = replace(self.policy, resample_all=self.policy.resample_all and few)
         tests: list[RatioTest] = [
-            ratio_test(
-                case.candidate, case.baseline, case.threshold, self.policy, usual=usual.get(case.row.metric, 0.0)
-            )
+            ratio_test(*case.sides(), case.threshold, policy, usual=usual.get(case.row.metric, 0.0))
             for case in self.cases
         ]
         seeds = [seed_test(group, self.policy) for group in self.groups]
@@ -197,6 +202,7 @@ def _on_metrics(pair: Pair, reference: Reference, work: _Work) -> None:
     candidate, baseline = pair.candidate, pair.baseline
     assert candidate is not None, "a compared pair has both sides"
     assert baseline is not None, "a compared pair has both sides"
+    label = cell_label(candidate)
     for name in dict.fromkeys((*baseline.metrics, *candidate.metrics)):
         before = _samples(baseline, name, "not in the baseline")
         after = _samples(candidate, name, "no longer recorded")
@@ -207,7 +213,7 @@ def _on_metrics(pair: Pair, reference: Reference, work: _Work) -> None:
         threshold = work.policy.threshold_of(name)
         blank = Row(
             verdict=Verdict.OK,
-            cell=cell_label(candidate),
+            cell=label,
             metric=name,
             reference=reference,
             threshold_pct=threshold.limit_for(work.policy.interleaved) if threshold else None,
@@ -222,8 +228,8 @@ def _on_metrics(pair: Pair, reference: Reference, work: _Work) -> None:
             case = _Case(
                 row=blank,
                 threshold=threshold,
-                candidate=Repeats(after, divisors and divisors[0]),
-                baseline=Repeats(before, divisors and divisors[1]),
+                samples=(after, before),
+                divisors=divisors,
                 floor=_median_of(baseline, threshold.floor_of),
                 yardstick=divisors and (median(divisors[0]), median(divisors[1])),
             )

@@ -46,7 +46,7 @@ class Repeats:
     @cached_property
     def median(self) -> float:
         """Of all samples, in the metric's unit."""
-        return float(np.median(np.concatenate(self.samples)))
+        return _median(np.concatenate(self.samples))
 
     @cached_property
     def log_median(self) -> float:
@@ -55,7 +55,7 @@ class Repeats:
         Medians of all samples and of all yardsticks may come from different processes: where the machine changes its
         speed between them, their quotient is of no process at all.
         """
-        return _log(float(np.median(np.concatenate(_over_medians(self.samples, self.yardstick)))))
+        return _log(_median(np.concatenate(_over_medians(self.samples, self.yardstick))))
 
     @cached_property
     def process_logs(self) -> np.ndarray:

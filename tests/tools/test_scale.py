@@ -4,10 +4,42 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tools.scale_page import BEGIN, END, as_table, quote
 from tools.scale_stages import STAGES
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def row(stage: str, cells: int, cpu_s: float, mib: float) -> dict[str, Any]:
+    return {
+        "stage": stage, "cells": cells, "cpu_s": cpu_s, "peak_bytes": int(mib * 2**20),
+        "machine": {"cpu": "a CPU", "cores": 2}, "measured_at": "2026-01-02T03:04:05+00:00",
+    }  # fmt: skip
+
+
+def test_the_table_says_what_was_measured_what_was_not_and_how_it_grows() -> None:
+    failed = {**row("gate", 100_000, 0, 0), "reason": "took longer than 1800 s"}
+    stages = [row("gate", 1000, 4.25, 100), row("gate", 10_000, 43, 500), failed, row("plan", 10_000, 121.4, 80)]
+    table = as_table(stages)
+    assert table.splitlines()[0] == "| step | 1,000 cells | 10,000 cells | 100,000 cells | grows |"
+    assert "sweep | not measured | 121 s, 80.0 MiB | not measured |  |" in table
+    assert "| 4.25 s, 100 MiB | 43.0 s, 500 MiB | n/a (took longer than 1800 s) | 10× the cells: 10× the time" in table
+    assert "5× the memory" in table
+    page = quote(f"before\n{BEGIN}old\n{END}after\n", stages)
+    assert table in page
+    assert page.startswith("before\n")
+    assert page.endswith("after\n")
+    assert "old" not in page
+
+
+def test_the_docs_show_the_figures_that_are_kept() -> None:
+    page = (DOCS / "scale.md").read_text(encoding="utf-8")
+    stages = json.loads((DOCS / "scale" / "scale.json").read_text(encoding="utf-8"))["stages"]
+    assert quote(page, stages) == page
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools.provenance import code_digest, machine, write_json
+from tools.provenance import code_digest, machine, put_between, write_json
 
 BEGIN, END = "<!-- counts of the campaign: written by make faults -->\n", "<!-- end of the counts -->\n"
 
@@ -93,10 +93,7 @@ def quote(page: str, kept: dict[str, Any]) -> str:
         page: with the lines ``BEGIN`` and ``END``.
         kept: a finished campaign, as its JSON holds it.
     """
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    assert after or page.endswith(END), "the page has the two lines that the counts stand between"
-    return f"{before}{BEGIN}```\n{kept['started_at'][:10]}: {as_text(kept)}\n```\n{END}{after}"
+    return put_between(page, BEGIN, END, f"```\n{kept['started_at'][:10]}: {as_text(kept)}\n```\n")
 
 
 def _now() -> str:
