@@ -189,6 +189,23 @@ def check_wgrad(plan: ConvPlan, grids: Grids) -> bool:
     return plan.n * plan.q <= max_reduction(grids.a_max, grids.b_max)
 
 
+def code_columns(w_ORSC: Tensor, *, other: int, mult: int, more: int) -> Tensor:
+    """What an offset of the other operand's grid adds to each output, (O,) int32: other · (mult·Σ codes + more).
+
+    Args:
+        w_ORSC: (O, ...) int8 codes, contiguous.
+        other: that offset.
+        mult: of the codes' grid.
+        more: the codes' own offset, once for each of them.
+    """
+    outputs = w_ORSC.shape[0]
+    columns = torch.empty(outputs, dtype=torch.int32, device=w_ORSC.device)
+    native.compiled().code_columns(
+        pointer(w_ORSC), pointer(columns), outputs, w_ORSC.numel() // outputs, other, mult, more
+    )
+    return columns
+
+
 def channel_sums(codes: Tensor) -> Tensor:
     """Σ of the codes per channel (last axis), int64."""
     channels = codes.shape[-1]

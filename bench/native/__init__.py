@@ -114,7 +114,7 @@ class _Nothing:
     """A library whose functions do nothing: for tensors that have sizes and no memory."""
 
     def __getattr__(self, name: str) -> Callable[..., float]:
-        return lambda *arguments: 1.0 if name in ("act_codes", "norm_codes") else 0.0
+        return lambda *arguments: 1.0 if name in ("act_codes", "norm_codes", "weight_codes") else 0.0
 
 
 @contextmanager
@@ -241,8 +241,8 @@ def _declare(found: ctypes.CDLL) -> None:
     sequel, job, d = ctypes.POINTER(Sequel), ctypes.POINTER(Job), ctypes.c_double
     signatures: dict[str, tuple[object, ...]] = {
         "uniform_codes": (p, p, n, f, f, p, f, f),
-        "weight_codes": (p, p, n, f, f, f),
-        "weight_backward": (p, p, p, n, f),
+        "weight_backward": (p, p, n),
+        "code_columns": (p, p, n, n, n, n, n),
         "gather_images": (job, n, n),
         "land_images": (job, n, n),
         "next_images": (job, n, n, n, n),
@@ -271,7 +271,7 @@ def _declare(found: ctypes.CDLL) -> None:
     }
     found.act_codes.argtypes = (p, p, p, n, f, f)
     found.act_codes.restype = i
-    found.weight_amax.argtypes, found.weight_amax.restype = (p, p, n), f
+    found.weight_codes.argtypes, found.weight_codes.restype = (p, p, p, n, f, f), i
     found.norm_codes.argtypes = (p, p, p, p, n, n, p, p, p, p, p, f, p, f, f)
     found.norm_codes.restype = i
     found.norm_backward.argtypes = (p, p, p, p, p, n, n, p, p, p, p)

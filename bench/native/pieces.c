@@ -116,7 +116,7 @@ void uniform_codes(const float *x, int8_t *codes, i64 size, float qmax, float di
 }
 
 /* Largest |value|; NaN where one of `weight` is not finite, which tanh hides. */
-float weight_amax(const float *squashed, const float *weight, i64 size) {
+static float weight_amax(const float *squashed, const float *weight, i64 size) {
     float most[LANES] = {0}, bad[LANES] = {0};
     for (i64 first = 0; first < size; first += LANES)
         for (i64 k = 0; k < MIN(LANES, size - first); k++) {
@@ -131,21 +131,24 @@ float weight_amax(const float *squashed, const float *weight, i64 size) {
     return most[0] + bad[0];
 }
 
-/* DoReFa's weight from t = tanh W: codes of round((t / divisor + 1/2) * n) - half. */
-void weight_codes(const float *squashed, int8_t *codes, i64 size, float divisor, float levels, float half) {
+/* DoReFa's weight from t = tanh W: codes of round((t / (2 * max|t|) + 1/2) * n) - half; 1 if all of W is finite. */
+int weight_codes(const float *squashed, const float *weight, int8_t *codes, i64 size, float levels, float half) {
+    const float largest = weight_amax(squashed, weight, size), divisor = largest == 0.0f ? INFINITY : 2.0f * largest;
 #pragma omp parallel for schedule(static) if (size > 16384)
     for (i64 i = 0; i < size; i++) {
         float v = (squashed[i] / divisor + 0.5f) * levels;
         codes[i] = (int8_t)(int32_t)(((v + ROUNDER) - ROUNDER) - half);
     }
+    return largest == largest;
 }
 
-/* grad * (1 - t^2) / divisor, with t = tanh W. */
-void weight_backward(const float *grad, const float *squashed, float *out, i64 size, float divisor) {
+/* grad * (1 - t^2) / max|t| over t = tanh W, in its place; 1 for a largest of 0. */
+void weight_backward(const float *grad, float *squashed, i64 size) {
+    const float largest = weight_amax(squashed, squashed, size), divisor = largest == 0.0f ? 1.0f : largest;
 #pragma omp parallel for schedule(static) if (size > 16384)
     for (i64 i = 0; i < size; i++) {
         float t = squashed[i];
-        out[i] = ((-(t * t)) + 1.0f) / divisor * grad[i];
+        squashed[i] = ((-(t * t)) + 1.0f) / divisor * grad[i];
     }
 }
 
@@ -857,6 +860,12 @@ void weight_lines(const int8_t *w, int8_t *lines, i64 o, i64 r, i64 s, i64 cb, i
                 for (i64 u = 0; u < s; u++)
                     memcpy(to + (t * span + u * step + j * stride) * cb, w + ((k * r + t) * s + u) * cb, cb);
         }
+}
+
+/* What an offset of the other operand's grid adds to each output: other * (mult * sum of the output's codes + more). */
+void code_columns(const int8_t *w, int32_t *columns, i64 o, i64 inner, i64 other, i64 mult, i64 more) {
+#pragma omp parallel for schedule(static) if (o * inner > 65536)
+    for (i64 k = 0; k < o; k++) columns[k] = (int32_t)(other * (mult * sum_codes(w + k * inner, inner) + more));
 }
 
 /* (o, r, s, c) codes -> (c, rows, columns, o): the taps r0 + t * rstep .. turned round, as dgrad reads them. */
