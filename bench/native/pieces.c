@@ -491,13 +491,13 @@ typedef struct {
     i64 first_bit;
 } Landed;
 
-/* A row of an image whose sums and values lie side by side: one group, one scale, no places, no bias, c a multiple of 16. */
+/* A row of an image whose sums lie side by side: one group, one scale, no places, no bias, c a multiple of 16. */
 static inline __attribute__((always_inline)) void land_plain_row(const Landing *l, const int32_t *restrict from,
                                                                  float *restrict to, const int32_t *restrict sums,
                                                                  const int32_t *restrict columns, float value,
                                                                  const uint8_t *bits, i64 bit, const i64 c) {
     const int32_t factor = l->factor, weight = sums ? l->row_weight : 0;
-    for (i64 j = 0; j < l->cols; j++, from += c, to += c, bit += c) {
+    for (i64 j = 0; j < l->cols; j++, from += c, to += l->out_col, bit += l->out_col) {
         const int32_t base = weight ? weight * sums[j * l->sums_pitch] : 0;
         for (i64 k = 0; k < c; k += LANES) {
             const ints total = *(const ints *)(from + k) * factor + (*(const ints *)(columns + k) + base);
@@ -516,8 +516,8 @@ static inline void land_row(const Landing *restrict l, const Landed *restrict d,
     const int32_t *sums = d->row_sums ? d->row_sums + (n * l->rows + i) * l->cols * l->sums_pitch : NULL;
     float *row = d->out + n * l->out_n + i * l->out_row;
     const i64 row_bit = d->first_bit + n * l->out_n + i * l->out_row;
-    const int side_by_side = out_col == l->c && l->pitch == l->pack * l->c && groups == 1 && l->c % LANES == 0;
-    if (side_by_side && !places && !d->scale_per_channel && !bias && row_bit % 8 == 0) {
+    const int side_by_side = l->pitch == l->pack * l->c && groups == 1 && l->c % LANES == 0;
+    if (side_by_side && !places && !d->scale_per_channel && !bias && row_bit % 8 == 0 && out_col % 8 == 0) {
 #define ROW(c) land_plain_row(l, line, row, sums, d->columns, *scale, bits, row_bit, c)
         if (l->c == 16)
             ROW(16);
