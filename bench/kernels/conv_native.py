@@ -243,11 +243,7 @@ class _Run:
             pieces = pieces_of(part, grids.a_max, grids.b_max)
             patches, w_lines, acc = pieces[0][0].operands
         with span("im2col", layer=layer, gemm=gemm):
-            num_outputs, row_taps, column_taps, channels = weight.shape
-            lib.weight_lines(
-                pointer(weight), pointer(w_lines), num_outputs, row_taps, column_taps, channels, part.pack, part.width,
-                part.column.step, part.column.stride, part.depth,
-            )  # fmt: skip
+            lib.weight_lines(pointer(weight), pointer(w_lines), *weight.shape[:3], part.geometry, part.depth)
         with span("dequantize", layer=layer, gemm=gemm):
             sums = self._sums_of(part, groups)
         first = part.outputs[0]

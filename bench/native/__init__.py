@@ -50,7 +50,7 @@ class Geometry(ctypes.Structure):
             "n", "h", "w", "c", "c0", "cb",
             "row_start", "row_step", "row_count", "row_stride", "row_length",
             "col_start", "col_step", "col_count", "col_stride", "col_length",
-            "pack",
+            "pack", "row_pack",
         )
     ]  # fmt: skip
 
@@ -62,7 +62,8 @@ class Landing(ctypes.Structure):
         *(
             (name, ctypes.c_int64)
             for name in (
-                "n", "rows", "cols", "pack", "c", "pitch", "groups", "sums_pitch", "out_n", "out_row", "out_col",
+                "n", "rows", "cols", "row_pack", "pack", "c", "pitch", "groups", "sums_pitch",
+                "out_n", "out_row", "out_col",
             )
         ),
         ("factor", ctypes.c_int32),
@@ -251,7 +252,7 @@ def _declare(found: ctypes.CDLL) -> None:
         "channel_sums": (p, p, n, n),
         "fold_wgrad": (p, p, n, n, n, n, n, n, n, n, n, i),
         "land_wgrad": (p, p, n, n, n, p, p, p, i),
-        "weight_lines": (p, p, n, n, n, n, n, n, n, n, n),
+        "weight_lines": (p, p, n, n, n, geometry, n),
         "turn_weight": (p, p, n, n, n, n, n, n, n, n, n, n),
         "depthwise_land": (p, p, p, geometry, pad, n, p, landing, p, p, p, i, p, p, n, sequel),
         "depthwise_wgrad": (p, p, p, geometry, pad),
