@@ -189,6 +189,23 @@ def check_wgrad(plan: ConvPlan, grids: Grids) -> bool:
     return plan.n * plan.q <= max_reduction(grids.a_max, grids.b_max)
 
 
+def code_columns(w_ORSC: Tensor, *, other: int, mult: int, more: int) -> Tensor:
+    """What an offset of the other operand's grid adds to each output, (O,) int32: other · (mult·Σ codes + more).
+
+    Args:
+        w_ORSC: (O, ...) int8 codes, contiguous.
+        other: that offset.
+        mult: of the codes' grid.
+        more: the codes' own offset, once for each of them.
+    """
+    outputs = w_ORSC.shape[0]
+    columns = torch.empty(outputs, dtype=torch.int32, device=w_ORSC.device)
+    native.compiled().code_columns(
+        pointer(w_ORSC), pointer(columns), outputs, w_ORSC.numel() // outputs, other, mult, more
+    )
+    return columns
+
+
 def channel_sums(codes: Tensor) -> Tensor:
     """Σ of the codes per channel (last axis), int64."""
     channels = codes.shape[-1]
@@ -226,11 +243,7 @@ class _Run:
             pieces = pieces_of(part, grids.a_max, grids.b_max)
             patches, w_lines, acc = pieces[0][0].operands
         with span("im2col", layer=layer, gemm=gemm):
-            num_outputs, row_taps, column_taps, channels = weight.shape
-            lib.weight_lines(
-                pointer(weight), pointer(w_lines), num_outputs, row_taps, column_taps, channels, part.pack, part.width,
-                part.column.step, part.column.stride, part.depth,
-            )  # fmt: skip
+            lib.weight_lines(pointer(weight), pointer(w_lines), *weight.shape[:3], part.geometry, part.depth)
         with span("dequantize", layer=layer, gemm=gemm):
             sums = self._sums_of(part, groups)
         first = part.outputs[0]

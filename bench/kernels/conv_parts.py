@@ -3,8 +3,9 @@
 Shapes: N images, C input channels, H×W input, O output channels, R×S kernel, P×Q output, channels last.
 
 With few output channels a patch of 3×3×16 codes makes a product of 16 columns, and copying patches costs more than
-multiplying them. So neighbouring outputs of a row share one wider patch (``pack`` of them): 4 outputs read 3×6×16 codes
-instead of 4 times 3×3×16, and the weights stand in 4 shifted copies, zero elsewhere. The integers are the same.
+multiplying them. So neighbouring outputs of a row share one wider patch (``pack`` of them), and two rows a taller one:
+2×4 outputs read 4×6×16 codes instead of 8 times 3×3×16, and the weights stand in 8 shifted copies, zero elsewhere. The
+integers are the same.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from bench.kernels.int_mm import CUDA_RULES, CheckedProduct, max_reduction, roun
 from bench.native import Geometry, Landing
 
 _CPU = torch.device("cpu")
-# Columns of a product up to which neighbouring outputs share a patch, and the most of them.
-_PACKED_COLUMNS = 64
+# Columns of a product up to which neighbouring outputs of a row share a patch, and up to which those of two rows do.
+_PACKED_COLUMNS, _PACKED_ROWS_COLUMNS = 64, 128
 # Patches and sums of one piece of work, a thread's share: what lies in a core's second cache is read from there again.
 _SHARE_BYTES = 2**20
 _WGRAD_SHARE_BYTES = 3 * 2**19
@@ -39,8 +40,8 @@ class Part:
     column: Axis
     channels: Pair  # of the source that are read
     outputs: Pair
-    pack: int
-    width: int  # columns of one kernel row that a patch holds
+    pack: int  # outputs of a row that share a patch
+    rows: int  # and of how many rows
     depth: int  # codes of a patch, rounded up
     lines: int  # columns of the product, rounded up
     terms: int  # of one sum; the other codes of a patch meet zeros
@@ -56,7 +57,7 @@ class Part:
 
     def macs(self, images: int) -> int:
         """Multiplications that the layer asks for in a product of so many images."""
-        outputs = (self.outputs[1] - self.outputs[0]) * self.pack
+        outputs = (self.outputs[1] - self.outputs[0]) * self.pack * self.rows
         return images * self.per_image * outputs * self.terms
 
 
@@ -132,19 +133,21 @@ def _part(
 ) -> Part:  # fmt: skip
     n, h, w, c = sizes
     num_outputs, num_channels = outputs[1] - outputs[0], channels[1] - channels[0]
-    pack = pack_of(num_outputs, row, column) if block.groups == groups == 1 else 1
-    width = span_of(column, pack)
-    taps = row.count * width * num_channels
+    pack, rows = 1, 1
+    if block.groups == groups == 1:
+        pack = pack_of(num_outputs, row, column)
+        rows = rows_of(pack * num_outputs, row)
+    taps = span_of(row, rows) * span_of(column, pack) * num_channels
     depth = round_up(taps, CUDA_RULES.multiple)
-    lines = round_up(pack * num_outputs, CUDA_RULES.multiple)
+    lines = round_up(rows * pack * num_outputs, CUDA_RULES.multiple)
     plain = all((axis.start, axis.stride, axis.count) == (0, 1, 1) for axis in (row, column))
     return Part(
-        block=block, phase=phase, row=row, column=column, channels=channels, outputs=outputs, pack=pack, width=width,
+        block=block, phase=phase, row=row, column=column, channels=channels, outputs=outputs, pack=pack, rows=rows,
         depth=depth, lines=lines, terms=row.count * column.count * num_channels // block.groups,
-        per_image=row.length * column.length // pack,
+        per_image=row.length * column.length // (rows * pack),
         is_source=plain and taps == depth == c and (row.length, column.length) == (h, w),
-        geometry=geometry(n, h, w, c, channels[0], num_channels, row, column, pack),
-        landing_sizes=(n, row.length, column.length, pack, num_outputs, lines, block.groups, groups, *strides),
+        geometry=geometry(n, h, w, c, channels[0], num_channels, row, column, pack, rows),
+        landing_sizes=(n, row.length, column.length, rows, pack, num_outputs, lines, block.groups, groups, *strides),
         offset=offset + outputs[0],
     )  # fmt: skip
 
@@ -284,17 +287,25 @@ def pack_of(outputs: int, row: Axis, column: Axis) -> int:
     return pack
 
 
-def span_of(column: Axis, pack: int) -> int:
-    """Columns of one kernel row that a patch holds (``span_of`` of pieces.c)."""
-    return column.count if pack == 1 else (column.count - 1) * column.step + (pack - 1) * column.stride + 1
+def rows_of(columns: int, row: Axis) -> int:
+    """Whether the outputs of two rows share a patch, which makes a product of twice as many columns: 1 or 2."""
+    saves = span_of(row, 2) / 2 <= 0.75 * row.count
+    return 2 if saves and 2 * columns <= _PACKED_ROWS_COLUMNS and row.length % 2 == 0 else 1
+
+
+def span_of(axis: Axis, pack: int) -> int:
+    """Columns, or rows, that a patch of ``pack`` outputs holds (``span_of`` of pieces.c)."""
+    return axis.count if pack == 1 else (axis.count - 1) * axis.step + (pack - 1) * axis.stride + 1
 
 
 @lru_cache(maxsize=4096)
-def geometry(n: int, h: int, w: int, c: int, c0: int, cb: int, row: Axis, column: Axis, pack: int) -> Geometry:
+def geometry(
+    n: int, h: int, w: int, c: int, c0: int, cb: int, row: Axis, column: Axis, pack: int, rows: int = 1
+) -> Geometry:
     """What is read of a source of (n, h, w, c), channels [c0, c0 + cb)."""
     return Geometry(
         n, h, w, c, c0, cb, row.start, row.step, row.count, row.stride, row.length,
-        column.start, column.step, column.count, column.stride, column.length, pack,
+        column.start, column.step, column.count, column.stride, column.length, pack, rows,
     )  # fmt: skip
 
 

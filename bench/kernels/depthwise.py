@@ -118,7 +118,7 @@ def _direct(
     with span("gemm", layer=layer, gemm=gemm):
         acc = workspace.scratch("acc", (images * per_image,), torch.int32, source.device)
         read = geometry(n, *size, c, 0, c, row, column, 1)
-        landing = Landing(n, row.length, column.length, 1, c, c, 1, 1, *out_strides, factor, 0)
+        landing = Landing(n, row.length, column.length, 1, 1, c, c, 1, 1, *out_strides, factor, 0)
         lib.depthwise_land(
             pointer(source), pointer(w_RSC), pointer(acc), read, pad, images, pointer(out, out_offset), landing,
             pointer(columns), pointer(places, out_offset), pointer(scale), int(scale.dim() > 0), pointer(bias),

@@ -194,9 +194,12 @@ class _ConvFunction(Function):
                     gradients = [integer_wgrad(a, grid, plan, layer.name) for grid in for_dw]
                 else:
                     gradients = [_fastest_wgrad(a, grid, plan, layer, part) for part, grid in enumerate(for_dw)]
-                dw_hat, db = add_up([dw for dw, _ in gradients]), add_up([db for _, db in gradients])
+                dw_hat = add_up([dw for dw, _ in gradients])
+                sums = [sums for _, sums in gradients]
             elif for_dw is not None and needs_db:
-                db = add_up([error_sum(_channel_sums(grid.codes), grid, plan.rows) for grid in for_dw])
+                sums = [_channel_sums(grid.codes) for grid in for_dw]
+            if for_dw is not None and needs_db:
+                db = add_up([error_sum(*each, plan.rows) for each in zip(sums, for_dw, strict=True)])
         else:
             dx_error, dw_error = (error_npqo if grids is None else sum_of_grids(grids) for grids in (for_dx, for_dw))
             dx, dw_hat = float_backward(
@@ -260,18 +263,21 @@ def integer_fprop(
         (N, P, Q, O) float32, contiguous: one rounding of the exact sum, times the scales' product.
     """
     assert a.mult == 1, "an activation's grid has steps of one"
-    columns = None
-    if a.offset:
-        per_output = w.codes.sum((1, 2, 3), dtype=torch.int64).mul_(w.mult).add_(w.offset * plan.reduction)
-        columns = per_output.mul_(a.offset)
+    more = w.offset * plan.reduction
     bound = plan.reduction * a.value_max * w.value_max
     scale = a.scale * (w.scale.view(-1) if w.scale.dim() else w.scale)
     grids = Grids(a_max=a.code_max, b_max=w.code_max, factor=w.mult, row_weight=w.offset, bound=bound)
+    columns = None
     if native.usable(a.codes.device) and fits(grids):
+        if a.offset:
+            columns = conv_native.code_columns(w.codes, other=a.offset, mult=w.mult, more=more)
         return conv_native.fprop(
             a.codes, w.codes, plan, grids, pad_value=a.zero_code, columns=columns, scale=scale, bias=bias,
             layer=layer, after=after,
         )  # fmt: skip
+    if a.offset:
+        per_output = w.codes.sum((1, 2, 3), dtype=torch.int64).mul_(w.mult).add_(more)
+        columns = per_output.mul_(a.offset)
     y = torch.empty(plan.n, plan.p, plan.q, plan.o, device=a.codes.device)
     by_group = (plan.groups, -1)
     for images, part in split_images(plan, a.codes.device.type):
@@ -335,7 +341,7 @@ def integer_dgrad(
 
 
 def integer_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: str) -> tuple[Tensor, Tensor]:
-    """Dequantized gradients of Ŵ, (O, R, S, C/groups), and of the bias, (O,), float32.
+    """Dequantized gradient of Ŵ, (O, R, S, C/groups) float32, and the sums of each channel's error codes, (O,).
 
     Args:
         a: codes (N, H, W, C).
@@ -355,14 +361,14 @@ def integer_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: str) -> tup
             a.codes, error.codes, plan, grids, pad_value=a.zero_code, rows=rows, columns=columns,
             scale=a.scale * by_channel, layer=layer,
         )  # fmt: skip
-        return dw, error_sum(sums, error, plan.rows)
+        return dw, sums
     acc, sums = conv.wgrad(
         a.codes, error.codes, plan, pad_value=a.zero_code, a_max=a.code_max, err_max=error.code_max, layer=layer
     )
     rows = sums.to(torch.int64).mul_(a.offset * error.mult).view(-1, 1, 1, 1) if a.offset else None
     total = affine.combine(acc, factor=error.mult, rows=rows, columns=columns, bound=bound)
     by_channel = error.scale.view(-1, 1, 1, 1) if error.scale.dim() else error.scale
-    return affine.dequantize(total, a.scale * by_channel), error_sum(sums, error, plan.rows)
+    return affine.dequantize(total, a.scale * by_channel), sums
 
 
 def error_sum(sums: Tensor, error: QTensor, terms: int) -> Tensor:
@@ -462,7 +468,7 @@ def _fastest_wgrad(
             a.codes, error.codes, plan, factor=error.mult, pad_value=a.zero_code, columns=columns,
             rows=sums * (a.offset * error.mult) if a.offset else None, scale=a.scale * by_channel, layer=layer.name,
         )  # fmt: skip
-        return dw, error_sum(sums, error, plan.rows)
+        return dw, sums
 
     def floating(path: str) -> tuple[Tensor, Tensor]:
         with span("im2col", layer=layer.name, gemm="wgrad"):
@@ -474,7 +480,7 @@ def _fastest_wgrad(
         log_product("wgrad", layer.name, path, plan.reduction, plan.rows, plan.o)
         with span("dequantize", layer=layer.name, gemm="wgrad"):
             scale = a.scale * (by_channel.view(-1, 1, 1, 1) if by_channel.dim() else by_channel)
-            return dw.to(torch.float32).mul_(scale), error_sum(_channel_sums(error.codes), error, plan.rows)
+            return dw.to(torch.float32).mul_(scale), _channel_sums(error.codes)
 
     paths: dict[str, Callable[[], Result]] = {INT_MM: lambda: integer_wgrad(a, error, plan, layer.name)}
     if depthwise.is_depthwise(plan) and native.usable(device):

@@ -17,7 +17,7 @@ from bench.quantizers.base import (
     WeightQuantizer,
     dequantize,
 )
-from bench.quantizers.uniform import UniformQuantizer, uniform_codes
+from bench.quantizers.uniform import UniformQuantizer, codes_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,7 @@ def quantize_error(
             _grids(for_wgrad(error)) if needs_wgrad else None,
         )
     if amax is not None and isinstance(quantizer, UniformQuantizer) and quantizer.granularity == "tensor":
-        clip = torch.tensor(amax, device=error.device)
-        codes = uniform_codes(error, clip, quantizer.bits, rounding=quantizer.rounding, generator=quantizer.generator)
+        codes = codes_within(error, amax, quantizer.bits, rounding=quantizer.rounding, generator=quantizer.generator)
         return (codes,), (codes,)
     grids = _grids(quantizer.quantize(error))
     return grids, grids

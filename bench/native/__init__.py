@@ -53,7 +53,7 @@ class Geometry(ctypes.Structure):
             "n", "h", "w", "c", "c0", "cb",
             "row_start", "row_step", "row_count", "row_stride", "row_length",
             "col_start", "col_step", "col_count", "col_stride", "col_length",
-            "pack",
+            "pack", "row_pack",
         )
     ]  # fmt: skip
 
@@ -65,7 +65,8 @@ class Landing(ctypes.Structure):
         *(
             (name, ctypes.c_int64)
             for name in (
-                "n", "rows", "cols", "pack", "c", "pitch", "groups", "sums_pitch", "out_n", "out_row", "out_col",
+                "n", "rows", "cols", "row_pack", "pack", "c", "pitch", "groups", "sums_pitch",
+                "out_n", "out_row", "out_col",
             )
         ),
         ("factor", ctypes.c_int32),
@@ -117,7 +118,7 @@ class _Nothing:
     """A library whose functions do nothing: for tensors that have sizes and no memory."""
 
     def __getattr__(self, name: str) -> Callable[..., float]:
-        return lambda *arguments: 1.0 if name in ("act_codes", "norm_codes") else 0.0
+        return lambda *arguments: 1.0 if name in ("act_codes", "norm_codes", "weight_codes") else 0.0
 
 
 @contextmanager
@@ -285,8 +286,8 @@ def _declare(found: ctypes.CDLL) -> None:
     sequel, job, d = ctypes.POINTER(Sequel), ctypes.POINTER(Job), ctypes.c_double
     signatures: dict[str, tuple[object, ...]] = {
         "uniform_codes": (p, p, n, f, f, p, f, f),
-        "weight_codes": (p, p, n, f, f, f),
-        "weight_backward": (p, p, p, n, f),
+        "weight_backward": (p, p, n),
+        "code_columns": (p, p, n, n, n, n, n),
         "gather_images": (job, n, n),
         "land_images": (job, n, n),
         "next_images": (job, n, n, n, n),
@@ -295,7 +296,7 @@ def _declare(found: ctypes.CDLL) -> None:
         "channel_sums": (p, p, n, n),
         "fold_wgrad": (p, p, n, n, n, n, n, n, n, n, n, i),
         "land_wgrad": (p, p, n, n, n, p, p, p, i),
-        "weight_lines": (p, p, n, n, n, n, n, n, n, n, n),
+        "weight_lines": (p, p, n, n, n, geometry, n),
         "turn_weight": (p, p, n, n, n, n, n, n, n, n, n, n),
         "depthwise_land": (p, p, p, geometry, pad, n, p, landing, p, p, p, i, p, p, n, sequel),
         "depthwise_wgrad": (p, p, p, geometry, pad),
@@ -315,7 +316,7 @@ def _declare(found: ctypes.CDLL) -> None:
     }
     found.act_codes.argtypes = (p, p, p, n, f, f)
     found.act_codes.restype = i
-    found.weight_amax.argtypes, found.weight_amax.restype = (p, p, n), f
+    found.weight_codes.argtypes, found.weight_codes.restype = (p, p, p, n, f, f), i
     found.norm_codes.argtypes = (p, p, p, p, n, n, p, p, p, p, p, f, p, f, f)
     found.norm_codes.restype = i
     found.norm_backward.argtypes = (p, p, p, p, p, n, n, p, p, p, p)

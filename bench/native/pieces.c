@@ -116,7 +116,7 @@ void uniform_codes(const float *x, int8_t *codes, i64 size, float qmax, float di
 }
 
 /* Largest |value|; NaN where one of `weight` is not finite, which tanh hides. */
-float weight_amax(const float *squashed, const float *weight, i64 size) {
+static float weight_amax(const float *squashed, const float *weight, i64 size) {
     float most[LANES] = {0}, bad[LANES] = {0};
     for (i64 first = 0; first < size; first += LANES)
         for (i64 k = 0; k < MIN(LANES, size - first); k++) {
@@ -131,21 +131,24 @@ float weight_amax(const float *squashed, const float *weight, i64 size) {
     return most[0] + bad[0];
 }
 
-/* DoReFa's weight from t = tanh W: codes of round((t / divisor + 1/2) * n) - half. */
-void weight_codes(const float *squashed, int8_t *codes, i64 size, float divisor, float levels, float half) {
+/* DoReFa's weight from t = tanh W: codes of round((t / (2 * max|t|) + 1/2) * n) - half; 1 if all of W is finite. */
+int weight_codes(const float *squashed, const float *weight, int8_t *codes, i64 size, float levels, float half) {
+    const float largest = weight_amax(squashed, weight, size), divisor = largest == 0.0f ? INFINITY : 2.0f * largest;
 #pragma omp parallel for schedule(static) if (size > 16384)
     for (i64 i = 0; i < size; i++) {
         float v = (squashed[i] / divisor + 0.5f) * levels;
         codes[i] = (int8_t)(int32_t)(((v + ROUNDER) - ROUNDER) - half);
     }
+    return largest == largest;
 }
 
-/* grad * (1 - t^2) / divisor, with t = tanh W. */
-void weight_backward(const float *grad, const float *squashed, float *out, i64 size, float divisor) {
+/* grad * (1 - t^2) / max|t| over t = tanh W, in its place; 1 for a largest of 0. */
+void weight_backward(const float *grad, float *squashed, i64 size) {
+    const float largest = weight_amax(squashed, squashed, size), divisor = largest == 0.0f ? 1.0f : largest;
 #pragma omp parallel for schedule(static) if (size > 16384)
     for (i64 i = 0; i < size; i++) {
         float t = squashed[i];
-        out[i] = ((-(t * t)) + 1.0f) / divisor * grad[i];
+        squashed[i] = ((-(t * t)) + 1.0f) / divisor * grad[i];
     }
 }
 
@@ -156,7 +159,7 @@ typedef struct {
     i64 c0, cb;                /* channels that are read */
     i64 row_start, row_step, row_count, row_stride, row_length;
     i64 col_start, col_step, col_count, col_stride, col_length;
-    i64 pack;                  /* neighbouring outputs along a row that share one patch */
+    i64 pack, row_pack;        /* neighbouring outputs along a row, and of neighbouring rows, that share one patch */
 } Geometry;
 
 static inline void copy_run(int8_t *to, const int8_t *from, i64 size) {
@@ -178,25 +181,30 @@ static inline void copy_run(int8_t *to, const int8_t *from, i64 size) {
     }
 }
 
-/* Columns of one kernel row that a patch holds: all between the first and the last where outputs share it. */
+/* Columns, and rows, that a patch holds: all between the first and the last where outputs share it. */
 static inline i64 span_of(const Geometry *g) {
     return g->pack == 1 ? g->col_count : (g->col_count - 1) * g->col_step + (g->pack - 1) * g->col_stride + 1;
 }
 
-/* (n, row_length, col_length / pack) patches of row_count * span * cb codes, filled with zeros up to `depth`. */
+static inline i64 row_span_of(const Geometry *g) {
+    return g->row_pack == 1 ? g->row_count : (g->row_count - 1) * g->row_step + (g->row_pack - 1) * g->row_stride + 1;
+}
+
+/* (n, row_length / row_pack, col_length / pack) patches of (row span, span, cb) codes, zeros after them up to `depth`. */
 static void gather(const int8_t *source, int8_t *patches, const Geometry *g, i64 depth, int8_t pad) {
     const i64 span = span_of(g), step = g->pack == 1 ? g->col_step : 1, cb = g->cb, groups = g->col_length / g->pack;
-    const i64 taps = g->row_count * span * cb;
+    const i64 row_span = row_span_of(g), row_step = g->row_pack == 1 ? g->row_step : 1;
+    const i64 bands = g->row_length / g->row_pack, taps = row_span * span * cb;
     const int whole = cb == g->c && step == 1;
-#pragma omp parallel for collapse(2) schedule(static) if (g->n * g->row_length * groups * depth > 65536)
+#pragma omp parallel for collapse(2) schedule(static) if (g->n * bands * groups * depth > 65536)
     for (i64 n = 0; n < g->n; n++)
-        for (i64 i = 0; i < g->row_length; i++) {
-            int8_t *to = patches + (n * g->row_length + i) * groups * depth;
+        for (i64 i = 0; i < bands; i++) {
+            int8_t *to = patches + (n * bands + i) * groups * depth;
             for (i64 j = 0; j < groups; j++, to += depth) {
                 const i64 first = j * g->pack * g->col_stride + g->col_start;
-                for (i64 t = 0; t < g->row_count; t++) {
+                for (i64 t = 0; t < row_span; t++) {
                     int8_t *run = to + t * span * cb;
-                    const i64 row = i * g->row_stride + g->row_start + t * g->row_step;
+                    const i64 row = i * g->row_pack * g->row_stride + g->row_start + t * row_step;
                     if (row < 0 || row >= g->h) {
                         memset(run, pad, span * cb);
                         continue;
@@ -459,8 +467,8 @@ void join_sums(const float *sums, const float *dots, i64 blocks, i64 c, double *
 /* ------------------------------------------------------------------------------------ from integers to floats, once */
 
 typedef struct {
-    i64 n, rows, cols, pack, c;        /* products: n * rows * (cols / pack) lines of pack * c sums, `pitch` apart */
-    i64 pitch, groups;                 /* `groups` equal parts of c share a row sum */
+    i64 n, rows, cols, row_pack, pack, c; /* n * (rows / row_pack) * (cols / pack) lines of row_pack * pack * c sums */
+    i64 pitch, groups;                 /* lines are `pitch` apart; `groups` equal parts of c share a row sum */
     i64 sums_pitch;                    /* row sums of one output, of which the first `groups` are read */
     i64 out_n, out_row, out_col;       /* strides of the output, in values; c lie side by side */
     int32_t factor, row_weight;        /* total = factor * sum + row_weight * row sum + column */
@@ -488,18 +496,21 @@ typedef struct {
     i64 first_bit;
 } Landed;
 
-/* A row of an image whose sums and values lie side by side: one group, one scale, no places, no bias, c a multiple of 16. */
-static inline __attribute__((always_inline)) void land_plain_row(const Landing *l, const int32_t *restrict from,
+/* A row of an image: one group, one scale, no places, no bias, c a multiple of 16. */
+static inline __attribute__((always_inline)) void land_plain_row(const Landing *l, const int32_t *restrict line,
                                                                  float *restrict to, const int32_t *restrict sums,
                                                                  const int32_t *restrict columns, float value,
                                                                  const uint8_t *bits, i64 bit, const i64 c) {
     const int32_t factor = l->factor, weight = sums ? l->row_weight : 0;
-    for (i64 j = 0; j < l->cols; j++, from += c, to += c, bit += c) {
-        const int32_t base = weight ? weight * sums[j * l->sums_pitch] : 0;
-        for (i64 k = 0; k < c; k += LANES) {
-            const ints total = *(const ints *)(from + k) * factor + (*(const ints *)(columns + k) + base);
-            const floats landed = __builtin_convertvector(total, floats) * value;
-            *(floats *)(to + k) = bits ? gated(landed, bits, bit + k) : landed;
+    for (i64 j0 = 0; j0 < l->cols; j0 += l->pack, line += l->pitch) {
+        const int32_t *restrict from = line;
+        for (i64 j = j0; j < j0 + l->pack; j++, from += c, to += l->out_col, bit += l->out_col) {
+            const int32_t base = weight ? weight * sums[j * l->sums_pitch] : 0;
+            for (i64 k = 0; k < c; k += LANES) {
+                const ints total = *(const ints *)(from + k) * factor + (*(const ints *)(columns + k) + base);
+                const floats landed = __builtin_convertvector(total, floats) * value;
+                *(floats *)(to + k) = bits ? gated(landed, bits, bit + k) : landed;
+            }
         }
     }
 }
@@ -509,12 +520,13 @@ static inline void land_row(const Landing *restrict l, const Landed *restrict d,
     const int32_t factor = l->factor, *places = d->places;
     const float *scale = d->scale, *bias = d->bias;
     const uint8_t *bits = d->bits;
-    const int32_t *line = d->acc + (n * l->rows + i) * lines * l->pitch;
+    const i64 band = n * (l->rows / l->row_pack) + i / l->row_pack;
+    const int32_t *line = d->acc + band * lines * l->pitch + i % l->row_pack * l->pack * l->c;
     const int32_t *sums = d->row_sums ? d->row_sums + (n * l->rows + i) * l->cols * l->sums_pitch : NULL;
     float *row = d->out + n * l->out_n + i * l->out_row;
     const i64 row_bit = d->first_bit + n * l->out_n + i * l->out_row;
-    const int side_by_side = out_col == l->c && l->pitch == l->pack * l->c && groups == 1 && l->c % LANES == 0;
-    if (side_by_side && !places && !d->scale_per_channel && !bias && row_bit % 8 == 0) {
+    const int plain = groups == 1 && l->c % LANES == 0 && !places && !d->scale_per_channel && !bias;
+    if (plain && row_bit % 8 == 0 && out_col % 8 == 0) {
 #define ROW(c) land_plain_row(l, line, row, sums, d->columns, *scale, bits, row_bit, c)
         if (l->c == 16)
             ROW(16);
@@ -840,23 +852,30 @@ void land_wgrad(const i64 *totals, float *out, i64 o, i64 inner, i64 factor, con
 
 /* ------------------------------------------------------------------------------------------------ weights as operands */
 
-/* Lines (pack, o) of (row_count, span, cb) codes, zero where an output does not reach: w is (o, r, s, cb). */
-void weight_lines(const int8_t *w, int8_t *lines, i64 o, i64 r, i64 s, i64 cb, i64 pack, i64 span, i64 step, i64 stride,
-                  i64 depth) {
-#pragma omp parallel for collapse(2) schedule(static) if (pack * o * depth > 65536)
-    for (i64 j = 0; j < pack; j++)
+/* Lines (row_pack, pack, o) of (row span, span, cb) codes, zero where an output does not reach: w is (o, r, s, cb). */
+void weight_lines(const int8_t *w, int8_t *lines, i64 o, i64 r, i64 s, const Geometry *g, i64 depth) {
+    const i64 cb = g->cb, span = span_of(g), pack = g->pack;
+#pragma omp parallel for collapse(2) schedule(static) if (g->row_pack * pack * o * depth > 65536)
+    for (i64 j = 0; j < g->row_pack * pack; j++)
         for (i64 k = 0; k < o; k++) {
             int8_t *to = lines + (j * o + k) * depth;
-            if (pack == 1) {
-                memcpy(to, w + k * r * s * cb, r * s * cb);
-                memset(to + r * s * cb, 0, depth - r * s * cb);
-                continue;
-            }
             memset(to, 0, depth);
-            for (i64 t = 0; t < r; t++)
-                for (i64 u = 0; u < s; u++)
-                    memcpy(to + (t * span + u * step + j * stride) * cb, w + ((k * r + t) * s + u) * cb, cb);
+            for (i64 t = 0; t < r; t++) {
+                const i64 row = g->row_pack == 1 ? t : t * g->row_step + j / pack * g->row_stride;
+                const int8_t *from = w + (k * r + t) * s * cb;
+                if (pack == 1)
+                    memcpy(to + row * span * cb, from, s * cb);
+                else
+                    for (i64 u = 0; u < s; u++)
+                        memcpy(to + (row * span + u * g->col_step + j % pack * g->col_stride) * cb, from + u * cb, cb);
+            }
         }
+}
+
+/* What an offset of the other operand's grid adds to each output: other * (mult * sum of the output's codes + more). */
+void code_columns(const int8_t *w, int32_t *columns, i64 o, i64 inner, i64 other, i64 mult, i64 more) {
+#pragma omp parallel for schedule(static) if (o * inner > 65536)
+    for (i64 k = 0; k < o; k++) columns[k] = (int32_t)(other * (mult * sum_codes(w + k * inner, inner) + more));
 }
 
 /* (o, r, s, c) codes -> (c, rows, columns, o): the taps r0 + t * rstep .. turned round, as dgrad reads them. */

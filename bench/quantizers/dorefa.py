@@ -45,13 +45,11 @@ def weight_codes(weight: Tensor, bits: int) -> QTensor:
     weight = weight.detach()
     squashed = torch.tanh(weight)
     if _compiled(squashed) and squashed.stride() == weight.stride():
-        lib, size = native.compiled(), squashed.numel()
-        largest = lib.weight_amax(native.pointer(squashed), native.pointer(weight), size)
         codes = torch.empty_like(squashed, dtype=torch.int8)
-        lib.weight_codes(
-            native.pointer(squashed), native.pointer(codes), size, 2 * largest or math.inf, float(n), float(half)
+        finite = native.compiled().weight_codes(
+            native.pointer(squashed), native.pointer(weight), native.pointer(codes), squashed.numel(), n, half
         )
-        scale = torch.tensor(math.nan if math.isnan(largest) else 1.0 / n)
+        scale = torch.tensor(1.0 / n if finite else math.nan)
     else:
         most = amax(squashed)
         divisor = torch.where(most == 0, math.inf, 2 * most)
@@ -89,10 +87,7 @@ def weight_backward(grad_w_hat: Tensor, weight: Tensor) -> Tensor:
     squashed = torch.tanh(weight)
     if not (_compiled(squashed) and _compiled(grad_w_hat)) or squashed.stride() != grad_w_hat.stride():
         return weight_factor(weight).mul_(grad_w_hat)
-    largest = native.compiled().weight_amax(native.pointer(squashed), native.pointer(squashed), squashed.numel())
-    native.compiled().weight_backward(
-        native.pointer(grad_w_hat), native.pointer(squashed), native.pointer(squashed), squashed.numel(), largest or 1.0
-    )
+    native.compiled().weight_backward(native.pointer(grad_w_hat), native.pointer(squashed), squashed.numel())
     return squashed
 
 

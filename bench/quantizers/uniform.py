@@ -90,6 +90,28 @@ def uniform_codes(
     )
 
 
+def codes_within(
+    x: Tensor, largest: float, bits: int, *, rounding: str = "nearest", generator: torch.Generator | None = None
+) -> QTensor:
+    """``uniform_codes`` with c = max|x| known as a number; the same codes and scale.
+
+    Args:
+        x: float32, contiguous.
+        largest: max|x|, a float32 number.
+        bits: 2..8.
+        rounding: "nearest" or "stochastic".
+        generator: for stochastic rounding.
+    """
+    if not native.usable(x.device):
+        clip = torch.tensor(largest, device=x.device)
+        return uniform_codes(x, clip, bits, rounding=rounding, generator=generator)
+    qmax = qmax_of(bits)
+    codes = torch.empty_like(x, dtype=torch.int8)
+    _compiled_codes(x, codes, largest, qmax, rounding, generator)
+    scale = torch.tensor(largest / qmax)  # rounded to float64 and then to float32, which is once: 53 >= 2·24 + 2 digits
+    return QTensor(codes=codes, scale=scale, mult=1, offset=0, bits=bits, code_max=qmax, value_max=qmax)
+
+
 def _compiled_codes(
     x: Tensor, codes: Tensor, clip: float, qmax: int, rounding: str, generator: torch.Generator | None
 ) -> None:

@@ -289,9 +289,9 @@ def test_one_row_of_wgrad_at_the_edge_of_the_accumulator_and_beyond_it(rows):
     plan = plan_conv((1, 1, 1, rows), (1, 1, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
     assert conv_native.check_wgrad(plan, grids()) == (rows == 131_071)
     codes = worst((1, 1, rows, 1))
-    dw, db = integer_wgrad(symmetric(codes), symmetric(codes), plan, "probe")
+    dw, sums = integer_wgrad(symmetric(codes), symmetric(codes), plan, "probe")
     assert dw.item() == float(torch.tensor(rows * 128 * 128, dtype=torch.int64).float())
-    assert db.item() == -128 * rows
+    assert sums.item() == -128 * rows
 
 
 def test_wgrad_of_a_long_batch_joins_its_pieces_in_int64():

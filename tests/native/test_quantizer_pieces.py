@@ -14,7 +14,7 @@ from torch import Tensor
 from bench import native
 from bench.quantizers.base import QTensor, amax
 from bench.quantizers.dorefa import activation_codes, weight_backward, weight_codes
-from bench.quantizers.uniform import uniform_codes
+from bench.quantizers.uniform import codes_within, uniform_codes
 
 pytestmark = pytest.mark.skipif(not native.usable(torch.device("cpu")), reason=native.status())
 
@@ -88,6 +88,19 @@ def test_uniform_codes_of_values_beyond_the_clip(x, bits, clip, rounding):
         return known(uniform_codes(x, torch.tensor(clip), bits, rounding=rounding, generator=generator))
 
     twins(make)
+
+
+@CASES
+@given(x=values(finite=True), bits=st.integers(2, 8), rounding=st.sampled_from(["nearest", "stochastic"]))
+def test_codes_of_a_range_known_as_a_number_are_those_of_the_range_as_a_tensor(x, bits, rounding):
+    largest = amax(x) if x.numel() else torch.zeros(())
+
+    def drawn() -> dict[str, object]:
+        return {"rounding": rounding, "generator": torch.Generator().manual_seed(1)}
+
+    ours, theirs = codes_within(x, float(largest), bits, **drawn()), uniform_codes(x, largest, bits, **drawn())
+    assert torch.equal(ours.codes, theirs.codes)
+    assert torch.equal(ours.scale, theirs.scale)
 
 
 @CASES
