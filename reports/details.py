@@ -162,7 +162,8 @@ def _without_lists(part: Any) -> Any:
         return dataclasses.replace(part, cell=_side_without_lists(part.cell), fp32=_side_without_lists(part.fp32))
     for kind, name in _LISTS:
         if isinstance(part, kind) and not isinstance(getattr(part, name), Absent):
-            return dataclasses.replace(part, **{name: ()})
+            nothing: dict[str, Any] = {name: ()}
+            return dataclasses.replace(part, **nothing)
     return part
 
 
@@ -171,8 +172,7 @@ def _side_without_lists(side: SideProfile) -> SideProfile:
     if trace is not None:
         kernels = trace.kernels if isinstance(trace.kernels, Absent) else ()
         trace = dataclasses.replace(trace, operators=(), kernels=kernels)
-    nothing = dict.fromkeys(("plain_step_ms", "spanned_step_ms", "spans", "products", "work"), ())
-    return dataclasses.replace(side, trace=trace, **nothing)
+    return dataclasses.replace(side, trace=trace, plain_step_ms=(), spanned_step_ms=(), spans=(), products=(), work=())
 
 
 def _is_number(value: Any) -> bool:

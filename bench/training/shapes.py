@@ -65,8 +65,8 @@ def track_shapes(
     lstm_bytes_a_row = _lstm_workspace_bytes(parts)
     clear_workspace()  # real buffers must not be taken for fake ones, nor the other way round
     try:
-        # Fake tensors claim another device than the one that they are computed on; tensors on ``meta`` need no such claim,
-        # and are several times as fast.
+        # Fake tensors claim another device than the one that they are computed on; tensors on ``meta`` need no such
+        # claim, and are several times as fast.
         mode = FakeTensorMode(allow_non_fake_inputs=True) if device.type != "meta" else contextlib.nullcontext()
         with native.shapes_only(), mode, trusted(device):
             with _CopyShapes(device), _generators_on(device):

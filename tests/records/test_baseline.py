@@ -236,9 +236,7 @@ def test_a_record_with_a_step_of_no_time_is_refused_by_its_cell(make_record: Mak
     assert record.timing is not None
     repeats = tuple(dataclasses.replace(repeat, step_ms=(0.0, 1.0)) for repeat in record.timing.repeats)
     broken = dataclasses.replace(record, timing=dataclasses.replace(record.timing, repeats=repeats))
-    with pytest.raises(
-        RecordError, match=r"The record of 'demo/metagrad_int4.*'step_ms' .*run its cell again"
-    ):
+    with pytest.raises(RecordError, match=r"The record of 'demo/metagrad_int4.*'step_ms' .*run its cell again"):
         entry_of(broken)
 
 
