@@ -291,7 +291,9 @@ def _noise(simulated: Simulated) -> str:
         f"{100 * noise.machine_sd:.1f} % from process to process; neighbouring steps correlate by "
         f"{noise.autocorrelation:.2f}; steps have the tails of Student's t with {noise.tail_df:.1f} degrees of "
         f"freedom; within a process the machine drifts by {100 * noise.drift_sd:.1f} % (standard deviation). Assumed "
-        "on top: in every fifth process the clock falls by 10 % for up to half of the time."
+        "on top: in every fifth process the clock falls by 10 % for up to half of the time. All this is of the usual "
+        f"processes: {len(noise.disturbed)} real ones, {100 * noise.disturbed_share:.1f} %, stood more than six robust "
+        "standard deviations off, disturbed by something else on the machine, and are drawn as they were and as often."
     )
 
 

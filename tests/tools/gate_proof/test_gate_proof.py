@@ -246,6 +246,7 @@ def test_the_page_is_written_from_the_files_and_a_missed_goal_is_an_exit_code(
     assert "| at most 1 % false `regressed` per comparison of 8 equal cells, simulated, in turn" in text
     assert "0 of 10000, 0.00 % (95 % bounds 0.00 to 0.04 %) | met |" in text
     assert "| backward | 10 % | 100.0 % of 200 |" in text
+    assert "0 real ones, 0.0 %, stood more than six robust standard deviations off" in text
     assert (tmp_path / "detection.png").stat().st_size > 10_000
 
 
