@@ -41,14 +41,13 @@ ALLOWANCES: dict[str, str] = {
     "time": f"from the published peaks, every operator bound by arithmetic or bandwidth, to {PEAK_SHARE:.0%} of the "
     f"arithmetic, {BANDWIDTH_SHARE:.0%} of the bandwidth and {LAUNCH_US:.0f} µs a launch (assumed)",
 }
+EXTRAPOLATED = "≈: a batch larger than any that was run on shapes, by the line through those that were"
 UNVERIFIED = "peaks unverified: taken from the document that `list gpus` names, and not found quoted from it elsewhere"
 MAX_BATCH = 2**20
+REACH = 16  # times the batch asked for: larger ones are not run, where products are cut into ever more parts
 _STAND_IN_IMAGES = 16
 _SEARCH_TOLERANCE = 128  # the largest batch is found to one part in this many
 _MAX_LINES = 8  # sizes tried before the search halves
-# Of the categories those whose bytes do not grow with the batch; what is left of them is little.
-_FIXED = ("weights", "integer_copies", "optimizer_state", "hypernet_parameters", "hypernet_activations",
-          "pending_gradients")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +80,7 @@ class GpuEstimate:
     memory: MemoryEstimate
     fits: bool | Absent
     largest_batch: int | Absent  # 0: not even one image
+    largest_is_extrapolated: bool  # larger than any that was run on shapes
     step_low_ms: float | Absent
     step_high_ms: float | Absent
 
@@ -143,10 +143,6 @@ class CellShapes:
             self._track(batch_size, "meta", list_operators=True)
         return self._operators[batch_size]
 
-    def tried(self) -> tuple[int, ...]:
-        """Batch sizes that have run as on a GPU."""
-        return tuple(batch_size for batch_size, device in self._trackers if device == "meta")
-
     def _track(self, batch_size: int, device: str, *, list_operators: bool = False) -> CategoryTracker:
         key = (batch_size, device)
         if key not in self._trackers:
@@ -180,41 +176,40 @@ def estimate_gpu(shapes: CellShapes, gpu: GpuPeaks, batch_size: int) -> GpuEstim
     if not isinstance(gpu.memory_gb, Absent):
         limit = int(gpu.memory_gb * 1e9)
         fits = memory.needed_bytes <= limit
-        fixed = memory.allowance_bytes + sum(memory.peak.categories.get(name, 0) for name in _FIXED)
-        guess = batch_size * max(0, limit - fixed) // max(1, memory.needed_bytes - fixed)
-        largest = find_largest_batch(
-            lambda size: shapes.on_cuda(size, gpu.sm).needed_bytes, limit, batch_size,
-            known=[*shapes.tried(), *(() if len(shapes.tried()) > 1 else (guess,))],
-        )  # fmt: skip
-    return GpuEstimate(gpu=gpu, memory=memory, fits=fits, largest_batch=largest, step_low_ms=low, step_high_ms=high)
+        largest = find_largest_batch(lambda size: shapes.on_cuda(size, gpu.sm).needed_bytes, limit, batch_size)
+    return GpuEstimate(
+        gpu=gpu, memory=memory, fits=fits, largest_batch=largest,
+        largest_is_extrapolated=not isinstance(largest, Absent) and largest > REACH * batch_size,
+        step_low_ms=low, step_high_ms=high,
+    )  # fmt: skip
 
 
-def find_largest_batch(
-    needed_bytes: Callable[[int], int], limit_bytes: int, first: int, *, known: Sequence[int] = ()
-) -> int:
+def find_largest_batch(needed_bytes: Callable[[int], int], limit_bytes: int, first: int) -> int:
     """The largest batch that fits, to one part in 128; memory is nearly linear in it, so few sizes are tried.
 
     Args:
         needed_bytes: of a batch size; grows with it.
         limit_bytes: what there is.
         first: a batch size to start from, 1 or more.
-        known: other sizes to start from: those of which the answer is at hand, or a guess; without any twice ``first``.
 
     Returns:
-        A batch size that fits, while one a 128th larger does not: it was tried, or the line through the sizes around
-        it says so. 0 where one image does not fit; at most ``MAX_BATCH``.
+        Up to ``REACH`` times ``first`` a batch size that was tried and fits, while one a 128th larger does not: it was
+        tried, or the lines through the sizes tried say so. Beyond, the size to which the line through ``first`` and
+        ``REACH`` times it points, less half a 128th. 0 where one image does not fit; at most ``MAX_BATCH``.
     """
     assert first >= 1, "a batch has an image"
-    starts = {min(max(1, size), MAX_BATCH) for size in known} - {first}
-    tried = {size: needed_bytes(size) for size in (first, *(starts or {2 * first}))}
+    top = min(REACH * first, MAX_BATCH)
+    tried = {size: needed_bytes(size) for size in {first, top}}
+    if tried[top] <= limit_bytes:
+        slope = (tried[top] - tried[first]) / max(1, top - first)
+        guess = top + (limit_bytes - tried[top]) / slope if slope > 0 else MAX_BATCH + 1
+        return MAX_BATCH if guess > MAX_BATCH else max(top, int(guess - guess / (2 * _SEARCH_TOLERANCE)))
     while True:
         low = max((size for size, needed in tried.items() if needed <= limit_bytes), default=0)
-        high = min((size for size, needed in tried.items() if needed > limit_bytes), default=MAX_BATCH + 1)
+        high = min(size for size, needed in tried.items() if needed > limit_bytes)
         step = max(1, low // _SEARCH_TOLERANCE)
-        slope, overall = (
-            _slope_near(tried, limit_bytes),
-            (tried[max(tried)] - tried[min(tried)]) / (max(tried) - min(tried)),
-        )
+        overall = (tried[max(tried)] - tried[min(tried)]) / max(1, max(tried) - min(tried))
+        slope = _slope_near(tried, limit_bytes) if len(tried) > 1 else 0.0
         if high - low <= step or (len(tried) > 2 and low and tried[low] + min(slope, overall) * step > limit_bytes):
             return low
         size = _next_size(tried, limit_bytes, low, high, slope)
@@ -230,7 +225,7 @@ def _slope_near(tried: dict[int, int], limit_bytes: int) -> float:
 def _next_size(tried: dict[int, int], limit_bytes: int, low: int, high: int, slope: float) -> int:
     """Just below, then just above the size to which a line points, then the middle."""
     near = min(tried, key=lambda size: abs(tried[size] - limit_bytes))
-    middle = (low + high) // 2 if high <= MAX_BATCH else min(2 * low, MAX_BATCH)
+    middle = (low + high) // 2
     if slope <= 0 or len(tried) > _MAX_LINES:
         return middle
     guess = near + (limit_bytes - tried[near]) / slope

@@ -88,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
         console.print("\nAllowed for:")
         for name, line in estimate.ALLOWANCES.items():
             console.print(f"  {name}: {line}")
+        console.print(f"  {estimate.EXTRAPOLATED}")
         if not all(gpu.verified for gpu in gpus):
             console.print(f"  {estimate.UNVERIFIED}")
     if args.json:
@@ -126,7 +127,7 @@ def render(cell: CellConfig, memory: MemoryEstimate, on_gpus: Sequence[GpuEstima
         table.add_row(
             name, format_bytes(entry.memory.peak_allocated_bytes),
             format_bytes(entry.memory.peak_reserved_bytes), format_bytes(entry.memory.needed_bytes), fits,
-            format_absent(largest) if isinstance(largest, Absent) else f"{largest:,}", _range(entry),
+            format_absent(largest) if isinstance(largest, Absent) else _batch_text(entry, largest), _range(entry),
         )  # fmt: skip
     console.print(table)
 
@@ -155,6 +156,10 @@ def _show_batch(status: Status, words: str, batch_size: int) -> None:
     from rich.text import Text
 
     status.update(Text(f"{words}: batch {batch_size:,}"))
+
+
+def _batch_text(entry: GpuEstimate, largest: int) -> str:
+    return f"≈ {largest:,}" if entry.largest_is_extrapolated else f"{largest:,}"
 
 
 def _range(entry: GpuEstimate) -> str:

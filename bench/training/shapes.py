@@ -1,8 +1,8 @@
-"""Training steps on shapes alone: the real step under torch's fake tensors, which hold sizes and no numbers.
+"""Training steps on shapes alone: the real step on torch's fake or meta tensors, which hold sizes and no numbers.
 
 Every operator answers with a tensor of the right size and dtype, so the tracker sees the allocations of any batch size
-in seconds and without the memory. Fake tensors live on the CPU, or on torch's ``meta`` device, which stands for a GPU:
-there the kernels cut their work as on a GPU. A number that the step reads from the device (a tabulated function's
+in seconds and without the memory. Fake tensors stand for the CPU's, those on torch's ``meta`` device for a GPU's: there
+the kernels cut their work as on a GPU. A number that the step reads from the device (a tabulated function's
 error) is taken as 0. torch's fake kernels do not know oneDNN's LSTM workspace; its size is asked of the real operator
 on a few rows.
 """
@@ -65,8 +65,7 @@ def track_shapes(
     lstm_bytes_a_row = _lstm_workspace_bytes(parts)
     clear_workspace()  # real buffers must not be taken for fake ones, nor the other way round
     try:
-        # Fake tensors claim another device than the one that they are computed on; tensors on ``meta`` need no such
-        # claim, and are several times as fast.
+        # Fake tensors claim another device than theirs; those on ``meta`` need not, and are several times as fast.
         mode = FakeTensorMode(allow_non_fake_inputs=True) if device.type != "meta" else contextlib.nullcontext()
         with native.shapes_only(), mode, trusted(device):
             with _CopyShapes(device), _generators_on(device):
