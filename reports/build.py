@@ -56,6 +56,7 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
     with _without_collection():
         loaded = load_records(paths)
     out_dir = Path(out_dir)
+    gc.freeze()  # what was read stays until the end: later searches for cycles leave out its millions of values
     try:
         for folder in (out_dir, out_dir / "figures", out_dir / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +73,8 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
         raise RecordError(
             f"the report cannot be written to {out_dir}: {reason}; name another folder with -o"
         ) from error
+    finally:
+        gc.unfreeze()
     return ReportResult(html=html, markdown=markdown, headlines=page.headlines, problems=loaded.problems)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.records.schema import Interval, Summary
+from bench.records.schema import Summary
 from bench.units import MEBIBYTE, Absent
+from reports.figures.quantity import ends_of
 from reports.figures.row_style import RowStyles, row_styles
 from reports.figures.style import (
     INK,
@@ -52,11 +53,11 @@ def accuracy_vs_cost(section: Section, styles: RowStyles | None = None) -> Sketc
         alike |= {group: [*alike.get(group, []), what] for group in groups}
         for index, (row, cost) in enumerate(pairs):
             style = styles[row.label]
-            value, interval = accuracy_of(row), row.accuracy.interval if isinstance(row.accuracy, Estimate) else None
-            if what == "step time" and isinstance(row.step_ms, Summary):
-                ax.plot([row.step_ms.q1, row.step_ms.q3], [value] * 2, color=style.colour, linewidth=1.4)
-            if isinstance(interval, Interval):
-                ax.plot([cost] * 2, [interval.low, interval.high], color=style.colour, linewidth=1.4)
+            value = accuracy_of(row)
+            if what == "step time" and (ends := ends_of(row.step_ms)) is not None:
+                ax.plot(ends, [value] * 2, color=style.colour, linewidth=1.4)
+            if (ends := ends_of(row.accuracy)) is not None:
+                ax.plot([cost] * 2, ends, color=style.colour, linewidth=1.4)
             ax.scatter(
                 cost, value, s=_size(row.label, groups), marker=style.marker, color=style.colour, zorder=3,
                 label=tag(row, seeds=True), edgecolor=INK if index in front else "none", linewidth=1.3,

@@ -6,6 +6,7 @@ Source: MetaQuant, Fig. 4 (amplification) and Table 6 (hidden size).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bench.errors import RecordError
-from bench.records.schema import HypernetSurface, Interval
+from bench.records.schema import HypernetSurface
 from bench.records.surface import SURFACE_FILE, read_surface
-from bench.units import MEBIBYTE, Absent
 from reports.figures.beside import COLUMNS, read_hypernet_steps
+from reports.figures.quantity import Quantity, ends_of, in_mib, is_known, middle_of
 from reports.figures.row_style import RowStyles, alternating, coincidence_note, coinciding, row_styles
 from reports.figures.style import (
     DIVERGING,
@@ -32,7 +33,7 @@ from reports.figures.style import (
     shorten,
     tag,
 )
-from reports.rows import Estimate, Ratio, Row, Section
+from reports.rows import Row, Section
 from reports.text import clean_text
 
 MAX_LINES = 12
@@ -149,12 +150,12 @@ def hidden_sizes(section: Section, styles: RowStyles | None = None) -> Sketch | 
     if not sweeps:
         reason = "no hypernetwork was measured with two hidden sizes, all else equal" if groups else NO_HYPERNET
         return NotDrawn(key=key, topic=topic, title=title, reason=reason)
-    quantities = [
+    quantities: list[tuple[str, Callable[[Row], Quantity]]] = [
         ("test accuracy, %", lambda row: row.accuracy),
         ("step against FP32, ratio", lambda row: row.time_vs_fp32),
-        ("hypernetwork adds, MiB allocated", _added_mib),
+        ("hypernetwork adds, MiB allocated", lambda row: in_mib(row.hypernet_extra_allocated_bytes)),
     ]
-    shown = [(label, of) for label, of in quantities if any(_known(of(row)) for sweep in sweeps for row in sweep)]
+    shown = [(label, of) for label, of in quantities if any(is_known(of(row)) for sweep in sweeps for row in sweep)]
     if not shown:
         return NotDrawn(key=key, topic=topic, title=title, reason="no row of the sweep was measured")
     figure, axes = panels(section, 1, len(shown), height_in=3.1 + 0.06 * len(sweeps), sharex=True)
@@ -162,19 +163,18 @@ def hidden_sizes(section: Section, styles: RowStyles | None = None) -> Sketch | 
     styles = styles or row_styles([section])
     for ax, (label, of) in zip(axes[0], shown, strict=True):
         for sweep in sweeps:
-            known = [(row.method.hidden, of(row)) for row in sweep if _known(of(row))]
+            known = [(row.method.hidden, of(row)) for row in sweep if is_known(of(row))]
             if not known:
                 continue
             style = styles[sweep[0].label]
-            sizes, values = [size for size, _ in known], [_value(value) for _, value in known]
+            sizes, values = [size for size, _ in known], [middle_of(value) for _, value in known]
             ax.plot(
                 sizes, values, color=style.colour, marker=style.marker, markersize=5, linewidth=1.4,
                 label=_sweep_name(sweep[0]),
             )  # fmt: skip
             for size, value in known:
-                interval = getattr(value, "interval", None)
-                if isinstance(interval, Interval):
-                    ax.plot([size] * 2, [interval.low, interval.high], color=style.colour, linewidth=1.4)
+                if (ends := ends_of(value)) is not None:
+                    ax.plot([size] * 2, ends, color=style.colour, linewidth=1.4)
             told = ", ".join(f"{size}: {value:.4g}" for size, value in zip(sizes, values, strict=True))
             sentences.append(f"{label} by hidden size, {_sweep_name(sweep[0])}: {told}.")
         ax.set_title(label)
@@ -255,16 +255,3 @@ def _sweep_name(row: Row) -> str:
     activation = "" if facts.hypernet_activation == "none" else f", {facts.hypernet_activation}"
     ran = f" · {row.ran_as}" if isinstance(row.ran_as, str) and row.is_low_bit else ""
     return shorten(clean_text(f"{facts.name} {bits}: {facts.hypernet}{activation}, {facts.strategy}"), 60) + ran
-
-
-def _added_mib(row: Row) -> float | Absent:
-    extra = row.hypernet_extra_allocated_bytes
-    return extra if isinstance(extra, Absent) else extra / MEBIBYTE
-
-
-def _known(value: Estimate | Ratio | float | Absent) -> bool:
-    return not isinstance(value, Absent)
-
-
-def _value(value: Any) -> float:
-    return float(getattr(value, "value", value))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from bench.records.schema import Interval, Summary
-from bench.units import MEBIBYTE, Absent
+from reports.figures.quantity import Quantity, ends_of, in_mib, is_known, middle_of
 from reports.figures.style import (
     INK,
     PALETTE,
@@ -19,7 +17,7 @@ from reports.figures.style import (
     tag,
     wants_log,
 )
-from reports.rows import Ratio, Row, Section, machine_name
+from reports.rows import Row, Section, machine_name
 from reports.text import clean_text, plural
 
 MAX_MACHINES = 8
@@ -47,10 +45,10 @@ def across_machines(sections: Sequence[Section]) -> Sketch | NotDrawn:
     """
     key, topic, title = "machines", "accuracy", "Across machines"
     shown = list(sections)[:MAX_MACHINES]
-    quantities: list[tuple[str, Callable[[Row], Any]]] = [
+    quantities: list[tuple[str, Callable[[Row], Quantity]]] = [
         ("step time, ms (median)", lambda row: row.step_ms),
         ("step against FP32, ratio", lambda row: row.time_vs_fp32),
-        ("peak allocated, MiB", _peak_mib),
+        ("peak allocated, MiB", lambda row: in_mib(row.peak_allocated_bytes)),
     ]
     by_label: dict[str, dict[int, Row]] = {}
     for index, section in enumerate(shown):
@@ -59,10 +57,10 @@ def across_machines(sections: Sequence[Section]) -> Sketch | NotDrawn:
     known = {
         label: rows
         for label, rows in by_label.items()
-        if any(_known(of(r)) for r in rows.values() for _, of in quantities)
+        if any(is_known(of(r)) for r in rows.values() for _, of in quantities)
     }
     labels = list(known)[:MAX_LABELS]
-    present = [q for q in quantities if any(_known(q[1](row)) for label in labels for row in known[label].values())]
+    present = [q for q in quantities if any(is_known(q[1](row)) for label in labels for row in known[label].values())]
     if not present or len(shown) < 2:
         return NotDrawn(key=key, topic=topic, title=title, reason="no two machines measured the same")
     names = machine_labels(shown)
@@ -74,18 +72,18 @@ def across_machines(sections: Sequence[Section]) -> Sketch | NotDrawn:
             points = [
                 (place, of(known[label][index]))
                 for place, label in enumerate(labels)
-                if index in known[label] and _known(of(known[label][index]))
+                if index in known[label] and is_known(of(known[label][index]))
             ]
             offset = (index - (len(names) - 1) / 2) * min(0.16, 0.7 / len(names))
             colour, marker = PALETTE[index % len(PALETTE)], _MARKERS[index]
             for place, value in points:
-                low, high = _ends(value)
-                ax.plot([low, high], [place + offset] * 2, color=colour, linewidth=1.3)
+                if (ends := ends_of(value)) is not None:
+                    ax.plot(ends, [place + offset] * 2, color=colour, linewidth=1.3)
             ax.scatter(
-                [_value(v) for _, v in points], [place + offset for place, _ in points], s=30, marker=marker,
+                [middle_of(v) for _, v in points], [place + offset for place, _ in points], s=30, marker=marker,
                 color=colour, label=name, zorder=3,
             )  # fmt: skip
-            values += [_value(value) for _, value in points]
+            values += [middle_of(value) for _, value in points]
         if "ratio" in words:
             ax.axvline(1.0, color=INK, linewidth=0.8, linestyle=":")
         if wants_log(values, LOG_ABOVE):
@@ -124,26 +122,3 @@ def machine_labels(sections: Sequence[Section]) -> list[str]:
         label = shorten(name, 44) + (f" ({clean_text(extra)})" if extra else "")
         labels.append(f" {label}" if label.startswith("_") else label)
     return labels
-
-
-def _peak_mib(row: Row) -> float | Absent:
-    peak = row.peak_allocated_bytes
-    return peak if isinstance(peak, Absent) else peak / MEBIBYTE
-
-
-def _known(value: Any) -> bool:
-    return not isinstance(value, Absent)
-
-
-def _value(value: Any) -> float:
-    if isinstance(value, Summary):
-        return value.median
-    return value.value if isinstance(value, Ratio) else float(value)
-
-
-def _ends(value: Any) -> tuple[float, float]:
-    if isinstance(value, Summary):
-        return value.q1, value.q3
-    if isinstance(value, Ratio) and isinstance(value.interval, Interval):
-        return value.interval.low, value.interval.high
-    return _value(value), _value(value)

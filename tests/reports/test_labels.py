@@ -9,10 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from bench.records.schema import RunRecord
-from reports.load import Loaded
-from reports.page import Page, build_page
+from reports.page import Page
 from reports.render import render_html, render_markdown
-from reports.sections import build_sections
+from tests.reports.pages import page_of
 
 Make = Callable[..., list[RunRecord]]
 
@@ -27,7 +26,7 @@ def full_page(
         for machine in ("cpu-one", "cpu-two")
         for record in demo_records(machine=machine)
     ]
-    return build_page(Loaded(records=tuple(records), problems=()), build_sections(records), {}, {})
+    return page_of(records)
 
 
 def test_every_table_of_the_html_labels_emulated_rows(full_page: Page) -> None:
@@ -63,7 +62,7 @@ def test_tables_of_one_row_name_its_label_in_the_title(
     demo_records: Make, profiled: Callable[[RunRecord], RunRecord]
 ) -> None:
     records = [profiled(record) for record in demo_records(["fp32", "uint8_int4"])]
-    page = build_page(Loaded(records=tuple(records), problems=()), build_sections(records), {}, {})
+    page = page_of(records)
     titles = [table.title for topic in page.sections[0].topics for table in topic.tables if not table.links]
     assert len(titles) == 2
     assert all("uint8_int4 (emulated)" in title for title in titles)
@@ -73,7 +72,7 @@ def test_random_data_is_said_beside_every_row(demo_records: Make) -> None:
     (record,) = demo_records(["uint8_int4"])
     assert record.data is not None
     record = dataclasses.replace(record, data=dataclasses.replace(record.data, name="synthetic", synthetic=True))
-    page = build_page(Loaded(records=(record,), problems=()), build_sections([record]), {}, {})
+    page = page_of([record])
     heads = [table.rows[0].cells[0] for topic in page.sections[0].topics for table in topic.tables if table.links]
     assert len(heads) > 3
     assert {head.chips for head in heads} == {("emulated", "synthetic")}
