@@ -14,7 +14,7 @@ from bench.kernels import workspace
 from bench.kernels.conv_native import Grids
 from bench.kernels.int_mm import CUDA_RULES, int_mm, round_up
 from bench.kernels.spans import span
-from bench.native import Geometry, Landing, pointer
+from bench.native import Geometry, Job, Landing, pointer
 
 
 def fprop(
@@ -92,8 +92,7 @@ def row_sums(codes: Tensor) -> Tensor:
     """(rows,) int32 sums of a contiguous int8 matrix's rows, which must fit."""
     rows, columns = codes.shape
     sums = torch.empty(rows, dtype=torch.int32)
-    one_pixel = Geometry(rows, 1, 1, columns, 0, columns, *(0, 1, 1, 1, 1), *(0, 1, 1, 1, 1), 1)
-    native.compiled().patch_sums(pointer(codes), pointer(sums), one_pixel, 1, 0)
+    native.compiled().patch_sums(pointer(codes), pointer(sums), _one_pixel(rows, columns), 1, 0)
     return sums
 
 
@@ -101,8 +100,16 @@ def _turned(codes: Tensor, name: str) -> Tensor:
     """(columns, rows) copy in a reused buffer."""
     rows, columns = codes.shape
     turned = workspace.scratch(name, (columns, rows), torch.int8, codes.device)
-    native.compiled().turn(pointer(codes), pointer(turned), rows, columns)
+    native.compiled().turn_weight(pointer(codes), pointer(turned), rows, 1, 1, columns, 0, 1, 1, 0, 1, 1)
     return turned
+
+
+def _one_pixel(rows: int, columns: int) -> Geometry:
+    """A matrix as images of one pixel each, read by a 1×1 kernel."""
+    return Geometry(
+        n=rows, h=1, w=1, c=columns, c0=0, cb=columns, row_start=0, row_step=1, row_count=1, row_stride=1, row_length=1,
+        col_start=0, col_step=1, col_count=1, col_stride=1, col_length=1, pack=1, row_pack=1,
+    )  # fmt: skip
 
 
 def _product(left: Tensor, right: Tensor, grids: Grids, gemm: str, layer: str) -> Tensor:
@@ -123,10 +130,12 @@ def _land(
     out = torch.empty(rows, width)
     places = None if columns is None else columns.to(torch.int32)
     landing = Landing(
-        1, rows, 1, 1, width, acc.stride(0), 1, 1, rows * width, width, width, grids.factor, grids.row_weight
-    )
-    native.compiled().land(
-        pointer(acc), pointer(out), landing, pointer(sums), pointer(places), None, pointer(scale),
-        int(scale.dim() > 0), pointer(bias), pointer(bits), 0, None,
+        n=rows, rows=1, cols=1, row_pack=1, pack=1, c=width, pitch=acc.stride(0), groups=1, sums_pitch=1, out_n=width,
+        out_row=width, out_col=width, factor=grids.factor, row_weight=grids.row_weight,
     )  # fmt: skip
+    job = Job(
+        landing=landing, acc=pointer(acc), row_sums=pointer(sums), columns=pointer(places), out=pointer(out),
+        scale=pointer(scale), bias=pointer(bias), bits=pointer(bits), scale_per_channel=int(scale.dim() > 0),
+    )  # fmt: skip
+    native.compiled().land_images(job, 0, rows)
     return out

@@ -166,9 +166,10 @@ def quantize_model(
         The facts of every swapped layer, and each kept one with its reason.
 
     Raises:
-        ConfigError: for a spec that cannot run, or a model without a layer to swap.
+        ConfigError: for a spec that cannot run, a model without a layer to swap, or a compiled one.
     """
     check_spec(spec)
+    _refuse_compiled(model)
     if isinstance(model, nn.Conv2d | nn.Linear):
         raise ConfigError(f"the model is a bare {type(model).__name__}; wrap it in nn.Sequential to have it replaced")
     candidates = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
@@ -283,6 +284,16 @@ def _reason_to_keep(
     if layer.weight.dtype != torch.float32:
         return f"its weight is {layer.weight.dtype}, not float32"
     return None
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    """torch.compile traces a module's operators, and what layers hand over to each other is none of them."""
+    for name, module in model.named_modules():
+        if "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None:
+            which = f"module {name}" if name else "the model"
+            raise ConfigError(
+                f"{which} is compiled (torch.compile), and integer layers run uncompiled: give the network as it was"
+            )
 
 
 def _alteration(layer: nn.Conv2d | nn.Linear) -> str | None:

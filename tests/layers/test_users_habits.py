@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from bench.errors import ShapeError
+from bench.errors import ConfigError, ShapeError
 from bench.kernels.workspace import clear_workspace
 from bench.layers import QuantSpec, quantize_model
 
@@ -242,3 +242,17 @@ def test_a_batch_of_none_has_torchs_shape_and_zeros_for_gradients(forward, error
     assert (empty.grad.shape, ours.shape) == (empty.shape, (0, 5))
     with pytest.raises(ShapeError, match="4 channels and the weight wants 3"):
         model(torch.zeros(0, 4, 8, 8))
+
+
+@pytest.mark.slow  # torch's compiler takes seconds to import
+def test_a_compiled_model_or_a_compiled_part_of_it_is_refused():
+    part = net()
+    part[0].compile(backend="eager")
+    with pytest.raises(ConfigError, match="module 0 is compiled"):
+        quantize_model(part, INT8)
+    whole = net()
+    whole.compile(backend="eager")
+    with pytest.raises(ConfigError, match="the model is compiled"):
+        quantize_model(whole, INT8)
+    with pytest.raises(ConfigError, match="give the network as it was"):
+        quantize_model(nn.Sequential(torch.compile(net(), backend="eager")), INT8)
