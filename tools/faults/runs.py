@@ -7,7 +7,9 @@ CPU seconds of the suite's processes, and how long they outlive it is counted in
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
+import functools
 import math
 import os
 import signal
@@ -33,6 +35,8 @@ _SMALL = (
 )  # fmt: skip
 _POLL_S = 0.1
 _PROBE_CPU_S = 0.3
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_prctl = ctypes.CDLL(None).prctl  # looked up before any fork
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -62,7 +66,7 @@ class Suite:
         command = _command(output, seed, variants, nets, settings)
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-            preexec_fn=prepare,
+            preexec_fn=functools.partial(_begin, prepare),
         )  # fmt: skip
         self.cpu_s = 0.0  # of all its processes, as far as it was looked at
         self._said: list[str] = []
@@ -151,6 +155,13 @@ def _command(
         sys.executable, "-P", "-m", "tools.cli", "run", "--multirun", *_SMALL, f"variant={','.join(variants)}",
         f"model.factory={factories}", f"seed={seed}", f"output_dir={output}", *settings,
     ]  # fmt: skip
+
+
+def _begin(prepare: Callable[[], None] | None) -> None:
+    """In the new process: end with the campaign, however that ends, and set limits."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if prepare is not None:
+        prepare()
 
 
 def slowness() -> float:
