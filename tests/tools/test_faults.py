@@ -135,6 +135,16 @@ def test_a_suite_is_waited_for_by_its_own_cpu_time(tmp_path: Path, monkeypatch: 
     assert suite.left() == []
 
 
+def test_what_outlives_a_suite_is_measured_by_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = "import time; start = time.process_time()\nwhile time.process_time() - start < 2: pass"
+    work = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    monkeypatch.setattr("tools.faults.runs._command", lambda *_: [sys.executable, "-c", work])
+    suite = Suite(tmp_path)
+    assert suite.wait_for(lambda: len(suite.left()) == 2)
+    assert 0 < suite.kill() < 3
+    assert suite.process.returncode == -signal.SIGKILL
+
+
 def test_a_suite_ends_with_its_campaign_and_the_next_works_elsewhere(tmp_path: Path) -> None:
     program = (
         "import sys, time, pathlib\n"
