@@ -68,8 +68,10 @@ def ray_cluster(nodes: int) -> Iterator[tuple[str, list[int]]]:
     assert cluster.stdout is not None
     address, raylets = cluster.stdout.readline().strip(), cluster.stdout.readline()
     assert address, "the cluster did not start"
-    yield address, [int(pid) for pid in raylets.split()]
-    cluster.communicate()
+    try:
+        yield address, [int(pid) for pid in raylets.split()]
+    finally:
+        cluster.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,11 @@ def test_a_cell_whose_ray_node_died_is_measured_on_another_or_named(retries: int
         process = start(tmp_path, "seed=1,2", *QUICK, *some_time, *ray)
         assert counts_reach(tmp_path / "out", process, running=2)
         os.kill(raylet, signal.SIGKILL)
-        _, err = process.communicate()
+        try:
+            _, err = process.communicate(timeout=400)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            raise AssertionError(f"it goes on waiting: {process.communicate()[1][-3000:]}") from None
     found, problems = find_records([tmp_path / "out"])
     assert not problems
     assert "Traceback" not in err

@@ -4,10 +4,12 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tools.faults.__main__ import main
@@ -131,6 +133,34 @@ def test_a_suite_is_waited_for_by_its_own_cpu_time(tmp_path: Path, monkeypatch: 
     os.kill(child, signal.SIGKILL)
     assert suite.wait() == 0
     assert suite.left() == []
+
+
+def test_what_outlives_a_suite_is_measured_by_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = "import time; start = time.process_time()\nwhile time.process_time() - start < 2: pass"
+    work = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    monkeypatch.setattr("tools.faults.runs._command", lambda *_: [sys.executable, "-c", work])
+    suite = Suite(tmp_path)
+    assert suite.wait_for(lambda: len(suite.left()) == 2)
+    assert 0 < suite.kill() < 3
+    assert suite.process.returncode == -signal.SIGKILL
+
+
+def test_a_suite_ends_with_its_campaign_and_the_next_works_elsewhere(tmp_path: Path) -> None:
+    program = (
+        "import sys, time, pathlib\n"
+        "from tools.faults import runs\n"
+        "runs._command = lambda *_: [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "print(runs.Suite(pathlib.Path('x')).process.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    campaign = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=DOCS.parent)
+    assert campaign.stdout is not None
+    suite = psutil.Process(int(campaign.stdout.readline()))
+    campaign.kill()
+    campaign.communicate()
+    suite.wait(timeout=60)
+    works = {Kept(tmp_path / "none.json", kills=1, seed=0, only=["kills"]).work for _ in range(2)}
+    assert len(works) == 2
 
 
 @pytest.mark.slow

@@ -38,9 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = arguments.folder.absolute()
     path = arguments.json or folder / "campaign.json"
     kept = Kept(path, kills=arguments.kills, seed=arguments.seed, only=arguments.only)
-    work = folder / "work"
-    if not kept.standings:
-        shutil.rmtree(work, ignore_errors=True)
+    work = folder / kept.work
+    for other in folder.glob("work-*"):  # of campaigns that are not gone on with
+        if other != work:
+            shutil.rmtree(other, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     campaign = Campaign(work, kills=arguments.kills, seed=arguments.seed, done=kept.standings)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import secrets
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Kept:
             "code": code_digest(), "machine": machine(), "kills": kills, "seed": seed, "only": list(only),
         }  # fmt: skip
         self.started_at, self.sittings = _now(), 1
+        self.work = f"work-{secrets.token_hex(4)}"  # the folder's name: an earlier campaign's last suite may still run
         self.standings: list[Standing] = []
         try:
             earlier = json.loads(path.read_text(encoding="utf-8"))
@@ -53,6 +55,7 @@ class Kept:
         if earlier["ended"] or earlier | self.facts != earlier:
             return
         self.started_at, self.sittings = earlier["started_at"], earlier["sittings"] + 1
+        self.work = earlier["work"]
         self.standings = [
             Standing(**{**standing, "counts": Counter(standing["counts"])}) for standing in earlier["scenarios"]
         ]
@@ -65,7 +68,8 @@ class Kept:
             {**dataclasses.asdict(standing), "counts": dict(sorted(standing.counts.items()))} for standing in standings
         ]
         facts = self.facts | {
-            "started_at": self.started_at, "written_at": _now(), "sittings": self.sittings, "ended": ended,
+            "started_at": self.started_at, "written_at": _now(), "sittings": self.sittings, "work": self.work,
+            "ended": ended,
             "elapsed_s": round(sum(standing.elapsed_s for standing in standings), 1),
             "wrong": [sentence for standing in standings for sentence in standing.wrong],
             "counts": dict(sorted(total.items())), "scenarios": scenarios,

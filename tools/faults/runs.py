@@ -1,13 +1,15 @@
 """Suites of the campaign as real processes: started, awaited, killed; and what their folders hold afterwards.
 
-No moment and no limit is a time on the clock, which says little on a machine that others use: moments and limits are
-CPU seconds of the suite's processes, and how long they outlive it is counted in looks, which come later there too.
+No moment and no limit is a time on the clock, which says little on a machine that others use: all are CPU seconds of
+the suite's processes, also how long they outlive it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
+import functools
 import math
 import os
 import signal
@@ -15,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ _SMALL = (
 )  # fmt: skip
 _POLL_S = 0.1
 _PROBE_CPU_S = 0.3
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_prctl = ctypes.CDLL(None).prctl  # looked up before any fork
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -62,7 +66,7 @@ class Suite:
         command = _command(output, seed, variants, nets, settings)
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-            preexec_fn=prepare,
+            preexec_fn=functools.partial(_begin, prepare),
         )  # fmt: skip
         self.cpu_s = 0.0  # of all its processes, as far as it was looked at
         self._said: list[str] = []
@@ -97,7 +101,7 @@ class Suite:
         return condition()
 
     def kill(self) -> float:
-        """End the parent alone, as the kernel would; answers for how long its children outlived it."""
+        """End the parent alone, as the kernel would; answers what its children did until they were gone too."""
         self.process.kill()
         self.process.wait()
         outlived_s = self.wait_until_gone()
@@ -105,12 +109,18 @@ class Suite:
         return outlived_s
 
     def wait_until_gone(self) -> float:
-        """For how long processes of the session are left: the seconds of as many looks on an idle machine."""
-        looks, started = 0, time.monotonic()
-        while self.left() and time.monotonic() - started < LONGEST_STILL_S:
-            looks += 1
+        """CPU seconds that processes of the session take, from now until none is left; infinite where one stays."""
+        first = {pid: ticks for pid, _, ticks, _ in self._processes()}
+        last, changed = dict(first), time.monotonic()
+        while self.left():
+            now = {pid: ticks for pid, _, ticks, _ in self._processes()}
+            if any(ticks > last.get(pid, 0) for pid, ticks in now.items()):
+                changed = time.monotonic()
+            last |= now
+            if time.monotonic() - changed > LONGEST_STILL_S or _taken_s(first, last) > LONGEST_CPU_S:
+                return math.inf
             time.sleep(_POLL_S)
-        return looks * _POLL_S
+        return _taken_s(first, last)
 
     def interrupt(self) -> None:
         """Ctrl-C, as a terminal sends it: to all processes of the group."""
@@ -119,14 +129,14 @@ class Suite:
 
     def left(self) -> list[int]:
         """Processes of the session that are alive."""
-        return [pid for pid, state, _ in self._processes() if state != "Z"]
+        return [pid for pid, state, *_ in self._processes() if state != "Z"]
 
     def _measure_cpu_s(self) -> float:
         """CPU seconds of the session's processes and of those children that they have waited for."""
-        return sum(ticks for _, _, ticks in self._processes()) / _TICKS
+        return sum(own + children for _, _, own, children in self._processes()) / _TICKS
 
-    def _processes(self) -> Iterator[tuple[int, str, int]]:
-        """Number, state and CPU ticks of each process of the session."""
+    def _processes(self) -> Iterator[tuple[int, str, int, int]]:
+        """Number, state, own CPU ticks and those of ended children of each process of the session."""
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
@@ -135,7 +145,8 @@ class Suite:
             except OSError:
                 continue
             if int(fields[3]) == self.process.pid:
-                yield int(entry.name), fields[0], sum(map(int, fields[11:15]))
+                user, system, children_user, children_system = map(int, fields[11:15])
+                yield int(entry.name), fields[0], user + system, children_user + children_system
 
     def _read(self) -> None:
         assert self.process.stdout is not None, "the suite was started with a pipe"
@@ -151,6 +162,18 @@ def _command(
         sys.executable, "-P", "-m", "tools.cli", "run", "--multirun", *_SMALL, f"variant={','.join(variants)}",
         f"model.factory={factories}", f"seed={seed}", f"output_dir={output}", *settings,
     ]  # fmt: skip
+
+
+def _begin(prepare: Callable[[], None] | None) -> None:
+    """In the new process: end with the campaign, however that ends, and set limits."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if prepare is not None:
+        prepare()
+
+
+def _taken_s(before: Mapping[int, int], after: Mapping[int, int]) -> float:
+    """CPU seconds between two looks at processes' ticks."""
+    return sum(ticks - before.get(pid, 0) for pid, ticks in after.items()) / _TICKS
 
 
 def slowness() -> float:
