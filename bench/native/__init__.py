@@ -83,6 +83,7 @@ class Sequel(ctypes.Structure):
             (name, ctypes.c_void_p)
             for name in ("residual", "gate", "means", "squares", "x", "halves", "mean", "sums", "dots")
         ),
+        ("values", ctypes.c_int64),
     ]  # fmt: skip
 
 
