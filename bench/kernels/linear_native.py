@@ -92,7 +92,7 @@ def row_sums(codes: Tensor) -> Tensor:
     """(rows,) int32 sums of a contiguous int8 matrix's rows, which must fit."""
     rows, columns = codes.shape
     sums = torch.empty(rows, dtype=torch.int32)
-    one_pixel = Geometry(rows, 1, 1, columns, 0, columns, *(0, 1, 1, 1, 1), *(0, 1, 1, 1, 1), 1)
+    one_pixel = Geometry(rows, 1, 1, columns, 0, columns, *(0, 1, 1, 1, 1), *(0, 1, 1, 1, 1), 1, 1)
     native.compiled().patch_sums(pointer(codes), pointer(sums), one_pixel, 1, 0)
     return sums
 
@@ -123,7 +123,7 @@ def _land(
     out = torch.empty(rows, width)
     places = None if columns is None else columns.to(torch.int32)
     landing = Landing(
-        1, rows, 1, 1, width, acc.stride(0), 1, 1, rows * width, width, width, grids.factor, grids.row_weight
+        1, rows, 1, 1, 1, width, acc.stride(0), 1, 1, rows * width, width, width, grids.factor, grids.row_weight
     )
     native.compiled().land(
         pointer(acc), pointer(out), landing, pointer(sums), pointer(places), None, pointer(scale),

@@ -293,6 +293,8 @@ def _declare(found: ctypes.CDLL) -> None:
         "land_images": (job, n, n),
         "next_images": (job, n, n, n, n),
         "patch_sums": (p, p, geometry, n, pad),
+        "land": (p, p, landing, p, p, p, p, i, p, p, n, sequel),
+        "turn": (p, p, n, n),
         "wgrad_lines": (p, p, p, geometry, n, pad, i),
         "channel_sums": (p, p, n, n),
         "fold_wgrad": (p, p, n, n, n, n, n, n, n, n, n, i),

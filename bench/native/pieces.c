@@ -603,7 +603,7 @@ static inline void stream(float *to, const float *from, i64 size) {
 
 /* out = (factor * acc + row_weight * row_sums + columns + places) * scale [+ bias] [* bit], integers exact in int32; then
  * the sequel, if there is one. */
-static void land(const int32_t *acc, float *out, const Landing *l, const int32_t *row_sums, const int32_t *columns,
+void land(const int32_t *acc, float *out, const Landing *l, const int32_t *row_sums, const int32_t *columns,
           const int32_t *places, const float *scale, int scale_per_channel, const float *bias, const uint8_t *bits,
           i64 first_bit, const Sequel *then) {
     int32_t *none = calloc(l->c + 1, sizeof(int32_t));
@@ -742,6 +742,14 @@ static void turn_tile(const int8_t *from, i64 from_pitch, int8_t *to, i64 to_pit
 
 #define TILE 64
 #define WIDE_TILE 256
+
+/* (rows, columns) -> (columns, rows), few rows at a time: more would fall on the same lines of the cache where a row is a
+ * power of two long. */
+void turn(const int8_t *from, int8_t *to, i64 rows, i64 columns) {
+#pragma omp parallel for schedule(static) if (rows * columns > 16384)
+    for (i64 j = 0; j < columns; j += WIDE_TILE)
+        turn_tile(from + j, columns, to + j * rows, rows, rows, MIN(WIDE_TILE, columns - j));
+}
 
 /* Lines of one of wgrad's operands, images innermost: line (t, s, c) of `lines`, `pitch` apart, holds (row_length,
  * col_length / pack, n) codes, zeros after them. With own = 1 the lines are (t, pack, c): the outputs that share a patch,
