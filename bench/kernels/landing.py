@@ -52,7 +52,7 @@ def open_sequel(after: After | None, shape: torch.Size) -> Sequel | None:
     whole, halves = (x, None) if x is None or x.dtype == torch.float32 else (None, x)
     return Sequel(
         block_rows, pointer(after.residual), pointer(after.gate), means, squares, pointer(whole), pointer(halves),
-        pointer(after.mean), sums, dots,
+        pointer(after.mean), sums, dots, n * rows * columns * channels,
     )  # fmt: skip
 
 

@@ -83,6 +83,7 @@ class Sequel(ctypes.Structure):
             (name, ctypes.c_void_p)
             for name in ("residual", "gate", "means", "squares", "x", "halves", "mean", "sums", "dots")
         ),
+        ("values", ctypes.c_int64),
     ]  # fmt: skip
 
 
@@ -292,6 +293,8 @@ def _declare(found: ctypes.CDLL) -> None:
         "land_images": (job, n, n),
         "next_images": (job, n, n, n, n),
         "patch_sums": (p, p, geometry, n, pad),
+        "land": (p, p, landing, p, p, p, p, i, p, p, n, sequel),
+        "turn": (p, p, n, n),
         "wgrad_lines": (p, p, p, geometry, n, pad, i),
         "channel_sums": (p, p, n, n),
         "fold_wgrad": (p, p, n, n, n, n, n, n, n, n, n, i),

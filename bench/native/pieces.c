@@ -485,6 +485,7 @@ typedef struct {
     const uint16_t *halves;    /* ... x in bf16 if x is NULL */
     const float *mean;
     float *sums, *dots;
+    i64 values;                /* of the whole output */
 } Sequel;
 
 typedef struct {
@@ -567,12 +568,15 @@ static inline void land_row(const Landing *restrict l, const Landed *restrict d,
             }
 }
 
-/* Past the caches: a line that is written whole need not be read first. */
-static inline int can_stream(const float *to, i64 size) {
+/* Values of an output that goes past the caches: a line that is written whole need not be read first. A smaller one is
+ * read again before it has left the third cache (ResNet-20's steps are 1.5 % faster for it, VGG-16's 2 % for the other). */
+#define STREAMED (1 << 22)
+
+static inline int can_stream(const float *to, i64 size, i64 values) {
 #ifdef __AVX512F__
-    return (uintptr_t)to % 64 == 0 && size % LANES == 0;
+    return values > STREAMED && (uintptr_t)to % 64 == 0 && size % LANES == 0;
 #else
-    (void)to, (void)size;
+    (void)to, (void)size, (void)values;
     return 0;
 #endif
 }
@@ -599,7 +603,7 @@ static inline void stream(float *to, const float *from, i64 size) {
 
 /* out = (factor * acc + row_weight * row_sums + columns + places) * scale [+ bias] [* bit], integers exact in int32; then
  * the sequel, if there is one. */
-static void land(const int32_t *acc, float *out, const Landing *l, const int32_t *row_sums, const int32_t *columns,
+void land(const int32_t *acc, float *out, const Landing *l, const int32_t *row_sums, const int32_t *columns,
           const int32_t *places, const float *scale, int scale_per_channel, const float *bias, const uint8_t *bits,
           i64 first_bit, const Sequel *then) {
     int32_t *none = calloc(l->c + 1, sizeof(int32_t));
@@ -608,7 +612,7 @@ static void land(const int32_t *acc, float *out, const Landing *l, const int32_t
     const i64 step = then ? then->block_rows : 1, blocks = l->rows / step, c = l->c, fold = fold_of(c);
     const i64 size = step * l->cols * c;
     float *means = then && then->sums ? repeated(then->mean, c, fold) : NULL;
-    const int streams = then && can_stream(out, size);
+    const int streams = then && can_stream(out, size, then->values);
 #pragma omp parallel if (l->n * l->rows * l->cols * l->c > 16384)
     {
         float *space = then ? malloc((2 * fold * c + 1) * sizeof(float)) : NULL;
@@ -738,6 +742,14 @@ static void turn_tile(const int8_t *from, i64 from_pitch, int8_t *to, i64 to_pit
 
 #define TILE 64
 #define WIDE_TILE 256
+
+/* (rows, columns) -> (columns, rows), few rows at a time: more would fall on the same lines of the cache where a row is a
+ * power of two long. */
+void turn(const int8_t *from, int8_t *to, i64 rows, i64 columns) {
+#pragma omp parallel for schedule(static) if (rows * columns > 16384)
+    for (i64 j = 0; j < columns; j += WIDE_TILE)
+        turn_tile(from + j, columns, to + j * rows, rows, rows, MIN(WIDE_TILE, columns - j));
+}
 
 /* Lines of one of wgrad's operands, images innermost: line (t, s, c) of `lines`, `pitch` apart, holds (row_length,
  * col_length / pack, n) codes, zeros after them. With own = 1 the lines are (t, pack, c): the outputs that share a patch,
@@ -1274,7 +1286,7 @@ int norm_codes(const float *x, const float *residual, float *y, int8_t *codes, i
     float *means = mean ? repeated(mean, c, fold) : NULL;
     float *factors = mean ? repeated(factor, c, fold) : NULL, *shifts = mean ? repeated(shift, c, fold) : NULL;
     const Coding work = {x, residual, means, factors, shifts, y, codes, gate, inside, ceiling, levels, offset,
-                         y && size > 1 << 16 && can_stream(y, width)};
+                         y && can_stream(y, width, size)};
     int finite = 1;
 #pragma omp parallel for schedule(static) reduction(&& : finite) if (size > 16384)
     for (i64 row = 0; row < size; row += width) {
