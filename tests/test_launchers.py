@@ -116,36 +116,6 @@ def test_ray_runs_a_sweep_on_two_nodes_and_its_records_land_in_one_store(two_nod
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("retries", [1, 0])
-def test_a_cell_whose_ray_node_died_is_measured_on_another_or_named(retries: int, tmp_path: Path) -> None:
-    with ray_cluster(2) as (address, (raylet,)):
-        ray = ["hydra/launcher=ray", f"hydra.launcher.address={address}", f"hydra.launcher.retries={retries}"]
-        some_time = ["protocol.timing_budget_s=12", "protocol.timing_interval_pct=0.0001", "protocol.timing_blocks=3"]
-        process = start(tmp_path, "seed=1,2", *QUICK, *some_time, *ray)
-        assert counts_reach(tmp_path / "out", process, running=2)
-        os.kill(raylet, signal.SIGKILL)
-        try:
-            _, err = process.communicate(timeout=400)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            raise AssertionError(f"it goes on waiting: {process.communicate()[1][-3000:]}") from None
-    found, problems = find_records([tmp_path / "out"])
-    assert not problems
-    assert "Traceback" not in err
-    seeds = [item.record.seed for item in found]
-    if retries:
-        assert process.returncode == 0, err[-3000:]
-        assert seeds == [1, 2]
-        assert len(set(re.findall(r"ok \((node \w+)\)", err))) == 1, "the node that is left measured both"
-        assert sum("Measured in several runs" in " ".join(item.record.notices) for item in found) == 1
-    else:
-        assert process.returncode == 1, err[-3000:]
-        assert len(seeds) == 1
-        assert "1 of 2 jobs left no record" in err
-        assert re.search(r"seed=\d: failed: its Ray worker ended", err)
-
-
-@pytest.mark.slow
 def test_ray_says_in_a_sentence_what_a_worker_could_not_do(two_nodes: str, tmp_path: Path) -> None:
     ray = ["hydra/launcher=ray", f"hydra.launcher.address={two_nodes}"]
     code, out, err = run(tmp_path, "device=cuda", "seed=1", *QUICK[:4], *ray)
