@@ -221,6 +221,7 @@ def _introduction(recorded: Recorded, place: str) -> str:
         f"[runs.json]({place}/runs.json), every simulated count in [simulated.json]({place}/simulated.json); "
         "`make gate-proof` measures and draws them anew where they are missing, and writes this page. The gate is the "
         "product's own, with its default thresholds. Bounds are Clopper's and Pearson's exact ones of 95 %."
+        + (f" {recorded.remark}" if recorded.remark else "")
     )
 
 

@@ -42,6 +42,7 @@ class Recorded(msgspec.Struct, kw_only=True):
     notices: list[str]
     template: Entry  # of the first run, without its samples
     runs: list[Run]
+    remark: str = ""  # what a reader must know of how they came about; by hand
 
     def of(self, kind: str) -> list[Run]:
         """Runs of a kind, in time order."""
