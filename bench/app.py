@@ -14,6 +14,7 @@ import difflib
 import functools
 import importlib
 import importlib.resources
+import math
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,8 @@ GROUPS = (
 )  # fmt: skip
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 _LONGEST_MESSAGE = 600  # a message of Hydra's may quote a whole file
+_LONGEST_FILE_BYTES, _MOST_VALUES = 2**20, 100_000  # of a configuration file
+_ALIAS = re.compile(r"\*\w")
 PASSTHROUGH = ("cfg", "info", "hydra_help", "shell_completion")  # Hydra's own questions: nothing runs
 
 
@@ -419,6 +422,7 @@ def _hydra_loader(config_dir: str | None) -> Iterator[None]:
                 f"--config-dir {config_dir} is not a folder: name the one that holds your suite/ or variant/."
             )
         _refuse_shadows(folder)
+        _refuse_bombs(folder)
         search_path.prepend(provider="command-line", path=f"file://{folder}", anchor="schema")
     GlobalHydra.instance().clear()
     try:
@@ -435,6 +439,38 @@ def _refuse_shadows(folder: Path) -> None:
         name = path.relative_to(folder).as_posix()
         if path.parent.name in GROUPS and ours.joinpath(name).is_file():
             raise ConfigError(f"{name} in --config-dir {folder} has the name of a built-in one: give it another name.")
+
+
+def _refuse_bombs(folder: Path) -> None:
+    """OmegaConf copies what an alias stands for: some lines of aliases of aliases would fill the memory."""
+    files = [*folder.glob("*.yaml"), *(path for group in GROUPS for path in (folder / group).rglob("*.yaml"))]
+    for path in filter(Path.is_file, files):
+        name = path.relative_to(folder).as_posix()
+        if path.stat().st_size > _LONGEST_FILE_BYTES:
+            raise ConfigError(
+                f"{name} in --config-dir {folder} is longer than {_LONGEST_FILE_BYTES:,} bytes: shorten it."
+            )
+        try:
+            text = path.read_text(encoding="utf-8")
+            root = yaml.compose(text, Loader=yaml.SafeLoader) if _ALIAS.search(text) else None
+            num_values = 0.0 if root is None else _count_values(root, {})
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            continue  # Hydra says what is wrong with a file that is asked for
+        if num_values > _MOST_VALUES:
+            raise ConfigError(
+                f"{name} in --config-dir {folder} stands for more than {_MOST_VALUES:,} values, since its aliases "
+                "(*name) are copied where they stand: write out what is meant."
+            )
+
+
+def _count_values(node: yaml.Node, known: dict[int, float]) -> float:
+    """Values of a YAML node with every alias in it written out; infinite where one holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1 + sum(_count_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _first_line(error: BaseException) -> str:

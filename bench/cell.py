@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from bench import native, passes
 from bench.cell_folder import CellFiles, fetch_spare, find_finished, only_here, save
 from bench.config import FLOAT_BITS, CellConfig, as_plain
-from bench.files import DamagedFileError, read_sealed, remove_leftovers
+from bench.files import DamagedFileError, remove_leftovers
 from bench.hardware.environment import fingerprint, read_environment
 from bench.hardware.probe import resolve_device
 from bench.journal import Journal
@@ -59,7 +59,7 @@ from bench.timing_summary import (
     with_device_state,
 )
 from bench.training.assemble import as_fp32, for_pretraining, without_hypernet
-from bench.training.checkpoint import unseal_state
+from bench.training.checkpoint import unseal_weights
 from bench.units import Absent
 
 _VERBS = ("took ", "ran ", "was ", "did not ", "has no ")  # with which an outcome's reason may begin
@@ -327,33 +327,35 @@ class _CellRun:
         waiting = f"waiting: another run trains {path.name}"
         with only_here(path, on_wait=lambda: self.progress.update(waiting)):
             remove_leftovers(path)
-            if self._is_whole(path):
+            stored = self._stored_weights(path)
+            if stored is not None:
                 self.progress.finish_pass()
             else:
                 resume = path.with_name(f".{path.name}.resume")
                 self._run("pretraining", passes.pretrain_pass, target=str(path), resume=str(resume))
         if not path.is_file():
-            reason = f"there are no FP32 weights to start from: {self.missing.pop('pretraining')}"
+            why = self.missing.pop("pretraining", "their file is gone again")  # with the output folder
+            reason = f"there are no FP32 weights to start from: {why}"
             self.missing |= dict.fromkeys(_MEASURED, reason)
             return False
         self.weights = str(path)
         with suppress(DamagedFileError, OSError):  # the passes that start from them say so
-            self.notices.extend(f"FP32 weights: {notice}" for notice in unseal_state(path).get("notices", ()))
+            stored = stored or unseal_weights(path)
+            self.notices.extend(f"FP32 weights: {notice}" for notice in stored["notices"])
         return True
 
-    def _is_whole(self, path: Path) -> bool:
-        """Whether the shared weights are there; a damaged file is set aside and trained again."""
+    def _stored_weights(self, path: Path) -> dict[str, Any] | None:
+        """The shared weights, None where there are none; a damaged file is set aside and trained again."""
         try:
-            read_sealed(path)
+            return unseal_weights(path)
         except FileNotFoundError:
-            return False
+            return None
         except (DamagedFileError, OSError) as error:
             why = getattr(error, "strerror", None) or error
             self.notices.append(f"The FP32 weights {path.name} were damaged ({why}) and have been trained again.")
             with suppress(OSError):
                 path.replace(path.with_name(f"{path.name}.damaged"))
-            return False
-        return True
+            return None
 
     def _timing(self) -> TimingResult | None:
         if not self._wanted("timing"):

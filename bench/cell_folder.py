@@ -22,6 +22,7 @@ import filelock
 
 from bench.errors import RecordError
 from bench.files import write_whole
+from bench.keys import is_folder_of
 from bench.records.curves import write_curves
 from bench.records.schema import FINISHED, HypernetPoint, HypernetSurface, RunRecord
 from bench.records.store import RECORD_FILE, SUPERSEDED, read_record, show_path, write_record
@@ -72,14 +73,14 @@ def only_here(path: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
 
 
 def find_finished(folder: Path) -> RunRecord | None:
-    """The record of a cell that was measured to its end before; None if there is none or it failed."""
+    """The record of a cell that was measured to its end before; None if there is none, it failed or is another's."""
     if not (folder / RECORD_FILE).is_file():
         return None
     try:
         record = read_record(folder / RECORD_FILE)
     except RecordError:
         return None  # damaged or newer: measured again, the old folder is set aside
-    return record if record.status in FINISHED else None
+    return record if record.status in FINISHED and is_folder_of(folder.name, record.key) else None
 
 
 def save(folder: Path, files: CellFiles) -> None:

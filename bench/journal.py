@@ -1,7 +1,7 @@
 """Answers of a cell's finished passes, kept on the disk until its record is written.
 
 A cell that was interrupted goes on with the first pass that has no answer. Each file is sealed, holds plain values and
-says what cell, code, machine and device it is of; what does not fit is measured again.
+says what pass, cell, code, machine and device it is of; what does not fit is measured again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bench.records.schema import FINISHED, Status
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
     owner: str
+    name: str  # of the pass: of some a cell has several that answer alike
     status: Status
     reason: str
     duration_s: float
@@ -61,12 +62,12 @@ class Journal:
         path = self._path(name)
         try:
             entry = msgspec.msgpack.decode(read_sealed(path), type=_Entry)
-            if entry.owner != self.owner:
+            if (entry.owner, entry.name) != (self.owner, name):
                 return None
             value = msgspec.msgpack.decode(entry.value, type=typing.get_type_hints(function)["return"])
         except FileNotFoundError:
             return None
-        except (OSError, DamagedFileError, msgspec.MsgspecError) as error:
+        except (OSError, DamagedFileError, msgspec.MsgspecError, RecursionError) as error:
             self._notice(f"The kept answer of the {name} pass is damaged, so the pass ran again", error)
             return None
         self.kept.append(name)
@@ -81,6 +82,7 @@ class Journal:
             return
         entry = _Entry(
             owner=self.owner,
+            name=name,
             status=outcome.status,
             reason=outcome.reason,
             duration_s=outcome.duration_s,

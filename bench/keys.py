@@ -41,8 +41,17 @@ def cell_key(cell: CellConfig, *, fingerprint: str) -> str:
 
 def cell_folder(cell: CellConfig, key: str) -> Path:
     """Where a cell's record lies: ``out/<suite>/<variant>-<model>-<data>-seed<n>-<key>``."""
-    name = f"{cell.variant_name}-{cell.model.name}-{cell.data.name}-seed{cell.seed}-{key[:10]}"
+    name = f"{cell.variant_name}-{cell.model.name}-{cell.data.name}-seed{cell.seed}{_key_part(key)}"
     return Path(cell.output_dir) / cell.suite_name / name
+
+
+def is_folder_of(name: str, key: str) -> bool:
+    """Whether a folder of that name is the one of the cell of that key: a record copied elsewhere is not."""
+    return name.endswith(_key_part(key))
+
+
+def _key_part(key: str) -> str:
+    return f"-{key[:10]}"
 
 
 def weights_path(pretraining: CellConfig, *, device_type: str) -> Path:

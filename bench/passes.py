@@ -59,7 +59,7 @@ from bench.records.schema import (
 from bench.seeding import seed_globals
 from bench.timing import MARK_REPEATS, Sampled, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
 from bench.training.assemble import Parts, as_fp32, build_parts, for_pretraining
-from bench.training.checkpoint import Checkpoints, seal_state, unseal_state
+from bench.training.checkpoint import Checkpoints, seal_weights, unseal_weights
 from bench.training.drawn_layer import take_largest_layer
 from bench.training.facts import data_facts, integer_share_pct, layer_facts
 from bench.training.loop import evaluate, fit
@@ -173,7 +173,7 @@ def pretrain_pass(*, report: Report, cell: CellConfig, device: str, target: str,
     state = {name: value.detach().cpu().contiguous() for name, value in parts.model.state_dict().items()}
     accuracy_pct = None if isinstance(accuracy, Absent) else accuracy
     try:
-        seal_state(path, {"state": state, "accuracy_pct": accuracy_pct, "notices": list(result.notices)})
+        seal_weights(path, state, accuracy_pct=accuracy_pct, notices=result.notices)
     except OSError as error:
         raise RecordError(
             f"the FP32 weights cannot be written to {path.parent}: {error.strerror or error}; free space or choose "
@@ -514,10 +514,9 @@ def _load(weights: str | None) -> dict[str, Tensor] | None:
 
 def _read_weights(path: str) -> dict[str, Any]:
     try:
-        content = unseal_state(Path(path))
-        return {key: content[key] for key in ("state", "accuracy_pct")}
-    except (DamagedFileError, KeyError, OSError) as error:
-        why = f"it has no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
+        return unseal_weights(Path(path))
+    except (DamagedFileError, OSError) as error:
+        why = getattr(error, "strerror", None) or error
         raise DataError(
-            f"the pretrained weights in {path} cannot be read ({why}): delete the file and run again."
+            f"the pretrained weights in {path} cannot be read ({why}): run again, which trains them anew."
         ) from error

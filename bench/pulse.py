@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 
@@ -30,6 +30,10 @@ PULSES = ".pulses"
 BEAT_S = 5.0  # how often a file is touched
 STALE_S = 60.0  # untouched for so long, its writer counts as gone
 WRITE_S = 1.0  # how often a pulse is written at most
+
+# What a file may say: numbers that can be reckoned with, so that one of somebody else's is refused where it is read.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]  # s or ms: thirty thousand years at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,7 @@ class PlannedCell:
     variant: str
     model: str
     data: str
-    seed: int
+    seed: Count
     device: str  # as configured
     digest: str  # of its configuration
     folder: str | None = None  # name of its folder; None where another machine decides it
@@ -76,13 +80,13 @@ class Pulse:
     device: str  # as found
     writer: Writer
     started_at: str  # UTC
-    elapsed_s: float
+    elapsed_s: Amount
     phase: str = "starting"
-    done: int = 0  # steps of the phase
-    total: int = 0  # 0 where the phase does not count
-    step_ms: float | None = None
-    passes_done: int = 0
-    passes: int = 1
+    done: Count = 0  # steps of the phase
+    total: Count = 0  # 0 where the phase does not count
+    step_ms: Amount | None = None
+    passes_done: Count = 0
+    passes: Count = 1
 
 
 def config_digest(plain: dict[str, Any]) -> str:

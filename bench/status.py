@@ -7,7 +7,9 @@ folder that was looked at before costs a listing and the few files that changed.
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import os
+import stat
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -22,6 +24,8 @@ from bench.pulse import (
     PLANS,
     PULSES,
     STALE_S,
+    Amount,
+    Count,
     Plan,
     PlannedCell,
     Pulse,
@@ -82,12 +86,12 @@ class _Header(msgspec.Struct):
     variant: str
     model_name: str
     data_name: str
-    seed: int
+    seed: Count
     device: str
     status: Status
     reason: str
     started_at: str
-    duration_s: float
+    duration_s: Amount
     cell: msgspec.Raw
 
     def digest(self) -> str:
@@ -105,6 +109,7 @@ class _Touch:
 
 
 _Live = dict[str, tuple[Pulse, str, bool]]  # by folder name: the pulse, when last touched, whether its writer is alive
+_UNREADABLE = (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _headers = msgspec.json.Decoder(_Header)
 _plans = msgspec.json.Decoder(Plan)
 _pulses = msgspec.json.Decoder(Pulse)
@@ -201,10 +206,10 @@ class StatusReader:
 
     def _read_record(self, run: Path) -> _Header | str:
         try:
-            header = _headers.decode((run / RECORD_FILE).read_bytes())
+            header = _headers.decode(_read_file(run / RECORD_FILE))
             header.cell = header.cell.copy()  # a view would keep the whole file in memory
             return header
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             return str(getattr(error, "strerror", None) or error)
 
     def _read_pulses(self, suite: Path) -> _Live:
@@ -251,13 +256,12 @@ class StatusReader:
     def _read_live(self, path: Path, decoder: msgspec.json.Decoder[Any]) -> tuple[Any, str, bool] | None:
         """A plan or pulse, when it was last touched, and whether its writer is alive; None where it is gone or torn."""
         try:
-            data = path.read_bytes()
+            data = _read_file(path)
             touched_ns = path.stat().st_mtime_ns
             value = decoder.decode(data)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        except _UNREADABLE:
             return None
-        seen = dt.datetime.fromtimestamp(touched_ns / 1e9, dt.UTC).isoformat(timespec="seconds")
-        return value, seen, self._is_alive(path, value.writer, touched_ns)
+        return value, _moment(touched_ns), self._is_alive(path, value.writer, touched_ns)
 
     def _is_alive(self, path: Path, writer: Writer, touched_ns: int) -> bool:
         """The system knows a writer on this machine; of another's, touches tell, whatever its clock says."""
@@ -281,6 +285,25 @@ def _has_record(folder: Path) -> bool:
     return True
 
 
+def _read_file(path: Path) -> bytes:
+    """The content of a regular file; a pipe of that name would be waited for.
+
+    Raises:
+        OSError: it is another kind of file, or cannot be read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return path.read_bytes()
+
+
+def _moment(at_ns: int) -> str:
+    """A file's time in UTC; a file system takes times that no calendar has."""
+    try:
+        return dt.datetime.fromtimestamp(at_ns / 1e9, dt.UTC).isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):
+        return "at a time that no calendar has"
+
+
 def _files(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if path.suffix == ".json")
@@ -294,6 +317,7 @@ def _older(pulse: Pulse, header: _Header | str) -> bool:
 
 
 def _recorded(folder: str, header: _Header | str) -> CellStatus:
+    folder = folder.encode("utf-8", "backslashreplace").decode()  # JSON has no place for a name that is no Unicode
     if isinstance(header, str):
         return CellStatus(
             state="unreadable", suite="", variant=folder, model="", data="", seed=None, device="", folder=folder,

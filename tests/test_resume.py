@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from bench.config import CellConfig
 from bench.errors import RecordError
 from bench.files import write_sealed
 from bench.records.schema import RunRecord
-from bench.records.store import find_records, read_record
+from bench.records.store import find_records, read_record, write_record
 from tests.edited_records import edit_record
 
 MakeCell = Callable[..., CellConfig]
@@ -153,9 +154,18 @@ def test_damaged_or_foreign_fp32_weights_are_trained_again(cell_of: MakeCell, pa
     assert any("have been trained again" in notice for notice in again.notices)
     assert_same_results(first, again)
     write_sealed(weights, b"sealed, but no weights")
-    last = run_cell(dataclasses.replace(cell, fresh=True))
-    assert last.status == "failed"
-    assert "delete the file and run again" in last.reason
+    assert_same_results(first, run_cell(dataclasses.replace(cell, fresh=True)))
+
+
+def test_the_record_of_another_cell_in_a_cells_folder_is_not_taken_for_its_own(
+    make_record: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    record = make_record(status="ok")
+    own, other = (tmp_path / f"ste_int8-{key[:10]}" for key in (record.key, "fedcba9876543210"))
+    write_record(own, record, config_yaml="seed: 0\n")
+    shutil.copytree(own, other)
+    assert cell_folder.find_finished(own) == record
+    assert cell_folder.find_finished(other) is None
 
 
 CRASHES = {

@@ -19,7 +19,8 @@ from bench.errors import RecordError
 from bench.pulse import PLANS, PULSES, STALE_S, CellPulse, Writer, announced, this_writer
 from bench.records.schema import RunRecord
 from bench.records.store import find_records, write_record
-from bench.status import CellStatus, StatusReader, match_cells
+from bench.status import CellStatus, StatusReader, _moment, match_cells
+from tests.edited_records import edit_record
 from tools.status import as_text, main, sum_up, to_json
 
 Make = Callable[..., RunRecord]
@@ -238,6 +239,40 @@ def test_torn_and_foreign_files_are_no_obstacle(cells: tuple[CellConfig, ...], s
     status = StatusReader([suite.parent]).read()
     assert [cell.state for cell in status.cells] == ["unreadable", "failed"]
     assert "\x1b" not in as_text(status)
+
+
+def test_files_that_nobody_of_us_wrote_change_no_answer_and_are_not_waited_for(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_record(suite / "whole", record_of(make_record, cells[0]), config_yaml="")
+    edit_record(write_record(suite / "huge", record_of(make_record, cells[1]), config_yaml=""), huge_seed)
+    (suite / "pipe").mkdir()
+    os.mkfifo(suite / "pipe" / "record.json")
+    nameless = suite / os.fsdecode(b"not\xffunicode")
+    nameless.mkdir()
+    (nameless / "record.json").write_text('{"cell": ' + "[" * 10_000, encoding="utf-8")
+    with CellPulse(suite / "at-work", cells[0], device="cpu") as pulse:
+        said = json.loads(pulse.path.read_bytes())
+        for name, changes in {"huge": {"total": 10**400}, "below": {"elapsed_s": -1}}.items():
+            (suite / PULSES / f"{name}.json").write_text(json.dumps(said | changes | {"folder": name}))
+        os.mkfifo(suite / PULSES / "pipe.json")
+        assert main([str(suite), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["counts"] == {"running": 1, "unreadable": 3, "ok": 1}
+    reasons = {cell["folder"]: cell["reason"] for cell in answer["cells"]}
+    assert "no regular file" in reasons["pipe"]
+    assert "seed" in reasons["huge"]
+    assert "recursion" in reasons["not\\udcffunicode"]
+
+
+def huge_seed(content: dict[str, Any]) -> None:
+    content["seed"] = 10**400
+
+
+def test_a_files_time_that_no_calendar_has_is_said() -> None:
+    assert _moment(0) == "1970-01-01T00:00:00+00:00"
+    assert _moment(2**62) == "2116-02-20T23:53:38+00:00"
+    assert _moment(2**70) == "at a time that no calendar has"
 
 
 def test_nothing_fails_where_the_pulse_cannot_be_written(cells: tuple[CellConfig, ...], suite: Path) -> None:

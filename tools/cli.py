@@ -39,6 +39,7 @@ EXIT_CODES = {
     "hypernets": (0, 1, 2, 130),
     "list": (0, 2, 130),
 }
+_MEASURING = ("run", "kernels", "hypernets")  # what they measured may have been written all the same
 # What a path itself can be to blame for; an error that names none is not the user's.
 _PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR)
 _LONGEST_PATH_SHOWN = 100
@@ -70,20 +71,8 @@ of each verb:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; answers the exit code. A mistake of the user is one sentence, a programming error a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        verbs = "\n".join(f"  {verb:<9} {line}" for verb, (_, line) in VERBS.items())
-        codes = "\n".join(f"  {verb:<10} {', '.join(map(str, codes))}" for verb, codes in EXIT_CODES.items())
-        print(HELP.format(verbs=verbs, codes=codes), end="")
-        return ExitCode.OK if arguments else ExitCode.USAGE
-    if arguments[0] in ("-V", "--version"):
-        print(f"metagrad-bench {importlib.metadata.version('metagrad-bench')}")
-        return ExitCode.OK
-    verb, *rest = arguments
-    if verb not in VERBS:
-        return _complain(f"There is no verb {verb!r}: use one of {', '.join(VERBS)} (see metagrad-bench --help).")
     try:
-        _check_working_folder()
-        code = int(importlib.import_module(VERBS[verb][0]).main(rest))
+        code = _answer(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()  # or a full disk would show only when Python ends
         return code
@@ -100,13 +89,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader went away (`| head`): nothing is wrong, and Python must not complain when it flushes.
         _forget_output()
         return ExitCode.OK
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # rich's own end where the reader went away
+            return ExitCode.OK
+        raise
     except OSError as error:
         if error.errno in _PATH_ERRORS and isinstance(error.filename, str):
             return _complain(f"{_shorten(error.filename)} cannot be opened ({error.strerror}): name another path.")
         if error.errno not in (*STORAGE_ERRORS, errno.EBADF):
             raise
         _forget_output()
-        return _complain(f"The output cannot be written ({error.strerror}).", ExitCode.FAILED)
+        code = ExitCode.FAILED if arguments[:1] and arguments[0] in _MEASURING else ExitCode.USAGE
+        return _complain(f"The output cannot be written ({error.strerror}).", code)
+
+
+def _answer(arguments: Sequence[str]) -> int:
+    """Run the verb, or answer what is asked of the program itself."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        verbs = "\n".join(f"  {verb:<9} {line}" for verb, (_, line) in VERBS.items())
+        codes = "\n".join(f"  {verb:<10} {', '.join(map(str, codes))}" for verb, codes in EXIT_CODES.items())
+        print(HELP.format(verbs=verbs, codes=codes), end="")
+        return ExitCode.OK if arguments else ExitCode.USAGE
+    if arguments[0] in ("-V", "--version"):
+        print(f"metagrad-bench {importlib.metadata.version('metagrad-bench')}")
+        return ExitCode.OK
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise UserError(f"There is no verb {verb!r}: use one of {', '.join(VERBS)} (see metagrad-bench --help).")
+    _check_working_folder()
+    return int(importlib.import_module(VERBS[verb][0]).main(rest))
 
 
 def _check_working_folder() -> None:
@@ -122,6 +133,8 @@ def _shorten(path: str) -> str:
 
 def _forget_output() -> None:
     """Let what is still to be flushed go nowhere."""
+    if sys.stdout is None:
+        return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -11,6 +11,7 @@ import io
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,38 @@ def unseal_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def seal_weights(
+    path: Path, state: dict[str, torch.Tensor], *, accuracy_pct: float | None, notices: Sequence[str]
+) -> None:
+    """Write the FP32 weights that cells start from; they say which file they are, so that no other passes for it.
+
+    Args:
+        path: of the file, whose name tells model, data, seed and pretraining.
+        state: of the model, on the CPU.
+        accuracy_pct: its test accuracy; None for synthetic data.
+        notices: what a reader of a record must know of the training.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    seal_state(path, {"owner": path.name, "state": state, "accuracy_pct": accuracy_pct, "notices": list(notices)})
+
+
+def unseal_weights(path: Path) -> dict[str, Any]:
+    """What ``seal_weights`` wrote to this very path: ``state``, ``accuracy_pct``, ``notices``.
+
+    Raises:
+        DamagedFileError: it is not what was written, holds more than tensors and plain values, or is another's.
+        OSError: it cannot be read.
+    """
+    content = unseal_state(path)
+    if content.keys() != {"owner", "state", "accuracy_pct", "notices"}:
+        raise DamagedFileError("it holds no FP32 weights")
+    if content["owner"] != path.name:
+        raise DamagedFileError("it was written under another name")
+    return content
+
+
 class Checkpoints:
     """The last two checkpoints of one training, in a folder of their own."""
 
@@ -123,7 +156,7 @@ class Checkpoints:
                 if content["owner"] != self.owner:
                     continue
                 return int(content["step"]), content["state"]
-            except (DamagedFileError, KeyError) as error:
+            except (DamagedFileError, KeyError, TypeError, ValueError) as error:
                 self._notice(f"The checkpoint {path.name} is damaged and was left for the one before", error)
             except OSError as error:
                 self._notice(f"The checkpoint {path.name} could not be read", error.strerror or error)

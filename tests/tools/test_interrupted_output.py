@@ -42,12 +42,24 @@ def test_an_output_that_is_full_is_one_sentence_and_a_closed_one_is_no_error(tmp
         run = subprocess.run(
             [*PROGRAM, "list", "gpus"], stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False
         )
-    assert run.returncode == 1
+    assert run.returncode == 2, "the only code for a failure that `list` documents"
     assert run.stderr == "metagrad-bench: The output cannot be written (No space left on device).\n"
     closed = subprocess.run(
         ["/bin/sh", "-c", '"$@" >&- 2>&-', "sh", *PROGRAM, "list", "gpus"], env=environment, check=False
     )
     assert closed.returncode == 0
+
+
+@pytest.mark.parametrize("line", [["--help"], ["--version"], ["list", "gpus"], ["list", "gpus", "--json"]])
+def test_a_reader_that_goes_away_is_no_error(
+    line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as nobody_reads:  # noqa: PTH123  a descriptor
+        monkeypatch.setattr(sys, "stdout", nobody_reads)
+        assert main(line) == 0
+    assert capsys.readouterr().err == ""
 
 
 class FullFile(io.StringIO):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pickle
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from bench.errors import StoppedError
 from bench.files import DamagedFileError, write_sealed
 from bench.seeding import globals_state, seed_globals, set_globals_state
 from bench.training.assemble import Parts, build_parts
-from bench.training.checkpoint import Checkpoints, unseal_state
+from bench.training.checkpoint import Checkpoints, seal_state, seal_weights, unseal_state, unseal_weights
 from bench.training.history import FitResult
 from bench.training.loop import fit
 
@@ -159,6 +160,20 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
         with pytest.raises(DamagedFileError):
             unseal_state(tmp_path / name)
     assert not target.exists()
+
+
+def test_fp32_weights_under_another_name_or_without_their_parts_are_damaged(tmp_path: Path) -> None:
+    one, other = tmp_path / "resnet20-digits-seed0-aa.pt", tmp_path / "resnet20-digits-seed1-bb.pt"
+    seal_weights(one, {"weight": torch.ones(2)}, accuracy_pct=98.5, notices=["a notice"])
+    content = unseal_weights(one)
+    assert content["state"]["weight"].tolist() == [1, 1]
+    assert (content["accuracy_pct"], content["notices"]) == (98.5, ["a notice"])
+    shutil.copy(one, other)
+    with pytest.raises(DamagedFileError, match="under another name"):
+        unseal_weights(other)
+    seal_state(one, {"state": {}})
+    with pytest.raises(DamagedFileError, match="no FP32 weights"):
+        unseal_weights(one)
 
 
 def test_a_disk_that_takes_no_checkpoint_is_said_and_stops_nothing(
