@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import importlib.metadata
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench.errors import STORAGE_ERRORS, ExitCode, UserError
 
@@ -111,7 +109,9 @@ def _answer(arguments: Sequence[str]) -> int:
         print(HELP.format(verbs=verbs, codes=codes), end="")
         return ExitCode.OK if arguments else ExitCode.USAGE
     if arguments[0] in ("-V", "--version"):
-        print(f"metagrad-bench {importlib.metadata.version('metagrad-bench')}")
+        from importlib.metadata import version  # slow to load, and Ctrl-C would meet nobody yet who answers it
+
+        print(f"metagrad-bench {version('metagrad-bench')}")
         return ExitCode.OK
     verb, *rest = arguments
     if verb not in VERBS:
@@ -122,7 +122,7 @@ def _answer(arguments: Sequence[str]) -> int:
 
 def _check_working_folder() -> None:
     try:
-        Path.cwd()
+        os.getcwd()  # noqa: PTH109  pathlib takes a while to load
     except OSError as error:
         raise UserError("The working folder is not there any more: change into one that is.") from error
 
