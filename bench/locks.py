@@ -41,7 +41,7 @@ def device_lock(
     # World-writable: the device is shared by all users of the machine, the lock has to be as well.
     lock = FileLock(folder / f"{name}.lock", mode=0o666)
     try:
-        folder.mkdir(mode=0o777, exist_ok=True)
+        _make_shared(folder)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -58,6 +58,15 @@ def device_lock(
         yield
     finally:
         lock.release()
+
+
+def _make_shared(folder: Path) -> None:
+    """A folder that every user may make files in, whatever the umask of the first, and delete none of another's."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return
+    folder.chmod(0o1777)
 
 
 def lock_name(device: str) -> str:

@@ -21,6 +21,10 @@ def test_the_command_line_imports_torch_only_where_a_verb_needs_it() -> None:
     assert not {"torch", "hydra", "pandas", "seaborn"} & loaded_by("import tools.cli")
 
 
+def test_little_is_loaded_before_ctrl_c_is_answered_in_a_sentence() -> None:
+    assert not {"importlib.metadata", "email.message", "pathlib"} & (loaded_by("import tools.cli") - loaded_by("pass"))
+
+
 def test_writing_a_report_imports_no_torch() -> None:
     parts = ", ".join(f"reports.{name}" for name in ("csv_files", "figures", "load", "page", "render", "sections"))
     assert "torch" not in loaded_by(f"import {parts}")

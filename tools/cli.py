@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import importlib.metadata
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench.errors import STORAGE_ERRORS, ExitCode, UserError
 
@@ -43,6 +41,7 @@ _MEASURING = ("run", "kernels", "hypernets")  # what they measured may have been
 # What a path itself can be to blame for; an error that names none is not the user's.
 _PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR)
 _LONGEST_PATH_SHOWN = 100
+_NO_WORKING_FOLDER = "The working folder is not there any more: change into one that is."
 HELP = """usage: metagrad-bench VERB [arguments]
 
 Benchmarks of complete quantized training: speed, memory and accuracy, integer GEMMs forward and backward.
@@ -96,10 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in _PATH_ERRORS and isinstance(error.filename, str):
             return _complain(f"{_shorten(error.filename)} cannot be opened ({error.strerror}): name another path.")
+        code = ExitCode.FAILED if arguments[:1] and arguments[0] in _MEASURING else ExitCode.USAGE
+        if not _has_working_folder():  # gone while the verb was at work
+            return _complain(_NO_WORKING_FOLDER, code)
         if error.errno not in (*STORAGE_ERRORS, errno.EBADF):
             raise
         _forget_output()
-        code = ExitCode.FAILED if arguments[:1] and arguments[0] in _MEASURING else ExitCode.USAGE
         return _complain(f"The output cannot be written ({error.strerror}).", code)
 
 
@@ -111,7 +112,9 @@ def _answer(arguments: Sequence[str]) -> int:
         print(HELP.format(verbs=verbs, codes=codes), end="")
         return ExitCode.OK if arguments else ExitCode.USAGE
     if arguments[0] in ("-V", "--version"):
-        print(f"metagrad-bench {importlib.metadata.version('metagrad-bench')}")
+        from importlib.metadata import version  # slow to load, and Ctrl-C would meet nobody yet who answers it
+
+        print(f"metagrad-bench {version('metagrad-bench')}")
         return ExitCode.OK
     verb, *rest = arguments
     if verb not in VERBS:
@@ -121,10 +124,16 @@ def _answer(arguments: Sequence[str]) -> int:
 
 
 def _check_working_folder() -> None:
+    if not _has_working_folder():
+        raise UserError(_NO_WORKING_FOLDER)
+
+
+def _has_working_folder() -> bool:
     try:
-        Path.cwd()
-    except OSError as error:
-        raise UserError("The working folder is not there any more: change into one that is.") from error
+        os.getcwd()  # noqa: PTH109  pathlib takes a while to load
+    except OSError:
+        return False
+    return True
 
 
 def _shorten(path: str) -> str:

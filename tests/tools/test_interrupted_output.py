@@ -35,6 +35,24 @@ def test_a_working_folder_that_is_gone_is_one_sentence(
     assert "The working folder is not there any more" in capsys.readouterr().err
 
 
+def test_a_working_folder_that_goes_away_under_a_verb_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+
+    def measure(argv: list[str]) -> int:
+        gone.rmdir()
+        Path("out").absolute()
+        raise AssertionError("there is no folder to stand in")
+
+    monkeypatch.setattr("tools.run.main", measure)
+    assert main(["run", "variant=fp32"]) == 1
+    monkeypatch.chdir(tmp_path)
+    assert "The working folder is not there any more" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_an_output_that_is_full_is_one_sentence_and_a_closed_one_is_no_error(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
