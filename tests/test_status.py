@@ -292,7 +292,7 @@ def test_status_prints_once_into_a_pipe_and_its_json_says_the_same(
     write_record(suite / "one", record, config_yaml="")
     assert main([str(suite.parent)]) == 0
     text = capsys.readouterr().out.splitlines()
-    assert text[-1] == "1 cells: 1 ok"
+    assert text[-1] == "1 cell: 1 ok"
     assert "demo/fp32 resnet20 digits seed 0" in text[1]
     assert main([str(suite), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

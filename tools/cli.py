@@ -37,6 +37,10 @@ EXIT_CODES = {
     "hypernets": (0, 1, 2, 130),
     "list": (0, 2, 130),
 }
+INTERRUPTED = {
+    "run": "Interrupted; what had been measured is kept, and the same command goes on.",
+    "gate": "Interrupted before there was a verdict; given again, the command starts anew.",
+}
 _MEASURING = ("run", "kernels", "hypernets")  # what they measured may have been written all the same
 # What a path itself can be to blame for; an error that names none is not the user's.
 _PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR)
@@ -81,9 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None:  # the process ends: another Ctrl-C has nothing left to stop, and would only change the code
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-        return _complain(
-            "Interrupted; what had been measured is kept, and the same command goes on.", ExitCode.INTERRUPTED
-        )
+        return _complain(INTERRUPTED.get(arguments[0] if arguments else "", "Interrupted."), ExitCode.INTERRUPTED)
     except BrokenPipeError:
         # The reader went away (`| head`): nothing is wrong, and Python must not complain when it flushes.
         _forget_output()

@@ -33,7 +33,7 @@ inconclusive. How: docs/gate.md, and --explain.
 exit codes, the first that applies:
   2  wrong usage, an unreadable record or an unreadable baseline
   4  the baseline file does not exist
-  6  nothing was measured, or nothing could be compared
+  6  nothing was measured, or the baseline knows no cell or no metric of what was
   1  something regressed, went missing, failed or became n/a
   5  something is not comparable: another machine or another configuration
   3  something is inconclusive

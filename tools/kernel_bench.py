@@ -413,6 +413,10 @@ def _check_arguments(args: argparse.Namespace, models: Sequence[str], effort: Ef
             raise ConfigError(f"--image-size {effort.image_size} is too small for {name}: take {least} or more.")
         if name == CUSTOM:
             raise ConfigError("--model custom names no network: write it as --model package.module:function.")
+        if not own and name not in MODELS:
+            raise ConfigError(
+                f"--model {name} is not known: take {', '.join(MODELS)}, or your own as package.module:function."
+            )
         check_model(CUSTOM if own else name, factory=name if own else None)
     if args.json:
         folder = Path(args.json).absolute().parent

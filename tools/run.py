@@ -232,7 +232,7 @@ def sum_up(folders: Sequence[Path]) -> int:
         cells_pct, fp32_pct = zip(*overheads_pct, strict=True)
         lines.append(f"Profile: {format_span_overhead(cells_pct, fp32_pct)}")
     places = sorted({str(folder.parent) for folder in folders})
-    lines.append(f"{len(folders)} cells: {summary}. Records: {', '.join(places)}")
+    lines.append(f"{len(folders)} {'cell' if len(folders) == 1 else 'cells'}: {summary}. Records: {', '.join(places)}")
     with suppress(OSError, ValueError):  # closed or full: the exit code says it all the same
         print("\n".join(lines), flush=True)
     return ExitCode.OK if set(counts) <= set(FINISHED) else ExitCode.FAILED

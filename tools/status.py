@@ -110,7 +110,7 @@ def sum_up(status: SuiteStatus) -> str:
     order = [*names, *sorted(set(status.counts) - {*names, "ok"}), "ok"]
     counts = ", ".join(f"{status.counts[name]} {name.replace('_', ' ')}" for name in order if name in status.counts)
     left = f"; about {format_duration(status.left_s)} left" if status.left_s is not None else ""
-    return f"{len(status.cells)} cells: {counts}{left}"
+    return f"{len(status.cells)} {'cell' if len(status.cells) == 1 else 'cells'}: {counts}{left}"
 
 
 def _watch(reader: Any, status: SuiteStatus, every_s: float) -> SuiteStatus:

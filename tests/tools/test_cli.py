@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -141,9 +142,27 @@ def test_a_second_ctrl_c_while_an_interrupted_program_ends_changes_nothing(tmp_p
     )
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 130
-    assert run.stderr.splitlines() == [
-        "metagrad-bench: Interrupted; what had been measured is kept, and the same command goes on."
-    ]
+    assert run.stderr.splitlines() == ["metagrad-bench: Interrupted."]
+
+
+@pytest.mark.parametrize(
+    ("verb", "promise"),
+    [("run", "the same command goes on"), ("gate", "the command starts anew"), ("report", "Interrupted.")],
+)
+def test_an_interrupted_verb_promises_only_what_its_next_call_does(
+    verb: str, promise: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    module = types.ModuleType("interrupted_verb")
+    module.main = interrupted  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "interrupted_verb", module)
+    monkeypatch.setitem(VERBS, verb, ("interrupted_verb", ""))
+    assert main([verb]) == 130
+    err = capsys.readouterr().err
+    assert promise in err
+    assert ("goes on" in err) == (verb == "run")
 
 
 def test_list_is_machine_readable(capsys: pytest.CaptureFixture[str]) -> None:

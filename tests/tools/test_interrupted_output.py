@@ -100,7 +100,7 @@ def test_fresh_is_a_flag_and_a_suite_leaves_no_path_of_the_machine(
     argv = ["run", "--multirun", "seed=1", *ONE_PASS, f"output_dir={tmp_path}/out", "progress=false"]
     for extra in ([], [], ["--fresh"]):
         assert main([*argv, *extra]) == 0
-    assert capsys.readouterr().out.count("1 cells: 1 ok") == 3
+    assert capsys.readouterr().out.count("1 cell: 1 ok") == 3
     assert len(find_records([tmp_path])[0]) == 1
     assert len(list((tmp_path / "out" / "single" / "superseded").iterdir())) == 1, "only --fresh measured again"
     for path in tmp_path.rglob("*.yaml"):

@@ -371,6 +371,7 @@ def test_layers_are_measured_alone_in_the_order_of_execution_with_their_own_size
     ("argv", "named"),
     [
         (["--model", "vgg61"], "vgg16"),
+        (["--model", "vgg61"], "your own as package.module:function"),
         (["--model", "custom"], "package.module:function"),
         (["--model", "nowhere_at_all:make"], "nowhere_at_all"),
         (["--model", "resnet18", "--image-size", "16"], "--image-size 16"),

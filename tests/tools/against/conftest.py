@@ -42,7 +42,7 @@ repeat["step_ms"] = [value * factor for value in repeat["step_ms"]]
 place = pathlib.Path(settings["output_dir"], "demo", "cell")
 place.mkdir(parents=True)
 (place / "record.json").write_text(json.dumps(record))
-print("1 cells: 1 ok")
+print("1 cell: 1 ok")
 """
 
 
