@@ -19,6 +19,7 @@ from bench.layers.base import IntegerLayer
 from bench.layers.handover import has_hooks
 from bench.layers.integer_conv import IntegerConv2d
 from bench.layers.join import AddReLU
+from bench.layers.shortcut import PadShortcut
 
 Value = TypeVar("Value")
 
@@ -39,7 +40,8 @@ class Flow:
     ``relus``: the ReLU that alone reads a batch-norm. ``feeding``: convolutions that a batch-norm reads. ``reads``:
     readers of a batch-norm's rectified output or of a join. ``joined``: for a batch-norm that a join alone reads, as
     its first operand, itself and all modules up to the join. ``bypassing``: joins whose shortcut is the very input of a
-    convolution that the rest of the block begins with, read by these two alone.
+    convolution that the rest of the block begins with, or made of it by a padding shortcut for the join alone; nobody
+    else reads that input.
     """
 
     relus: dict[str, str]
@@ -185,15 +187,20 @@ def _read(graph: _Graph, node: Node, on_the_way: tuple[str, ...]) -> Read:
 
 
 def _is_bypass(graph: _Graph, join: Node) -> bool:
-    """Whether the shortcut is the very input of one convolution upstream of the other operand, and of no one else."""
+    """Whether the shortcut's source is one convolution's input upstream of the other operand, and no one else's."""
     if len(join.args) != 2 or not all(isinstance(operand, Node) for operand in join.args):
         return False
     out, shortcut = join.args
     assert isinstance(out, Node), "checked above"
     assert isinstance(shortcut, Node), "checked above"
-    readers = [reader for reader, _, _ in graph.readers(graph.source(shortcut))]
+    source, end = graph.source(shortcut), join
+    if graph.once(source, PadShortcut):
+        if [reader for reader, _, _ in graph.readers(source)] != [join]:
+            return False
+        source, end = graph.source(source.all_input_nodes[0]), source
+    readers = [reader for reader, _, _ in graph.readers(source)]
     convolutions = [reader for reader in readers if graph.once(reader, IntegerConv2d)]
-    if len(readers) != 2 or len(convolutions) != 1 or join not in readers:
+    if len(readers) != 2 or len(convolutions) != 1 or end not in readers:
         return False
     seen, waiting = set(), [out]
     while waiting:

@@ -21,11 +21,20 @@ from bench.quantizers.base import QTensor
 from bench.quantizers.dorefa import DorefaActivation
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Padding:
+    """How a padding shortcut reads: every ``stride``-th pixel, ``half_channels`` of zeros on either side."""
+
+    half_channels: int
+    stride: int
+
+
 @dataclass(slots=True)
 class Residual:
     """Where a join leaves the gradient of its shortcut for the convolution that the shortcut bypasses."""
 
-    gradient: Tensor | None = None  # (N, H, W, C)
+    gradient: Tensor | None = None  # (N, H, W, C), or the shape of the padding shortcut's output
+    padding: Padding | None = None  # that shortcut's, if there is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +53,14 @@ class Codes:
     mean: Tensor | None
     sole: bool
     residual: Residual
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Padded:
+    """What a padding shortcut leaves with its output: how it was made, and where its gradient may go."""
+
+    residual: Residual
+    padding: Padding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +146,7 @@ def take_out(tensor: Tensor, key: str) -> Any:
 # the keys
 AMAX = "known_amax"  # float: largest |value| of a gradient
 CODES = "known_codes"  # Codes of an activation
+PADDED = "padded_from"  # Padded
 PENDING = "pending_norm"  # Pending
 STATISTICS = "known_statistics"  # (2, C) float64: mean and sum of squared deviations of a convolution's output
 SUMS = "known_sums"  # (2, C) float64: sums of a gradient and of it times (norm input - mean), both gated already

@@ -27,7 +27,7 @@ from bench.kernels.landing import After
 from bench.kernels.spans import recording, span
 from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
 from bench.layers.dispatch import DIRECT, INT_MM, Result, exact_floats, part_name, run_fastest
-from bench.layers.handover import AMAX, CODES, STATISTICS, SUMS, Codes, Residual, leave, take
+from bench.layers.handover import AMAX, CODES, STATISTICS, SUMS, Codes, Padding, Residual, leave, take
 from bench.layers.operands import (
     add_up,
     both_quantized,
@@ -40,6 +40,7 @@ from bench.layers.operands import (
     sum_of_grids,
     tensors_of,
 )
+from bench.layers.shortcut import add_padded
 from bench.native.bits import unpack_bits
 from bench.quantizers.base import QTensor
 from bench.quantizers.dorefa import DorefaActivation
@@ -161,6 +162,7 @@ class _ConvFunction(Function):
         weight, inside, gate, norm_input, mean, *saved = ctx.saved_tensors
         a, w = (restore_operand(grid, saved) for grid in ctx.grids)
         needs_dx, needs_dw, needs_db, *_ = ctx.needs_input_grad
+        padded = _padded_gradient(ctx.residual) if needs_dx else None
         after = _before(ctx.sole, ctx.residual, gate, norm_input, mean) if needs_dx else None
         error_npqo = grads[0].permute(0, 2, 3, 1).contiguous()
         dx = dw_hat = db = None
@@ -217,10 +219,22 @@ class _ConvFunction(Function):
         if dx is not None:
             if after is not None and after.residual is not None and not after.done:
                 dx.add_(after.residual)
+            if padded is not None:
+                with span("dequantize", layer=layer.name, gemm="dgrad"):
+                    add_padded(dx, *padded)
             dx = dx.permute(0, 3, 1, 2)
             if after is not None and after.done and after.sums is not None:
                 leave(dx, SUMS, after.sums)
         return dx, dw, db if needs_db else None, None, None
+
+
+def _padded_gradient(residual: Residual | None) -> tuple[Tensor, Padding] | None:
+    """What a padding shortcut handed over: some of the values, to be added where they belong; taken out."""
+    if residual is None or residual.padding is None or residual.gradient is None:
+        return None
+    found = residual.gradient, residual.padding
+    residual.gradient = residual.padding = None
+    return found
 
 
 def _before(

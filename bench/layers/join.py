@@ -19,9 +19,11 @@ from bench.kernels.spans import span
 from bench.layers.activation import _Rectify
 from bench.layers.handover import (
     CODES,
+    PADDED,
     PENDING,
     SUMS,
     Codes,
+    Padded,
     Pending,
     Readers,
     Residual,
@@ -66,9 +68,8 @@ class LeanAddReLU(nn.Module):
         if pending is not None or self._is_lean(out, shortcut):
             if shortcut.shape != out.shape or shortcut.dtype != out.dtype:
                 shortcut = shortcut.expand_as(out).to(out.dtype)
-            left: Codes | None = take(shortcut, CODES)
-            residual = left.residual if left is not None and self.hands_gradient_over else None
-            joined: Tensor = _Join.apply(out, shortcut, self, pending, residual)
+            left: Codes | Padded | None = take(shortcut, CODES) or take(shortcut, PADDED)
+            joined: Tensor = _Join.apply(out, shortcut, self, pending, left if self.hands_gradient_over else None)
             return joined
         out += shortcut
         if not (torch.is_grad_enabled() and out.requires_grad and out.dtype == torch.float32):
@@ -89,7 +90,12 @@ class _Join(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, out: Tensor, shortcut: Tensor, layer: LeanAddReLU, pending: Pending | None, residual: Residual | None
+        ctx: Any,
+        out: Tensor,
+        shortcut: Tensor,
+        layer: LeanAddReLU,
+        pending: Pending | None,
+        source: Codes | Padded | None,
     ) -> Tensor:
         with span("activation", layer=layer.name, gemm="fprop"):
             other = shortcut.permute(0, 2, 3, 1).contiguous()
@@ -98,7 +104,8 @@ class _Join(Function):
             y, gate, left = rectified_codes(
                 x, other, layer.readers, layer.ceiling, pending=pending, norm_input=kept
             )  # fmt: skip
-        ctx.layer, ctx.residual = layer, residual
+        ctx.layer, ctx.residual = layer, None if source is None else source.residual
+        ctx.padding = source.padding if isinstance(source, Padded) else None
         ctx.save_for_backward(gate, *(() if pending is None else (pending.kept, pending.mean)))
         return y if left is None else leave(y, CODES, left)
 
@@ -129,7 +136,7 @@ class _Join(Function):
             leave(dx, SUMS, sums)
         if ctx.residual is None or not ctx.needs_input_grad[1]:
             return dx, grad.permute(0, 3, 1, 2), None, None, None  # without the sums, which are another norm's
-        ctx.residual.gradient = grad
+        ctx.residual.gradient, ctx.residual.padding = grad, ctx.padding
         return dx, None, None, None, None
 
 

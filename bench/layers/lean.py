@@ -1,4 +1,4 @@
-"""Swap batch-norm, ReLU and max pooling for modules that keep less for backward and compute the same.
+"""Swap batch-norm, ReLU, max pooling and padding shortcuts for modules that keep less and compute the same.
 
 A quantized convolution keeps its input as one byte of codes; a ReLU or pooling that kept the float32 input beside it
 would undo that. Where a trace of the model shows that a batch-norm feeds nothing but one ReLU, the norm takes it in.
@@ -17,6 +17,7 @@ from bench.layers.handover import Readers, has_hooks
 from bench.layers.join import AddReLU, LeanAddReLU
 from bench.layers.norm import NO_ACTIVATION, LeanBatchNorm2d
 from bench.layers.pool import LeanMaxPool2d, can_replace
+from bench.layers.shortcut import LeanPadShortcut, PadShortcut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class LeanReport:
     norms: tuple[str, ...]
     activations: tuple[str, ...]
     pools: tuple[str, ...]
+    shortcuts: tuple[str, ...]
     fused: tuple[str, ...]
 
 
@@ -42,7 +44,7 @@ def make_lean(model: nn.Module, *, compact: bool = False) -> LeanReport:
     flow = trace_flow(model)
     absorbed = set(flow.relus.values())
     replacements: dict[int, nn.Module] = {}
-    norms, activations, pools = [], [], []
+    norms, activations, pools, shortcuts = [], [], [], []
     for name, module in model.named_modules():
         if has_hooks(module):
             continue
@@ -60,14 +62,18 @@ def make_lean(model: nn.Module, *, compact: bool = False) -> LeanReport:
         elif type(module) is nn.MaxPool2d and can_replace(module):
             replacements[id(module)] = LeanMaxPool2d(module, name)
             pools.append(name)
+        elif type(module) is PadShortcut:
+            replacements[id(module)] = LeanPadShortcut(module, name)
+            shortcuts.append(name)
     for parent in list(model.modules()):
         for child_name, child in list(parent._modules.items()):
             if id(child) in replacements:
                 setattr(parent, child_name, replacements[id(child)])
     _introduce(model, flow)
     return LeanReport(
-        norms=tuple(norms), activations=tuple(activations), pools=tuple(pools), fused=tuple(sorted(flow.relus))
-    )
+        norms=tuple(norms), activations=tuple(activations), pools=tuple(pools), shortcuts=tuple(shortcuts),
+        fused=tuple(sorted(flow.relus)),
+    )  # fmt: skip
 
 
 def _introduce(model: nn.Module, flow: Flow) -> None:

@@ -1,34 +1,18 @@
 """CIFAR ResNets of 6n + 2 layers with shortcut options A and B.
 
-Source: He et al., Deep Residual Learning, arXiv 1512.03385, section 4.2. Option A subsamples and pads channels with
-zeros, half before and half after, so that it has no weights and no product.
+Source: He et al., Deep Residual Learning, arXiv 1512.03385, section 4.2. Option A (``bench.layers.shortcut``)
+subsamples and pads channels with zeros, half before and half after, so that it has no weights and no product.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.layers.join import AddReLU
+from bench.layers.shortcut import PadShortcut
 from bench.models.initial_weights import init_weights
 
 STAGE_CHANNELS = (16, 32, 64)
-
-
-class PadShortcut(nn.Module):
-    """Option A: every second pixel, new channels zero. Keeps the memory format of its input."""
-
-    def __init__(self, new_channels: int, stride: int) -> None:
-        """``new_channels`` is how many channels to add, an even number."""
-        super().__init__()
-        assert new_channels % 2 == 0, f"channels are added half before, half after, not {new_channels}"
-        self.stride, self.half_channels = stride, new_channels // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C + new, ceil(H / stride), ceil(W / stride))."""
-        # a 1x1 mean copies every second pixel; a slice of an odd size would leave channels-last, and so its gradient
-        subsampled = F.avg_pool2d(x, 1, self.stride)
-        return F.pad(subsampled, (0, 0, 0, 0, self.half_channels, self.half_channels))
 
 
 class ConvShortcut(nn.Sequential):

@@ -314,6 +314,8 @@ def _declare(found: ctypes.CDLL) -> None:
         "rectify_backward": (p, p, p, n),
         "max_pool": (p, p, p, geometry),
         "max_pool_backward": (p, p, p, geometry),
+        "pad_shortcut": (p, p, n, n, n, n, n, n),
+        "pad_shortcut_backward": (p, p, n, n, n, n, n, n, i),
         "table_read": (p, n, n, p, p, f, f, p, p, f, i, f, p, n),
         "table_scatter": (p, n, n, n, p, p, f, f, p, p, f, n),
     }

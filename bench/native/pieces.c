@@ -1486,6 +1486,40 @@ void max_pool_backward(const float *grad, const uint8_t *taps, float *dx, const 
     }
 }
 
+/* Option A's shortcut: y (n, ceil(h / stride), ceil(w / stride), half + c + half) takes every stride-th pixel of x
+ * (n, h, w, c), and zeros in the channels before and after. */
+void pad_shortcut(const float *restrict x, float *restrict y, i64 n, i64 h, i64 w, i64 c, i64 half, i64 stride) {
+    const i64 rows = (h + stride - 1) / stride, cols = (w + stride - 1) / stride, wide = c + 2 * half;
+#pragma omp parallel for schedule(static) if (n * rows * cols * wide > 16384)
+    for (i64 line = 0; line < n * rows; line++) {
+        const float *from = x + (line / rows * h + line % rows * stride) * w * c;
+        float *to = y + line * cols * wide;
+        for (i64 j = 0; j < cols; j++, from += stride * c, to += wide) {
+            for (i64 k = 0; k < half; k++) to[k] = 0.0f;
+            for (i64 k = 0; k < c; k++) to[half + k] = from[k];
+            for (i64 k = half + c; k < wide; k++) to[k] = 0.0f;
+        }
+    }
+}
+
+/* The other way: each gradient goes to the pixel it was taken from, beside zeros, or is `added` to what dx holds. */
+void pad_shortcut_backward(const float *restrict grad, float *restrict dx, i64 n, i64 h, i64 w, i64 c, i64 half,
+                           i64 stride, int added) {
+    const i64 rows = (h + stride - 1) / stride, cols = (w + stride - 1) / stride, wide = c + 2 * half;
+#pragma omp parallel for schedule(static) if (n * h * w * c > 16384)
+    for (i64 line = 0; line < n * rows; line++) {
+        const i64 row = line % rows * stride;
+        const float *from = grad + line * cols * wide + half;
+        float *to = dx + (line / rows * h + row) * w * c;
+        if (!added) memset(to, 0, MIN(stride, h - row) * w * c * sizeof(float));
+        for (i64 j = 0; j < cols; j++, from += wide, to += stride * c)
+            if (added)
+                for (i64 k = 0; k < c; k++) to[k] += from[k];
+            else
+                for (i64 k = 0; k < c; k++) to[k] = from[k];
+    }
+}
+
 /* ---------------------------------------------------- tables: a function of one or two numbers, read at many places */
 
 /* Where a value lies along an axis of `nodes` nodes over -1..1: its cell, and how far into it. NaN stays in the share. */

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from bench import native
-from bench.layers import QuantSpec, quantize_model
+from bench.layers import QuantSpec, integer_conv, quantize_model
 from bench.layers.handover import CODES, PENDING, STATISTICS, take
 from bench.layers.join import AddReLU, LeanAddReLU
 from bench.layers.norm import LeanBatchNorm2d
+from bench.layers.shortcut import PadShortcut
 from bench.models.resnet import BasicBlock, make_shortcut
 
 COMPILED = native.usable(torch.device("cpu"))
@@ -153,7 +154,9 @@ def test_codes_norms_and_statistics_are_handed_over_where_the_trace_proves_it():
     assert {name for name in found if isinstance(model.get_submodule(name), LeanBatchNorm2d | LeanAddReLU)} == writers
     joins = [name for name, module in model.named_modules() if isinstance(module, LeanAddReLU)]
     assert joins == ["3.relu2", "4.relu2", "5.relu2", "6.relu2"]
-    assert [model.get_submodule(name).hands_gradient_over for name in joins] == [True, True, False, True]
+    assert [model.get_submodule(name).hands_gradient_over for name in joins] == [
+        True
+    ] * 4  # the third through its padding shortcut
     assert set(seen(copy.deepcopy(model), x, PENDING)) == {f"{block}.bn2" for block in range(3, 7)}
     convolutions = [name for name, module in model.named_modules() if getattr(module, "feeds_norm", False)]
     assert set(seen(copy.deepcopy(model), x, STATISTICS)) == set(convolutions)
@@ -252,6 +255,45 @@ def test_a_fork_in_the_graph_is_respected(how, gradient):
         leaf = x.clone().requires_grad_()
         y = each(leaf)
         sum(part.square().mean() for part in (y if isinstance(y, tuple) else (y,))).backward()
+        outputs.append([leaf.grad, *(parameter.grad for parameter in each.parameters())])
+    agree(*outputs, 1e-2)
+
+
+class Padded(nn.Module):
+    """A block of two stages whose padding shortcut, or what it reads, goes elsewhere too."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.conv0, self.bn0, self.relu0 = unit(8)
+        self.conv1, self.bn1, self.relu1 = unit(8, stride=2)
+        self.conv2, self.bn2 = nn.Conv2d(8, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
+        self.shortcut, self.join, self.last = PadShortcut(4, 2), AddReLU(), nn.Conv2d(12, 4, 1)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.relu0(self.bn0(self.conv0(x)))
+        shortcut = self.shortcut(first)  # before the layers that it bypasses: backward reaches these first
+        if self.how == "shortcut called twice":
+            shortcut = shortcut + self.shortcut(first)
+        y = self.join(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(first))))), shortcut)
+        more = {"output read elsewhere": shortcut, "input read elsewhere": first}.get(self.how)
+        return self.last(y) if more is None else self.last(y) + more.mean()
+
+
+@pytest.mark.parametrize("how", ["plain", "shortcut called twice", "output read elsewhere", "input read elsewhere"])
+@pytest.mark.parametrize("dispatch", ["integer", "simulate"])
+def test_a_padding_shortcut_hands_its_gradient_on_only_where_it_is_alone(how, dispatch):
+    torch.manual_seed(0)
+    model = Padded(how)
+    x = torch.rand(3, 8, 9, 7)
+    quantize_model(model, QuantSpec(error="uniform", error_bits=8, dispatch=dispatch), sample_input=x)
+    assert model.join.hands_gradient_over == (how == "plain")
+    outputs = []
+    for each in (model, watched(model)):
+        leaf = x.clone().requires_grad_()
+        with mock.patch.object(integer_conv, "add_padded", wraps=integer_conv.add_padded) as handed:
+            each(leaf).square().mean().backward()
+        assert handed.call_count == (each is model and how == "plain")
         outputs.append([leaf.grad, *(parameter.grad for parameter in each.parameters())])
     agree(*outputs, 1e-2)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from bench.layers.shortcut import PadShortcut
 from bench.models import MODELS, build_model
-from bench.models.resnet import PadShortcut
 from bench.seeding import global_stream
 
 PARAMETERS = {
