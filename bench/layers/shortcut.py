@@ -74,7 +74,8 @@ class _Pad(Function):
             half, stride = padding.half_channels, padding.stride
             y = torch.empty(n, -(-h // stride), -(-w // stride), c + 2 * half)
             native.compiled().pad_shortcut(pointer(x.permute(0, 2, 3, 1)), pointer(y), n, h, w, c, half, stride)
-        ctx.name, ctx.padding, ctx.shape = layer.name, padding, (n, h, w, c)
+        # not ctx.name: that is a method of the graph's nodes, which profilers call
+        ctx.layer_name, ctx.padding, ctx.shape = layer.name, padding, (n, h, w, c)
         ctx.set_materialize_grads(False)  # None where the join handed the gradient to the bypassed convolution
         return channels_first(y)
 
@@ -83,7 +84,7 @@ class _Pad(Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
         if grads[0] is None:
             return None, None
-        with span("activation", layer=ctx.name, gemm="dgrad"):
+        with span("activation", layer=ctx.layer_name, gemm="dgrad"):
             grad = grads[0].permute(0, 2, 3, 1).contiguous()
             dx = torch.empty(ctx.shape)
             _send_back(grad, dx, ctx.padding, added=False)
