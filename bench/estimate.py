@@ -41,9 +41,10 @@ ALLOWANCES: dict[str, str] = {
     "time": f"from the published peaks, every operator bound by arithmetic or bandwidth, to {PEAK_SHARE:.0%} of the "
     f"arithmetic, {BANDWIDTH_SHARE:.0%} of the bandwidth and {LAUNCH_US:.0f} µs a launch (assumed)",
 }
-EXTRAPOLATED = "≈: a batch larger than any that was run on shapes, by the line through those that were"
+EXTRAPOLATED = "≈: a batch larger than any that was run on shapes, by the line through those that were, less a twentieth"
 UNVERIFIED = "peaks unverified: taken from the document that `list gpus` names, and not found quoted from it elsewhere"
 MAX_BATCH = 2**20
+_MARGIN = 20  # so many-th of a batch size is left beyond what was run
 REACH = 16  # times the batch asked for: larger ones are not run, where products are cut into ever more parts
 _STAND_IN_IMAGES = 16
 _SEARCH_TOLERANCE = 128  # the largest batch is found to one part in this many
@@ -195,7 +196,7 @@ def find_largest_batch(needed_bytes: Callable[[int], int], limit_bytes: int, fir
     Returns:
         Up to ``REACH`` times ``first`` a batch size that was tried and fits, while one a 128th larger does not: it was
         tried, or the lines through the sizes tried say so. Beyond, the size to which the line through ``first`` and
-        ``REACH`` times it points, less half a 128th. 0 where one image does not fit; at most ``MAX_BATCH``.
+        ``REACH`` times it points, less a twentieth: products are cut into more parts there. 0 where one image does not fit; at most ``MAX_BATCH``.
     """
     assert first >= 1, "a batch has an image"
     top = min(REACH * first, MAX_BATCH)
@@ -203,7 +204,7 @@ def find_largest_batch(needed_bytes: Callable[[int], int], limit_bytes: int, fir
     if tried[top] <= limit_bytes:
         slope = (tried[top] - tried[first]) / max(1, top - first)
         guess = top + (limit_bytes - tried[top]) / slope if slope > 0 else MAX_BATCH + 1
-        return MAX_BATCH if guess > MAX_BATCH else max(top, int(guess - guess / (2 * _SEARCH_TOLERANCE)))
+        return MAX_BATCH if guess > MAX_BATCH else max(top, int(guess - guess / _MARGIN))
     while True:
         low = max((size for size, needed in tried.items() if needed <= limit_bytes), default=0)
         high = min(size for size, needed in tried.items() if needed > limit_bytes)

@@ -22,7 +22,7 @@ from bench.records.store import read_record
 from bench.records.surface import read_surface
 from bench.timing_summary import busy_notices, busy_sentences
 from bench.training.assemble import for_pretraining
-from bench.units import Absent
+from bench.units import MEBIBYTE, Absent
 
 RunCell = Callable[..., CellConfig]
 
@@ -326,7 +326,9 @@ def test_what_a_hypernetwork_adds_to_the_process_agrees_with_the_tracked_bytes(
     argv = (f"variant={variant}", f"model={model}", f"hypernet.hidden={hidden}")
     memory = run_cell(cell_of(*argv, "protocol.passes=[memory]", "protocol.pretrain_epochs=0")).memory
     assert memory is not None
-    assert memory.hypernet_extra_process_bytes == pytest.approx(memory.hypernet_extra_allocated_bytes, rel=0.1)
+    # Kernels count resident pages in batches, a core at a time: a few megabytes are known to about one.
+    extra = pytest.approx(memory.hypernet_extra_allocated_bytes, rel=0.1, abs=MEBIBYTE)
+    assert memory.hypernet_extra_process_bytes == extra
     assert isinstance(memory.hypernet_code_bytes, int)
     if variant.endswith("retain"):
         assert memory.hypernet_bound_bytes == pytest.approx(memory.hypernet_extra_allocated_bytes, rel=0.1)

@@ -109,7 +109,7 @@ def test_the_largest_batch_is_found_where_memory_is_nearly_linear() -> None:
     for limit in (1200, 5000, 10**5, 10**6):
         largest = find_largest_batch(needed, limit, 16)
         assert needed(largest) <= limit
-        assert needed(largest + max(6, largest // 60)) > limit
+        assert needed(largest + max(6, largest // 18)) > limit
     assert find_largest_batch(needed, 999, 16) == 0
     assert find_largest_batch(lambda size: 1, 10, 16) == 2**20
 
@@ -127,7 +127,7 @@ def test_the_largest_batch_takes_few_tries() -> None:
     tried.clear()
     largest = find_largest_batch(needed, 10**9, 64)
     assert tried == [64, 1024] or tried == [1024, 64], "the line through them points far beyond"
-    assert needed(largest) <= 10**9 < needed(largest + largest // 100)
+    assert needed(largest) <= 10**9 < needed(largest + largest // 18), "a twentieth is left"
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_beyond_the_batches_that_are_run_the_line_through_them_holds(argv: list[
     sizes = (64, REACH * 64, 200 * 64)
     low, high, far = (shapes.on_cuda(size, 90).needed_bytes for size in sizes)
     pointed = high + (high - low) / (sizes[1] - sizes[0]) * (sizes[2] - sizes[1])
-    assert far == pytest.approx(pointed, rel=0.01)
+    assert far == pytest.approx(pointed, rel=0.05), "the margin that is left beyond what was run"
 
 
 def test_the_roofline_is_that_of_paper_and_pencil() -> None:
