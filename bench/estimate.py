@@ -41,7 +41,7 @@ ALLOWANCES: dict[str, str] = {
     "time": f"from the published peaks, every operator bound by arithmetic or bandwidth, to {PEAK_SHARE:.0%} of the "
     f"arithmetic, {BANDWIDTH_SHARE:.0%} of the bandwidth and {LAUNCH_US:.0f} µs a launch (assumed)",
 }
-EXTRAPOLATED = "≈: a batch larger than any that was run on shapes, by the line through those that were, less a twentieth"
+EXTRAPOLATED = "≈: a batch larger than any that was run on shapes: by the line through those, less a twentieth"
 UNVERIFIED = "peaks unverified: taken from the document that `list gpus` names, and not found quoted from it elsewhere"
 MAX_BATCH = 2**20
 _MARGIN = 20  # so many-th of a batch size is left beyond what was run
@@ -196,7 +196,8 @@ def find_largest_batch(needed_bytes: Callable[[int], int], limit_bytes: int, fir
     Returns:
         Up to ``REACH`` times ``first`` a batch size that was tried and fits, while one a 128th larger does not: it was
         tried, or the lines through the sizes tried say so. Beyond, the size to which the line through ``first`` and
-        ``REACH`` times it points, less a twentieth: products are cut into more parts there. 0 where one image does not fit; at most ``MAX_BATCH``.
+        ``REACH`` times it points, less a twentieth: products are cut into more parts there. 0 where one image does
+        not fit; at most ``MAX_BATCH``.
     """
     assert first >= 1, "a batch has an image"
     top = min(REACH * first, MAX_BATCH)
