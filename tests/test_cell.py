@@ -326,8 +326,9 @@ def test_what_a_hypernetwork_adds_to_the_process_agrees_with_the_tracked_bytes(
     argv = (f"variant={variant}", f"model={model}", f"hypernet.hidden={hidden}")
     memory = run_cell(cell_of(*argv, "protocol.passes=[memory]", "protocol.pretrain_epochs=0")).memory
     assert memory is not None
-    # Kernels count resident pages in batches, a core at a time: a few megabytes are known to about one.
-    extra = pytest.approx(memory.hypernet_extra_allocated_bytes, rel=0.1, abs=MEBIBYTE)
+    # A few megabytes were seen to scatter by up to one between runs; 10 % of what a kept graph adds is more than that.
+    scatter = 0 if variant.endswith("retain") else MEBIBYTE
+    extra = pytest.approx(memory.hypernet_extra_allocated_bytes, rel=0.1, abs=scatter)
     assert memory.hypernet_extra_process_bytes == extra
     assert isinstance(memory.hypernet_code_bytes, int)
     if variant.endswith("retain"):
