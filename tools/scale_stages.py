@@ -56,16 +56,19 @@ def plan(work: Work) -> Run:
 def again(work: Work) -> Run:
     """Give the command of a sweep again when all of it is measured."""
     from bench.app import parse_arguments, plan_cells
-    from bench.cell import locate_all
+    from bench.cell import is_settled, locate_all
     from bench.records.store import write_record
 
     output = work.folder / "measured"
     shutil.rmtree(output, ignore_errors=True)
     argv = [*_sweep(work), f"output_dir={output}"]
-    folders = locate_all(plan_cells(parse_arguments(argv)).cells)
+    planned = plan_cells(parse_arguments(argv)).cells
+    folders = locate_all(planned)
     with mock.patch("os.fsync"):
         for folder, record in zip(folders, work.records(), strict=True):
-            write_record(folder, record, config_yaml="")
+            write_record(folder, dataclasses.replace(record, key=folder.name.rpartition("-")[2]), config_yaml="")
+    unsettled = [folder for cell, folder in zip(planned, folders, strict=True) if not is_settled(cell, folder)]
+    assert not unsettled, f"{unsettled[0]} would be measured, not found"
     return _verb("run", *argv, "progress=false")
 
 
