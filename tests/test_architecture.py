@@ -10,7 +10,8 @@ ROOMS = (
     "hypernets", "optim", "layers", "models", "data", "update", "records.schema", "methods", "profilers", "training",
     "records", "stats", "timing", "timing_summary", "gating", "keys", "locks", "jobs", "pulse", "progress",
     "estimate", "outcome", "passes", "process", "journal", "cell_folder", "cell_passes",
-    "cell_results", "shared_weights", "cell", "precheck", "status", "app",
+    "cell_results", "shared_weights", "cell", "precheck", "status",
+    "composing", "app",
 )  # fmt: skip
 
 
