@@ -20,6 +20,7 @@ from bench.models import CUSTOM, MODELS, check_model
 from bench.units import Absent
 from tools.kernels.results import ModelResult, SideTimes, compare_lean, compare_width, side_times, write_json
 from tools.pass_runner import PassRunner
+from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
     from bench.progress import SuiteProgress
@@ -55,15 +56,14 @@ QUICK = Effort(batch_size=8, steps=3, warmup_steps=1, budget_s=20.0, traced_step
 def build_parser() -> argparse.ArgumentParser:
     """Describe the arguments of the verb."""
     default = Effort()
-    parser = argparse.ArgumentParser(
-        prog="metagrad-bench kernels",
+    parser = verb_parser(
+        "kernels",
         description="Whole training steps with INT8 and INT4 weights, activations and error signals against eager FP32 "
         "(channels-last) and bf16 autocast and the same two under torch.compile, in turn in one process; bytes kept "
         "for backward and peak memory; per layer and GEMM what ran, how fast, and the share of this machine's "
         "ceilings. Images are synthetic. docs/kernels.md says what each column means.",
         epilog="example: metagrad-bench kernels --model vgg16 --batch 128 --json kernels.json\n"
         "exit codes: 0 measured, 1 a measurement ran out of memory, 2 wrong usage or bad input, 130 interrupted",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--model", action="append", metavar="NAME",
