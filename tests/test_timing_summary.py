@@ -37,7 +37,7 @@ def state(*, watts: float = 100.0, hot_at: float = -1.0, energy: Absent | None =
         )
         for second in range(14)
     )  # fmt: skip
-    return summarise(samples, 13.0, watts * 13 if energy is None else energy, start_s=100.0)
+    return summarise(samples, watts * 13 if energy is None else energy, start_s=100.0)
 
 
 def test_energy_of_a_step_and_its_phases_follows_from_windows_full_of_each(repeat: TimingRepeat) -> None:

@@ -38,7 +38,6 @@ class Part:
     phase: Phase | None
     row: Axis
     column: Axis
-    channels: Pair  # of the source that are read
     outputs: Pair
     pack: int  # outputs of a row that share a patch
     rows: int  # and of how many rows
@@ -142,7 +141,7 @@ def _part(
     lines = round_up(rows * pack * num_outputs, CUDA_RULES.multiple)
     plain = all((axis.start, axis.stride, axis.count) == (0, 1, 1) for axis in (row, column))
     return Part(
-        block=block, phase=phase, row=row, column=column, channels=channels, outputs=outputs, pack=pack, rows=rows,
+        block=block, phase=phase, row=row, column=column, outputs=outputs, pack=pack, rows=rows,
         depth=depth, lines=lines, terms=row.count * column.count * num_channels // block.groups,
         per_image=row.length * column.length // (rows * pack),
         is_source=plain and taps == depth == c and (row.length, column.length) == (h, w),

@@ -69,11 +69,6 @@ class MemoryProfile:
     phases: tuple[MemoryPhase, ...]
     layers: tuple[LayerMemory, ...]
 
-    @property
-    def peak(self) -> MemoryPhase:
-        """The phase with the highest peak."""
-        return max(self.phases, key=lambda phase: phase.peak_bytes)
-
 
 class CategoryTracker(AllocationTracker):
     """Tracks live storages by category; it is also the ``phases`` of the step and the observer of its layers.

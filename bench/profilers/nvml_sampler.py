@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,14 +64,9 @@ class StateSample:
 class DeviceState:
     """What was seen in one window."""
 
-    window_s: float
     samples: tuple[StateSample, ...]
     energy_j: float | Absent
     num_throttled: int | Absent  # samples; absent if no sample could tell
-    max_power_w: float | Absent
-    max_temperature_c: float | Absent
-    min_clock_mhz: float | Absent
-
     start_s: float = 0.0  # on ``time.perf_counter``
 
     @property
@@ -348,10 +343,9 @@ class NvmlSampler:
         self._thread = None
         energy_j = self._read_energy()
         self._sample(energy_j)
-        window_s = time.perf_counter() - self._start_s
-        if not isinstance(energy_j, Absent) and window_s < MIN_ENERGY_S:
+        if not isinstance(energy_j, Absent) and time.perf_counter() - self._start_s < MIN_ENERGY_S:
             energy_j = _too_short()
-        self._state = summarise(tuple(self._samples), window_s, energy_j, start_s=self._start_s)
+        self._state = summarise(tuple(self._samples), energy_j, start_s=self._start_s)
 
     def state(self) -> DeviceState:
         """Return what was seen in the finished window."""
@@ -379,28 +373,17 @@ class NvmlSampler:
         return self._energy_j
 
 
-def summarise(
-    samples: tuple[StateSample, ...], window_s: float, energy_j: float | Absent, *, start_s: float = 0.0
-) -> DeviceState:
-    """Reduce a window's samples to its extremes and the number of throttled ones; a gap in the samples is left out."""
+def summarise(samples: tuple[StateSample, ...], energy_j: float | Absent, *, start_s: float = 0.0) -> DeviceState:
+    """Count a window's throttled samples; a gap in the samples is left out."""
     assert samples, "a window has at least its first and its last sample"
     throttled = [sample.throttled for sample in samples]
     known = [flag for flag in throttled if not isinstance(flag, Absent)]
     return DeviceState(
-        window_s=window_s,
         samples=samples,
         energy_j=energy_j,
         num_throttled=sum(known) if known else _first_reason(throttled),
-        max_power_w=_extreme([sample.power_w for sample in samples], max),
-        max_temperature_c=_extreme([sample.temperature_c for sample in samples], max),
-        min_clock_mhz=_extreme([sample.clock_mhz for sample in samples], min),
         start_s=start_s,
     )
-
-
-def _extreme(values: list[float | Absent], choose: Callable[[list[float]], float]) -> float | Absent:
-    known = [value for value in values if not isinstance(value, Absent)]
-    return choose(known) if known else _first_reason(values)
 
 
 def _interpolate(points: list[tuple[float, float]], moment: float) -> float:
