@@ -110,7 +110,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     if launcher != "basic" and not sweep:
         raise ConfigError(f"hydra/launcher={launcher} runs the cells of a sweep: add --multirun.")
     jobs = _jobs(loader, settings, args.overrides) if sweep else [[override.input_line or "" for override in task]]
-    user_keys = [(override.key_or_group, override) for override in task]
+    user_keys = [override.key_or_group for override in task]
     composer = Composer(config_name)
     cells = []
     for job in jobs:

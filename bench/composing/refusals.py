@@ -38,12 +38,12 @@ def refuse_suite_sweep(overrides: Sequence[Override]) -> None:
             )
 
 
-def refuse_fixed_keys(variant: str, user_keys: Sequence[tuple[str, Override]], composer: Composer) -> None:
+def refuse_fixed_keys(variant: str, user_keys: Sequence[str], composer: Composer) -> None:
     """A key that the variant fixes cannot be overridden beside it: the row's label would lie."""
     if variant == "custom":
         return
     fixed = composer.fixed_keys(variant)
-    for key, _ in user_keys:
+    for key in user_keys:
         if key in ("variant", "suite"):
             continue
         clash = next((name for name in fixed if key == name or name.startswith(f"{key}.")), None)
@@ -54,10 +54,10 @@ def refuse_fixed_keys(variant: str, user_keys: Sequence[tuple[str, Override]], c
             )
 
 
-def refuse_preset_groups(preset: str, user_keys: Sequence[tuple[str, Override]], composer: Composer) -> None:
+def refuse_preset_groups(preset: str, user_keys: Sequence[str], composer: Composer) -> None:
     """A preset's numbers belong to the model that it names; single numbers may be overridden beside it."""
     groups = [name for name in composer.fixed_keys(preset, group="preset") if name in GROUPS]
-    clash = next((key for key, _ in user_keys if key in groups), None)
+    clash = next((key for key in user_keys if key in groups), None)
     if clash:
         raise ConfigError(
             f"{clash}= cannot be set beside preset={preset}, whose numbers are meant for the {clash} that it names: "
