@@ -65,7 +65,7 @@ ONEDNN_ISA_WITHOUT_VNNI = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmLimits:
-    """Shapes that ``torch._int_mm`` takes on a device: a_MK times b_KN."""
+    """Shapes that ``torch._int_mm`` takes on a device: a_MK times b_KN; zeros that pad smaller operands are exact."""
 
     min_rows: int  # smallest M
     multiple: int  # K and N must be positive multiples of it

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from bench import native
+from bench.hardware.capability import CUDA_LIMITS
 from bench.kernels import workspace
 from bench.kernels.conv_native import Grids
-from bench.kernels.int_mm import CUDA_RULES, int_mm, round_up
+from bench.kernels.int_mm import int_mm, round_up
 from bench.kernels.spans import span
 from bench.native import Geometry, Job, Landing, pointer
 
@@ -108,7 +109,7 @@ def _multiply(
     known_sums: Tensor | None = None, bias: Tensor | None = None, bits: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Dequantized left · rightᵀ; `known_sums` are those of left's rows, where somebody has summed them already."""
-    shape = (max(len(left), CUDA_RULES.min_rows), round_up(len(right), CUDA_RULES.multiple))
+    shape = (max(len(left), CUDA_LIMITS.min_rows), round_up(len(right), CUDA_LIMITS.multiple))
     out = workspace.scratch("acc", shape, torch.int32, left.device)
     with span("gemm", layer=layer, gemm=gemm):
         acc = int_mm(left, right.t(), a_max=grids.a_max, b_max=grids.b_max, out=out, gemm=gemm, layer=layer)
