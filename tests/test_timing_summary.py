@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.profilers.nvml_sampler import DeviceState, StateSample, summarise
+from bench.profilers.device_sensors import StateSample
+from bench.profilers.nvml_sampler import DeviceState, summarise
 from bench.records.schema import MemoryPhase, MemoryResult, RunRecord, StepWindow, TimingRepeat
 from bench.timing_summary import memory_notices, timing_notices, timing_result, with_device_state
 from bench.units import Absent

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.profilers.nvml_sampler import CpuSensor, NvmlSampler, StateSample, summarise
+from bench.profilers.device_sensors import CpuSensor, StateSample
+from bench.profilers.nvml_sampler import NvmlSampler, summarise
 from bench.units import Absent
 
 CPU = torch.device("cpu")
