@@ -1,12 +1,10 @@
-"""Fixtures of the kernels verb: one thread, a user's network in a folder."""
+"""A user's network in a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 OWN_NET = """
 from torch import nn
@@ -18,14 +16,6 @@ def too_wide():
 def frozen(num_classes):
     return make(num_classes).requires_grad_(False)
 """
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
