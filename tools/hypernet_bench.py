@@ -189,6 +189,7 @@ def measure_case(name: str, effort: Effort, device: str, progress: SuiteProgress
     Raises:
         OutOfMemoryError: a process ran out of memory although the projection had allowed it.
     """
+    from bench.timing_summary import difference
     from bench.training.assemble import without_hypernet
     from tools import hypernet_passes as passes
 
@@ -213,7 +214,7 @@ def measure_case(name: str, effort: Effort, device: str, progress: SuiteProgress
         grid_points=times.grid_points, metagrad_peak_bytes=peak, plain_peak_bytes=plain_peak,
     )  # fmt: skip
     retain, recompute = costs["retain"], costs["recompute"]
-    extra = passes.minus(peak, plain_peak)
+    extra = difference(peak, plain_peak)
     return CaseResult(
         recompute_speedup=retain.update_ms.median / recompute.update_ms.median,
         recompute_memory_ratio=_ratio(retain.extra_bytes, recompute.extra_bytes),

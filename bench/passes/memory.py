@@ -17,15 +17,10 @@ from bench.kernels.workspace import clear_workspace
 from bench.layers.dispatch import Paths
 from bench.passes.inputs import Report, batches_of, endless, load_weights, prepare
 from bench.profilers.base import NO_PHASES
-from bench.profilers.memory import (
-    MemoryMeter,
-    MemoryPeaks,
-    UntouchedWorkspaces,
-    give_back_memory,
-    keep_large_blocks_apart,
-    load_libraries,
-)
+from bench.profilers.memory import MemoryMeter, MemoryPeaks
 from bench.profilers.memory_categories import MemoryProfile
+from bench.profilers.process_memory import give_back_memory, keep_large_blocks_apart, load_libraries
+from bench.profilers.untouched_workspaces import UntouchedWorkspaces
 from bench.training.assemble import Parts, build_parts
 from bench.training.drawn_layer import take_largest_layer
 from bench.training.memory import snapshot_steps, track_steps

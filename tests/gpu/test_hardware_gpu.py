@@ -20,9 +20,10 @@ from bench.hardware.peaks import find_gpu
 from bench.hardware.probe import device_kinds, open_nvml, probe, read_peaks, resolve_device
 from bench.passes import timing_pass
 from bench.process import run_pass
+from bench.profilers.allocation_tracker import AllocationTracker
 from bench.profilers.base import UNATTRIBUTED
 from bench.profilers.ceilings import measure_ceilings
-from bench.profilers.memory import AllocationTracker, MemoryMeter
+from bench.profilers.memory import MemoryMeter
 from bench.profilers.nvml_sampler import NvmlSampler
 from bench.profilers.phase_timer import PhaseTimer
 from bench.units import MEBIBYTE, Absent

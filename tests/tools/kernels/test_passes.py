@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.profilers.memory import AllocationTracker
+from bench.profilers.allocation_tracker import AllocationTracker
 from tests.tools.kernels.works import tiny_work
 from tools.kernels.passes import (
     MIN_ROUNDS,
