@@ -67,11 +67,6 @@ class MemoryEstimate:
         held = self.peak_allocated_bytes if isinstance(self.peak_reserved_bytes, Absent) else self.peak_reserved_bytes
         return held + self.allowance_bytes
 
-    @property
-    def peak(self) -> MemoryPhase:
-        """The phase that holds most."""
-        return max(self.phases, key=lambda phase: phase.peak_bytes)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuEstimate:

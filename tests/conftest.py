@@ -1,4 +1,4 @@
-"""Fixtures shared by all rooms: a record to vary, devices, the one skip sentence."""
+"""Fixtures shared by all rooms: a record to vary, one thread, the fake NVIDIA driver, the one skip sentence."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import dataclasses
 import os
 import shutil
 import signal
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from bench.records.schema import (
     TimingResult,
 )
 from bench.units import Absent
+from tests.fakes.nvml.build import make_runner
 
 # One thread: the products in tests are small, and threads of several workers on few cores slow each other down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -64,6 +66,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors run fastest on one thread; a test that takes more leaves none of them to the next."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def under_driver(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """`under_driver(script, mode)` runs a script under the fake NVIDIA driver and returns the JSON that it printed."""
+    return make_runner(tmp_path_factory)
 
 
 @pytest.fixture

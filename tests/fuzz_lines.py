@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bench.app import GROUPS
+from bench.composing.search_path import GROUPS
 from bench.config import CellConfig
 
 VALUES = (

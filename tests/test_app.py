@@ -6,16 +6,10 @@ import pytest
 from hydra import compose
 from omegaconf import OmegaConf
 
-from bench.app import (
-    CONFIG_NAME,
-    GROUPS,
-    _hydra_loader,
-    compose_variants,
-    group_files,
-    group_options,
-    parse_arguments,
-    plan_cells,
-)
+from bench.app import parse_arguments, plan_cells
+from bench.composing.cells import CONFIG_NAME, compose_variants
+from bench.composing.groups import group_files, group_options
+from bench.composing.search_path import GROUPS, hydra_loader
 from bench.config import CellConfig
 from bench.errors import ConfigError
 
@@ -55,7 +49,7 @@ def test_a_suite_sweeps_over_seeds_and_a_choice_of_variants() -> None:
 def test_cells_that_share_their_files_are_what_hydra_composes_for_each_alone() -> None:
     argv = ["-m", "variant=fp32,metaquant_w1_fc_grad", "seed=3,4", "++protocol.threads=2", "data.root=null"]
     plan_ = plan_cells(parse_arguments(argv))
-    with _hydra_loader(None):
+    with hydra_loader(None):
         configs = [compose(config_name=CONFIG_NAME, overrides=list(job)) for job in plan_.jobs]
     schema = OmegaConf.structured(CellConfig)
     assert list(plan_.cells) == [OmegaConf.to_object(OmegaConf.merge(schema, config)) for config in configs]

@@ -16,7 +16,7 @@ from bench.cell_folder import find_finished
 from bench.config import CellConfig
 from bench.keys import cell_key, weights_path
 from bench.profilers import nvml_sampler
-from bench.profilers.nvml_sampler import AbsentSensor
+from bench.profilers.device_sensors import AbsentSensor
 from bench.records.schema import RunRecord, Summary
 from bench.records.store import read_record
 from bench.records.surface import read_surface

@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from bench import cell as cells
-from bench import cell_folder, process
+from bench import cell_folder, cell_passes, process
 from bench.app import parse_arguments, plan_cells
 from bench.cell import locate, run_cell
 from bench.config import CellConfig
@@ -53,7 +52,7 @@ class Pass:
         self.interrupt_at = ""
         self.after_steps = 0
         self.real = process.run_pass
-        monkeypatch.setattr(cells, "run_pass", self)
+        monkeypatch.setattr(cell_passes, "run_pass", self)
 
     def __call__(self, function: Any, arguments: dict[str, Any], *, on_progress: Any, **settings: Any) -> Any:
         self.ran.append(function.__name__)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.app import compose_variants, group_options, parse_arguments, plan_cells
+from bench.app import parse_arguments, plan_cells
+from bench.composing.cells import compose_variants
+from bench.composing.groups import group_options
 from bench.config import CellConfig
 from bench.methods import METHODS, build_method, describe
 from bench.optim import build_schedule

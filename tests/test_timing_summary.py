@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.profilers.nvml_sampler import DeviceState, StateSample, summarise
+from bench.profilers.device_sensors import StateSample
+from bench.profilers.nvml_sampler import DeviceState, summarise
 from bench.records.schema import MemoryPhase, MemoryResult, RunRecord, StepWindow, TimingRepeat
 from bench.timing_summary import memory_notices, timing_notices, timing_result, with_device_state
 from bench.units import Absent
@@ -37,7 +38,7 @@ def state(*, watts: float = 100.0, hot_at: float = -1.0, energy: Absent | None =
         )
         for second in range(14)
     )  # fmt: skip
-    return summarise(samples, 13.0, watts * 13 if energy is None else energy, start_s=100.0)
+    return summarise(samples, watts * 13 if energy is None else energy, start_s=100.0)
 
 
 def test_energy_of_a_step_and_its_phases_follows_from_windows_full_of_each(repeat: TimingRepeat) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, ExitCode, RecordError
 from bench.units import Absent, format_absent, format_bytes, format_ms
+from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,13 +34,12 @@ exit codes: 0 estimated, 2 wrong usage or bad input"""
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the arguments of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="metagrad-bench estimate",
+    parser = verb_parser(
+        "estimate",
         usage="metagrad-bench estimate gpu=NAME [batch=N] [key=value ...] [--config-dir DIR] [--json FILE]",
         description="Peak memory by category, the largest batch that fits and a range of step times, for any GPU of "
         "the table, without a GPU: the real training step runs on tensor shapes. Every figure is an estimate.",
         epilog=HELP_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="gpu=, batch=, and settings of `run`")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder with your own suite/ or variant/ files")

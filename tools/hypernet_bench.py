@@ -20,6 +20,7 @@ from bench.errors import ConfigError, ExitCode, RecordError
 from bench.records.schema import Summary
 from bench.units import Absent, format_absent, format_bytes, format_ms, format_percent, format_ratio
 from tools.pass_runner import PassRunner
+from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,14 +108,13 @@ class CaseResult:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the arguments of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="metagrad-bench hypernets",
+    parser = verb_parser(
+        "hypernets",
         description="Time and memory of the strategies retain, slim, recompute and tabulate for DualLSTMFC at the "
         "layer shapes of ResNet-20 (H = 100) and VGG-16 (H = 11), and of the whole MetaGrad step with tabulate against "
         "the same INT4 step with the plain uniform quantizer. Images are random, gradients come from backward passes.",
         epilog="example: metagrad-bench hypernets --case resnet20_h100 --json hypernets.json\n"
         "exit codes: 0 measured, 1 a measurement ran out of memory, 2 wrong usage or bad input, 130 interrupted",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--case", action="append", metavar="NAME", help=f"{' or '.join(CASES)}; may be repeated; none: all"
@@ -189,6 +189,7 @@ def measure_case(name: str, effort: Effort, device: str, progress: SuiteProgress
     Raises:
         OutOfMemoryError: a process ran out of memory although the projection had allowed it.
     """
+    from bench.timing_summary import difference
     from bench.training.assemble import without_hypernet
     from tools import hypernet_passes as passes
 
@@ -213,7 +214,7 @@ def measure_case(name: str, effort: Effort, device: str, progress: SuiteProgress
         grid_points=times.grid_points, metagrad_peak_bytes=peak, plain_peak_bytes=plain_peak,
     )  # fmt: skip
     retain, recompute = costs["retain"], costs["recompute"]
-    extra = passes.minus(peak, plain_peak)
+    extra = difference(peak, plain_peak)
     return CaseResult(
         recompute_speedup=retain.update_ms.median / recompute.update_ms.median,
         recompute_memory_ratio=_ratio(retain.extra_bytes, recompute.extra_bytes),

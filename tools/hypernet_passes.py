@@ -6,10 +6,7 @@ Source: docs/method.md section 4.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +25,9 @@ from bench.hypernets.dual_lstm_fc import DualLSTMFC
 from bench.models import build_model
 from bench.profilers.memory import MemoryMeter
 from bench.profilers.phase_timer import PhaseTimer
+from bench.profilers.process_memory import give_back_memory
 from bench.seeding import global_stream
+from bench.timing_summary import difference
 from bench.training.assemble import build_parts, without_hypernet
 from bench.training.step import train_step
 from bench.units import Absent
@@ -124,7 +123,7 @@ def strategy_memory_pass(*, report: Report, work: Work, name: str, updates: int 
     update(build_strategy(name), build_operands(small))  # loads libraries, starts threads
     operands = build_operands(work)
     strategy = build_strategy(name)
-    return_freed_memory()
+    give_back_memory()  # or the next peak would begin inside it unseen
     free = free_bytes(where)
     on_gpu = where.type == "cuda"
     given = torch.cuda.memory_allocated(where) if on_gpu else psutil.Process().memory_info().rss
@@ -133,7 +132,7 @@ def strategy_memory_pass(*, report: Report, work: Work, name: str, updates: int 
             update(strategy, operands)
     peaks = meter.peaks()
     peak = peaks.peak_allocated_bytes if on_gpu else peaks.peak_process_bytes
-    return MemoryAnswer(num_weights=operands.num_weights, extra_bytes=minus(peak, given), free_bytes=free)
+    return MemoryAnswer(num_weights=operands.num_weights, extra_bytes=difference(peak, given), free_bytes=free)
 
 
 def agreement_pass(*, report: Report, work: Work) -> Agreement:
@@ -237,13 +236,6 @@ def update(strategy: Strategy, operands: Operands) -> None:
     )
 
 
-def return_freed_memory() -> None:
-    """Give the system back what was freed, or the next peak would begin inside it unseen; glibc's allocator only."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def free_bytes(device: torch.device) -> int:
     """Memory that this process could still take on a device."""
     if device.type == "cuda":
@@ -254,16 +246,6 @@ def free_bytes(device: torch.device) -> int:
         return min(free, int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii")))
     except (OSError, ValueError):  # no such file, or "max"
         return free
-
-
-def minus(more: int | Absent, less: int | Absent) -> int | Absent:
-    """A difference, absent where one side is."""
-    for value in (more, less):
-        if isinstance(value, Absent):
-            return value
-    assert isinstance(more, int), "not absent"
-    assert isinstance(less, int), "not absent"
-    return more - less
 
 
 def _weights(model: nn.Module) -> list[nn.Parameter]:

@@ -63,7 +63,7 @@ def _suites(config_dir: str | None) -> list[Row]:
 
 
 def _variants(config_dir: str | None) -> list[Row]:
-    from bench.app import compose_variants
+    from bench.composing.cells import compose_variants
 
     rows = []
     for name, cell in compose_variants(config_dir).items():
@@ -93,7 +93,7 @@ def _presets(config_dir: str | None) -> list[Row]:
 
 
 def _yaml_rows(group: str, config_dir: str | None) -> list[Row]:
-    from bench.app import group_files
+    from bench.composing.groups import group_files
 
     return [{"name": name, "what": summary} for name, summary in group_files(group, config_dir).items()]
 

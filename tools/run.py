@@ -67,9 +67,11 @@ def main(argv: Sequence[str]) -> int:
         UserError: one sentence about what is wrong, before anything is written.
     """
     from bench import app  # Hydra and torch, only where they are needed
+    from bench.composing.groups import group_options
+    from bench.composing.search_path import GROUPS
 
     if any(argument in ("-h", "--help") for argument in argv):
-        groups = "\n".join(f"  {group:<10} {', '.join(app.group_options(group))}" for group in app.GROUPS)
+        groups = "\n".join(f"  {group:<10} {', '.join(group_options(group))}" for group in GROUPS)
         print(HELP.format(groups=groups), end="")
         return ExitCode.OK
     argv = _with_threads(["fresh=true" if argument == "--fresh" else argument for argument in argv])
@@ -136,15 +138,17 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _call_hydra(argv: Sequence[str]) -> int:
     from bench import app
+    from bench.composing.search_path import register
+    from bench.composing.sentences import CONFIG_ERRORS, explain
 
-    app.register()
+    register()
     with _arguments(["metagrad-bench run", *argv]):
         try:
             app.hydra_main()
         except SystemExit as stop:
             return int(stop.code or 0)
-        except app.CONFIG_ERRORS as error:
-            raise ConfigError(app.explain(error)) from error
+        except CONFIG_ERRORS as error:
+            raise ConfigError(explain(error)) from error
         except OSError as error:
             if error.errno not in STORAGE_ERRORS:
                 raise

@@ -13,6 +13,7 @@ from bench.errors import ConfigError, ExitCode
 from bench.records.store import show_text
 from bench.units import format_duration, format_ms
 from tools.output import emit
+from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,14 +26,13 @@ _FRAME_ROWS = 6  # of a screen: title, header, summary, and the prompt's line
 
 def build_parser() -> argparse.ArgumentParser:
     """Arguments of ``metagrad-bench status``."""
-    parser = argparse.ArgumentParser(
-        prog="metagrad-bench status",
+    parser = verb_parser(
+        "status",
         description="Shows the cells of running and finished suites: queued, running with step time and remaining "
         "time, stopped (their runner is gone), done and failed. Reads the folders only, so it works beside a run, "
         "after one, and for several launchers and machines that share a folder.",
         epilog="example: metagrad-bench status out/demo\n"
         "exit codes: 0 shown, 2 wrong usage or a folder that cannot be read, 6 there is no cell",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUNS", help="folders that `metagrad-bench run` writes to"

@@ -65,16 +65,10 @@ ONEDNN_ISA_WITHOUT_VNNI = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmLimits:
-    """Shapes that ``torch._int_mm`` takes on a device: a_MK times b_KN."""
+    """Shapes that ``torch._int_mm`` takes on a device: a_MK times b_KN; zeros that pad smaller operands are exact."""
 
     min_rows: int  # smallest M
     multiple: int  # K and N must be positive multiples of it
-    accumulator_bits: int = 32
-
-    @property
-    def max_accumulator(self) -> int:
-        """Largest value that the signed accumulator holds."""
-        return 2 ** (self.accumulator_bits - 1) - 1
 
 
 CPU_LIMITS = GemmLimits(min_rows=1, multiple=1)
@@ -92,16 +86,6 @@ class Capability:
     int8_path: Int8Path
     int4_units: bool | Absent  # absent: no source says whether this sm has INT4 tensor cores
     limits: GemmLimits
-
-    @property
-    def has_vnni(self) -> bool:
-        """Whether the CPU multiplies int8 in 512-bit dot products (AVX512-VNNI)."""
-        return "avx512_vnni" in self.instruction_sets
-
-    @property
-    def has_amx(self) -> bool:
-        """Whether the CPU has AMX INT8 tiles."""
-        return "amx_int8" in self.instruction_sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +180,6 @@ def integer_path(bits: int, capability: Capability, *, self_check_error: str = "
     if bits == 8:
         return IntegerPath("integer", note)
     return IntegerPath("emulated", f"{bits}-bit codes in int8 containers, {note}{_int4_note(bits, capability)}")
-
-
-def int_label(bits: int, capability: Capability) -> IntLabel:
-    """Return only the label of ``integer_path``."""
-    return integer_path(bits, capability).label
 
 
 def _int4_note(bits: int, capability: Capability) -> str:

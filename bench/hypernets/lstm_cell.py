@@ -30,21 +30,6 @@ def embed_gates(rows: Tensor, hidden: int) -> Tensor:
     return torch.cat([rows[:hidden], torch.zeros_like(rows[:hidden]), rows[hidden:]])
 
 
-def cell_values(weight: Tensor, bias: Tensor, features: Tensor) -> Tensor:
-    """H of the reduced cell, differentiable by autograd.
-
-    Args:
-        weight: (3H, inputs) rows of the input, cell and output gate.
-        bias: (3H,) sum of both bias vectors.
-        features: (inputs, n).
-
-    Returns:
-        (H, n).
-    """
-    gate_i, gate_g, gate_o = torch.addmm(bias[:, None], weight, features).chunk(3)
-    return gate_o.sigmoid() * (gate_i.sigmoid() * gate_g.tanh()).tanh()
-
-
 class ReducedCell:
     """Values and gradients of FC(LSTM(x)) at fixed parameters, part by part in reused buffers."""
 

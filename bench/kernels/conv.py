@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bench.hardware.capability import CUDA_LIMITS
 from bench.kernels import workspace
 from bench.kernels.conv_plan import (
     Block,
@@ -31,7 +32,7 @@ from bench.kernels.im2col import (
     gather_patches,
     pad_images,
 )
-from bench.kernels.int_mm import CUDA_RULES, int_mm, max_reduction, round_up
+from bench.kernels.int_mm import int_mm, max_reduction, round_up
 
 # wgrad's product is quicker with the patches as its rows (0.29 against 0.47 ms for 64 channels of 8×8), but comes out
 # transposed then, and turning more values than these costs more than it saves (29 ms for 512 channels).
@@ -262,7 +263,7 @@ def _rows_of_taps(w_ORSC: Tensor, channels: int, depth: int, groups: int) -> Ten
 
 def _product_buffer(patches: Tensor, w_rows: Tensor) -> Tensor:
     """Room for a padded product."""
-    shape = (max(patches.shape[0], CUDA_RULES.min_rows), round_up(w_rows.shape[0], CUDA_RULES.multiple))
+    shape = (max(patches.shape[0], CUDA_LIMITS.min_rows), round_up(w_rows.shape[0], CUDA_LIMITS.multiple))
     return workspace.scratch("acc", shape, torch.int32, patches.device)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench import native
+from bench.hardware.capability import CUDA_LIMITS
 from bench.kernels import workspace
 from bench.kernels.conv_parts import (
     Part,
@@ -29,7 +30,7 @@ from bench.kernels.conv_parts import (
 )
 from bench.kernels.conv_plan import ConvPlan, blocks_of, phases_of
 from bench.kernels.im2col import Axis
-from bench.kernels.int_mm import CUDA_RULES, INT32_MAX, int_mm, max_reduction
+from bench.kernels.int_mm import INT32_MAX, int_mm, max_reduction
 from bench.kernels.landing import After, close_sequel, open_sequel
 from bench.kernels.spans import recording, span
 from bench.native import Job, Sequel, pointer
@@ -289,7 +290,7 @@ class _Run:
                 patches = flat[rows]
                 int_mm(
                     patches, w_lines.t(), a_max=self.grids.a_max, b_max=self.grids.b_max, terms=part.terms,
-                    out=acc[: max(len(patches), CUDA_RULES.min_rows)], gemm=self.gemm, layer=self.layer,
+                    out=acc[: max(len(patches), CUDA_LIMITS.min_rows)], gemm=self.gemm, layer=self.layer,
                     macs=part.macs(count),
                 )  # fmt: skip
             with span("dequantize", layer=self.layer, gemm=self.gemm):

@@ -16,10 +16,11 @@ from functools import lru_cache
 
 import torch
 
+from bench.hardware.capability import CUDA_LIMITS
 from bench.kernels import workspace
 from bench.kernels.conv_plan import Block, ConvPlan, Pair, Phase, blocks_of, phases_of
 from bench.kernels.im2col import Axis
-from bench.kernels.int_mm import CUDA_RULES, CheckedProduct, max_reduction, round_up
+from bench.kernels.int_mm import CheckedProduct, max_reduction, round_up
 from bench.native import Geometry, Landing
 
 _CPU = torch.device("cpu")
@@ -38,7 +39,6 @@ class Part:
     phase: Phase | None
     row: Axis
     column: Axis
-    channels: Pair  # of the source that are read
     outputs: Pair
     pack: int  # outputs of a row that share a patch
     rows: int  # and of how many rows
@@ -85,7 +85,7 @@ class WgradPart:
         """How far apart in the product the numbers of neighbouring row taps lie."""
         if self.shifts_error:
             return self.pack * (self.block.o1 - self.block.o0)
-        return self.width * (self.block.c1 - self.block.c0) * round_up(self.error_lines, CUDA_RULES.multiple)
+        return self.width * (self.block.c1 - self.block.c0) * round_up(self.error_lines, CUDA_LIMITS.multiple)
 
 
 @lru_cache(maxsize=1024)
@@ -138,11 +138,11 @@ def _part(
         pack = pack_of(num_outputs, row, column)
         rows = rows_of(pack * num_outputs, row)
     taps = span_of(row, rows) * span_of(column, pack) * num_channels
-    depth = round_up(taps, CUDA_RULES.multiple)
-    lines = round_up(rows * pack * num_outputs, CUDA_RULES.multiple)
+    depth = round_up(taps, CUDA_LIMITS.multiple)
+    lines = round_up(rows * pack * num_outputs, CUDA_LIMITS.multiple)
     plain = all((axis.start, axis.stride, axis.count) == (0, 1, 1) for axis in (row, column))
     return Part(
-        block=block, phase=phase, row=row, column=column, channels=channels, outputs=outputs, pack=pack, rows=rows,
+        block=block, phase=phase, row=row, column=column, outputs=outputs, pack=pack, rows=rows,
         depth=depth, lines=lines, terms=row.count * column.count * num_channels // block.groups,
         per_image=row.length * column.length // (rows * pack),
         is_source=plain and taps == depth == c and (row.length, column.length) == (h, w),
@@ -188,7 +188,7 @@ def pieces_of(part: Part, a_max: int, b_max: int) -> tuple[Piece, ...]:
         pieces = []
         for start in range(0, part.geometry.n, images):
             count = min(images, part.geometry.n - start)
-            rows = max(count * part.per_image, CUDA_RULES.min_rows)  # rows beyond the patches are never read again
+            rows = max(count * part.per_image, CUDA_LIMITS.min_rows)  # rows beyond the patches are never read again
             product = CheckedProduct(
                 workspace.scratch("patches", (rows, part.depth), torch.int8, _CPU), weight.t(),
                 workspace.scratch("acc", (rows, part.lines), torch.int32, _CPU), a_max=a_max, b_max=b_max,
@@ -202,7 +202,7 @@ def pieces_of(part: Part, a_max: int, b_max: int) -> tuple[Piece, ...]:
 
 def source_buffers(part: Part) -> tuple[torch.Tensor, torch.Tensor]:
     """Room for the weight's lines and for the sums, where the source is its own patches."""
-    rows = max(images_of(part) * part.per_image, CUDA_RULES.min_rows)
+    rows = max(images_of(part) * part.per_image, CUDA_LIMITS.min_rows)
     return (
         workspace.scratch("weight lines", (part.lines, part.depth), torch.int8, _CPU),
         workspace.scratch("acc", (rows, part.lines), torch.int32, _CPU),
@@ -259,9 +259,9 @@ def _wgrad_piece(plan: ConvPlan, part: WgradPart, start: int, count: int, a_max:
         pairs = count * plan.r
     read = [(count - 1) * axis.stride + (axis.count - 1) * abs(axis.step) + 1 for axis in (over, own)]
     turned = max(min(read[0], plan.h) * plan.w * inputs, min(read[1], plan.p) * plan.q * outputs) * plan.n
-    depth = round_up(count * part.per_row, CUDA_RULES.multiple)
+    depth = round_up(count * part.per_row, CUDA_LIMITS.multiple)
     # lines beyond the operands' are never read again
-    sizes = max(part.input_lines, CUDA_RULES.min_rows), round_up(part.error_lines, CUDA_RULES.multiple)
+    sizes = max(part.input_lines, CUDA_LIMITS.min_rows), round_up(part.error_lines, CUDA_LIMITS.multiple)
     product = CheckedProduct(
         workspace.scratch("input lines", (sizes[0], depth), torch.int8, _CPU),
         workspace.scratch("error lines", (sizes[1], depth), torch.int8, _CPU).t(),

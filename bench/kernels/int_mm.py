@@ -16,19 +16,9 @@ import torch
 from torch import Tensor
 
 from bench.errors import ShapeError
+from bench.hardware.capability import CUDA_LIMITS
 
 INT32_MAX = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class GemmRules:
-    """What a device asks of an int8 GEMM; smaller operands are padded with zeros, which is exact."""
-
-    min_rows: int
-    multiple: int
-
-
-CUDA_RULES = GemmRules(min_rows=17, multiple=8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +136,7 @@ def int_mm(
         acc, padded = _padded_product(a_MK, b_KN, out)
         path = "int_mm"
     else:
-        step = longest // CUDA_RULES.multiple * CUDA_RULES.multiple
+        step = longest // CUDA_LIMITS.multiple * CUDA_LIMITS.multiple
         starts = range(0, k, step)
         acc = torch.zeros(m, n, dtype=torch.int64, device=a_MK.device)
         for start in starts:
@@ -185,7 +175,7 @@ class CheckedProduct:
             ShapeError: for operands that `int_mm` would refuse, pad or split.
         """
         m, k, n = _check_operands(a_MK, b_KN, a_max, b_max)
-        if m < CUDA_RULES.min_rows or k % CUDA_RULES.multiple or n % CUDA_RULES.multiple or not k * n:
+        if m < CUDA_LIMITS.min_rows or k % CUDA_LIMITS.multiple or n % CUDA_LIMITS.multiple or not k * n:
             raise ShapeError(f"integer product: {m}×{k}×{n} is not a padded size; use int_mm, which pads")
         if tuple(out_MN.shape) != (m, n) or out_MN.dtype != torch.int32 or not out_MN.is_contiguous():
             raise ShapeError(f"integer product: the result must be a contiguous int32 tensor of {m}×{n}")
@@ -244,8 +234,8 @@ def _padded_product(a_MK: Tensor, b_KN: Tensor, out: Tensor | None) -> tuple[Ten
     """The product under CUDA's size rules, cut back to (M, N)."""
     m, k = a_MK.shape
     n = b_KN.shape[1]
-    rows = max(m, CUDA_RULES.min_rows)
-    depth, columns = round_up(k, CUDA_RULES.multiple), round_up(n, CUDA_RULES.multiple)
+    rows = max(m, CUDA_LIMITS.min_rows)
+    depth, columns = round_up(k, CUDA_LIMITS.multiple), round_up(n, CUDA_LIMITS.multiple)
     a_ready = a_MK if (rows, depth) == (m, k) else _zero_padded(a_MK, rows, depth)
     b_ready = b_KN if (depth, columns) == (k, n) else _zero_padded(b_KN.t(), columns, depth).t()
     padded = (rows, depth, columns)

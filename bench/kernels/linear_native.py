@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from bench import native
+from bench.hardware.capability import CUDA_LIMITS
 from bench.kernels import workspace
 from bench.kernels.conv_native import Grids
-from bench.kernels.int_mm import CUDA_RULES, int_mm, round_up
+from bench.kernels.int_mm import int_mm, round_up
 from bench.kernels.spans import span
 from bench.native import Geometry, Job, Landing, pointer
 
@@ -31,10 +32,7 @@ def fprop(
         bias: (N,) float32, contiguous; or None.
         layer: name for the GEMM log and the spans.
     """
-    acc = _product(a_MK, w_NK, grids, "fprop", layer)
-    with span("dequantize", layer=layer, gemm="fprop"):
-        sums = row_sums(a_MK) if grids.row_weight else None
-        return _land(acc, grids, sums=sums, columns=columns, scale=scale, bias=bias, bits=None)
+    return _multiply(a_MK, w_NK, grids, "fprop", layer, columns=columns, scale=scale, bias=bias)
 
 
 def dgrad(
@@ -60,10 +58,7 @@ def dgrad(
     """
     with span("im2col", layer=layer, gemm="dgrad"):
         w_KN = _turned(w_NK, "turned weight")
-    acc = _product(err_MN, w_KN, grids, "dgrad", layer)
-    with span("dequantize", layer=layer, gemm="dgrad"):
-        sums = row_sums(err_MN) if grids.row_weight else None
-        return _land(acc, grids, sums=sums, columns=columns, scale=scale, bias=None, bits=bits)
+    return _multiply(err_MN, w_KN, grids, "dgrad", layer, columns=columns, scale=scale, bits=bits)
 
 
 def wgrad(
@@ -82,10 +77,7 @@ def wgrad(
     """
     with span("im2col", layer=layer, gemm="wgrad"):
         err_NM, a_KM = _turned(err_MN, "turned error"), _turned(a_MK, "turned input")
-    acc = _product(err_NM, a_KM, grids, "wgrad", layer)
-    with span("dequantize", layer=layer, gemm="wgrad"):
-        sums = error_sums.to(torch.int32) if grids.row_weight else None
-        return _land(acc, grids, sums=sums, columns=columns, scale=scale, bias=None, bits=None)
+    return _multiply(err_NM, a_KM, grids, "wgrad", layer, columns=columns, scale=scale, known_sums=error_sums)
 
 
 def row_sums(codes: Tensor) -> Tensor:
@@ -112,12 +104,20 @@ def _one_pixel(rows: int, columns: int) -> Geometry:
     )  # fmt: skip
 
 
-def _product(left: Tensor, right: Tensor, grids: Grids, gemm: str, layer: str) -> Tensor:
-    """Product left · rightᵀ as int32, in a reused buffer."""
-    shape = (max(len(left), CUDA_RULES.min_rows), round_up(len(right), CUDA_RULES.multiple))
+def _multiply(
+    left: Tensor, right: Tensor, grids: Grids, gemm: str, layer: str, *, columns: Tensor | None, scale: Tensor,
+    known_sums: Tensor | None = None, bias: Tensor | None = None, bits: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Dequantized left · rightᵀ; `known_sums` are those of left's rows, where somebody has summed them already."""
+    shape = (max(len(left), CUDA_LIMITS.min_rows), round_up(len(right), CUDA_LIMITS.multiple))
     out = workspace.scratch("acc", shape, torch.int32, left.device)
     with span("gemm", layer=layer, gemm=gemm):
-        return int_mm(left, right.t(), a_max=grids.a_max, b_max=grids.b_max, out=out, gemm=gemm, layer=layer)
+        acc = int_mm(left, right.t(), a_max=grids.a_max, b_max=grids.b_max, out=out, gemm=gemm, layer=layer)
+    with span("dequantize", layer=layer, gemm=gemm):
+        sums = None
+        if grids.row_weight:
+            sums = row_sums(left) if known_sums is None else known_sums.to(torch.int32)
+        return _land(acc, grids, sums=sums, columns=columns, scale=scale, bias=bias, bits=bits)
 
 
 def _land(

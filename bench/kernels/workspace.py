@@ -63,11 +63,6 @@ def bordered(name: Hashable, shape: tuple[int, ...], value: int, device: torch.d
     return buffer
 
 
-def workspace_bytes() -> int:
-    """Bytes that all reused buffers hold now, on every device."""
-    return sum(buffer.nbytes for table in (_arenas, _filled) for buffer in table.values())
-
-
 def buffers() -> list[Tensor]:
     """All reused buffers, for who tells memory apart; not to be written."""
     return [buffer for table in (_arenas, _filled) for buffer in table.values()]

@@ -83,7 +83,6 @@ class Conversion:
     ``generator`` draws every stochastic rounding of the model; ``generator.get_state()`` belongs into a checkpoint.
     """
 
-    spec: QuantSpec
     swapped: tuple[LayerFacts, ...]
     kept: tuple[KeptLayer, ...]
     generator: torch.Generator
@@ -221,7 +220,7 @@ def quantize_model(
             if id(child) in replacements:
                 setattr(parent, child_name, replacements[id(child)])
     lean = make_lean(model, compact=spec.compact)
-    return Conversion(spec=spec, swapped=tuple(swapped), kept=tuple(kept), generator=generator, lean=lean)
+    return Conversion(swapped=tuple(swapped), kept=tuple(kept), generator=generator, lean=lean)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, IntegerLayer]:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.layers.base import IntegerLayer
+from bench.profilers.allocation_tracker import AllocationTracker, device_type_of
 from bench.profilers.base import PHASES, UNATTRIBUTED
 from bench.profilers.layer_scopes import FORWARD
-from bench.profilers.memory import AllocationTracker, device_type_of
 from bench.records.schema import MEMORY_CATEGORIES, LayerMemory, MemoryPhase
 from bench.units import Absent
 
@@ -68,11 +68,6 @@ class MemoryProfile:
 
     phases: tuple[MemoryPhase, ...]
     layers: tuple[LayerMemory, ...]
-
-    @property
-    def peak(self) -> MemoryPhase:
-        """The phase with the highest peak."""
-        return max(self.phases, key=lambda phase: phase.peak_bytes)
 
 
 class CategoryTracker(AllocationTracker):

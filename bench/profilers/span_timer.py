@@ -39,7 +39,6 @@ _PIECE_OF: dict[str, tuple[type[nn.Module], ...]] = {
     "activation": (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Hardtanh, LeanReLU),
     "pool": (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, LeanMaxPool2d),
 }
-_CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from bench.profilers.memory import ASKING
+from bench.profilers.allocation_tracker import ASKING
 
 Kind = Literal["int8", "fp32", "bf16", "none"]
 _aten = torch.ops.aten

@@ -82,7 +82,7 @@ class Tabulate:
 
         Args:
             bound: largest interpolation error allowed, as a share of the function's maximum; one INT8 step is 8e-3.
-            max_nodes: the grid grows no further than this many nodes; `bound_met` then says that the bound is missed.
+            max_nodes: the grid grows no further than this many nodes; `error` then says how far the bound is missed.
             check_every: iterations between two measurements of the error, each of which waits for the device.
             sample_bits: of the codes that a sample compares; None where nothing is rounded after f_ψ.
 
@@ -107,11 +107,6 @@ class Tabulate:
         self.scales: list[Scales] = []
         self.half = torch.empty(0)
         self.slopes: list[tuple[Tensor, ...]] = []
-
-    @property
-    def bound_met(self) -> bool:
-        """Whether the last measured error kept the bound."""
-        return self.error is not None and self.error <= self.bound
 
     @torch.no_grad()
     def outputs(self, hypernet: Hypernet, grads: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:

@@ -57,7 +57,8 @@ def test_the_categories_agree_with_cudas_allocator_at_every_phases_peak(variant:
 def test_the_estimate_agrees_with_what_the_gpu_holds(variant: str) -> None:
     cell = cell_of(variant)
     estimate = CellShapes(cell).on_cuda(BATCH, 10 * torch.cuda.get_device_capability(0)[0])
-    assert estimate.peak.peak_bytes == pytest.approx(tracked(cell).peak_allocated_bytes, rel=0.05)
+    estimated_bytes = max(phase.peak_bytes for phase in estimate.phases)
+    assert estimated_bytes == pytest.approx(tracked(cell).peak_allocated_bytes, rel=0.05)
 
 
 def test_a_snapshot_holds_the_steps_allocations(tmp_path: Path) -> None:

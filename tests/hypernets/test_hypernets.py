@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from bench.errors import ConfigError
 from bench.hypernets import FORMS, HYPERNETS, Hypernet, build_hypernet, count_parameters, layer_scales
 from bench.hypernets.base import AutogradEvaluation, Evaluation, unit_weight
-from bench.hypernets.lstm_cell import cell_values, used_gates
 
 
 def make(name: str, form: str = "residual", hidden: int = 6, dtype: torch.dtype = torch.float64) -> Hypernet:
@@ -111,17 +110,6 @@ def test_parts_with_layer_wide_maxima_equal_the_whole_layer_as_published(
         torch.testing.assert_close(values, whole.detach(), rtol=1e-12, atol=1e-15)
         for one, other in zip(grads, expected, strict=True):
             assert (one - other).abs().max() <= 1e-10 * other.abs().max() + 1e-16
-
-
-@pytest.mark.parametrize("inputs", [1, 2])
-def test_reduced_cell_equals_nn_lstm(inputs: int) -> None:
-    torch.manual_seed(0)
-    lstm = nn.LSTM(inputs, 13).double()
-    features = torch.randn(inputs, 40, dtype=torch.float64) * 3
-    _, (expected, _) = lstm(features.t().unsqueeze(0))
-    weight_ih, _, bias_ih, bias_hh = lstm.parameters()
-    reduced = cell_values(used_gates(weight_ih, 13), used_gates(bias_ih + bias_hh, 13), features)
-    torch.testing.assert_close(reduced, expected[0].t(), rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", HYPERNETS)

@@ -19,7 +19,7 @@ from bench.kernels.conv_native import Grids
 from bench.kernels.conv_plan import ConvPlan, plan_conv
 from bench.kernels.im2col import Axis
 from bench.kernels.int_mm import record_gemms
-from bench.layers.integer_conv import integer_fprop, integer_wgrad
+from bench.layers.conv_products import integer_fprop, integer_wgrad
 from bench.native.bits import pack_bits
 from bench.quantizers.base import QTensor
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.kernels.int_mm import record_gemms
 from bench.kernels.reference import dgrad_reference, wgrad_reference
-from bench.layers import IntegerConv2d, IntegerLinear, integer_conv
+from bench.layers import IntegerConv2d, IntegerLinear, conv_products
 from bench.layers.base import LayerQuantizers
 from bench.layers.operands import quantize_error, sum_of_grids
 from bench.quantizers import (
@@ -193,11 +193,11 @@ def test_sums_over_dorefas_odd_grid_are_those_of_int64(case, weight, activation,
     upstream = torch.randn(plan.n, plan.p, plan.q, plan.o, generator=generator)
     e = replace(gradient_codes(upstream, upstream.abs().max(), error, rounding="nearest"), scale=one)
     grids = [(q.mult * q.codes.long() + q.offset) for q in (a, w, e)]
-    dx = integer_conv.integer_dgrad(e, w, plan, "probe")
-    dw, sums = integer_conv.integer_wgrad(a, e, plan, "probe")
+    dx = conv_products.integer_dgrad(e, w, plan, "probe")
+    dw, sums = conv_products.integer_wgrad(a, e, plan, "probe")
     assert torch.equal(dx, dgrad_reference(grids[2], grids[1], plan).float())
     assert torch.equal(dw, wgrad_reference(grids[0], grids[2], plan).float())
-    assert torch.equal(integer_conv.error_sum(sums, e, plan.rows), grids[2].sum((0, 1, 2)).float())
+    assert torch.equal(conv_products.error_sum(sums, e, plan.rows), grids[2].sum((0, 1, 2)).float())
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -43,7 +43,7 @@ def profile_of(*argv: str, steps: int = 3) -> MemoryProfile:
     take_largest_layer(parts)
     tracker = track_steps(parts, batches(steps), 0.01, CPU)
     profile = tracker.profile()
-    assert profile.peak.peak_bytes == tracker.peak_allocated_bytes
+    assert max(phase.peak_bytes for phase in profile.phases) == tracker.peak_allocated_bytes
     assert tracker.num_unseen == 0
     return profile
 
@@ -134,7 +134,7 @@ def test_a_layer_that_allocates_in_backward_shows_in_that_phase_layer_and_catego
     first.relu1 = nn.Sequential(first.relu1, AllocatesInBackward())
     profile = track_steps(parts, batches(2), 0.01, CPU).profile()
     backward = phase(profile, "backward")
-    assert profile.peak == backward
+    assert max(profile.phases, key=lambda entry: entry.peak_bytes) == backward
     assert backward.layer == "blocks.4.relu1.1"
     assert 64 * MEBIBYTE <= backward.categories["workspaces"] < 68 * MEBIBYTE
     assert phase(profile, "forward").peak_bytes < 64 * MEBIBYTE

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.profilers.nvml_sampler import CpuSensor, NvmlSampler, StateSample, summarise
+from bench.profilers.device_sensors import CpuSensor, StateSample
+from bench.profilers.nvml_sampler import NvmlSampler, summarise
 from bench.units import Absent
 
 CPU = torch.device("cpu")
@@ -28,40 +29,40 @@ def watch(index, seconds, interval=0.02):
     with NvmlSampler(torch.device("cuda", index), interval_s=interval) as sampler:
         time.sleep(seconds)
     state = sampler.state()
-    names = ("energy_j", "num_throttled", "throttled", "max_power_w", "max_temperature_c", "min_clock_mhz")
-    return {"num_samples": len(state.samples), "powers": [plain(s.power_w) for s in state.samples],
-            **{name: plain(getattr(state, name)) for name in names}}
+    names = ("power_w", "temperature_c", "clock_mhz")
+    seen = {name: [plain(getattr(sample, name)) for sample in state.samples] for name in names}
+    told = {name: plain(getattr(state, name)) for name in ("energy_j", "num_throttled", "throttled")}
+    return {"num_samples": len(state.samples), **seen, **told}
 
 print(json.dumps({calls}))
 """
 
 
-def test_a_window_has_its_extremes_its_energy_and_its_throttled_samples(under_driver: Callable[..., Any]) -> None:
+def test_a_window_has_its_samples_its_energy_and_its_throttled_ones(under_driver: Callable[..., Any]) -> None:
     steady, hot = under_driver(WATCH.replace("{calls}", "[watch(0, 0.15), watch(1, 0.15)]"))
     # the fake counter moves by 35 J between two readings, and is read with each sample
     assert steady["energy_j"] == 35.0 * (steady["num_samples"] - 1)
     assert (steady["num_throttled"], steady["throttled"]) == (0, False)
-    assert (steady["max_power_w"], steady["max_temperature_c"], steady["min_clock_mhz"]) == (350.5, 41, 1980)
+    assert [set(steady[name]) for name in ("power_w", "temperature_c", "clock_mhz")] == [{350.5}, {41}, {1980}]
     assert hot["num_throttled"] == hot["num_samples"] >= 2
     assert hot["throttled"] is True
-    assert (hot["max_power_w"], hot["max_temperature_c"], hot["min_clock_mhz"]) == (699.0, 86, 1200)
+    assert [set(hot[name]) for name in ("power_w", "temperature_c", "clock_mhz")] == [{699.0}, {86}, {1200}]
 
 
 def test_a_short_window_has_no_energy(under_driver: Callable[..., Any]) -> None:
     state = under_driver(WATCH.replace("{calls}", "watch(0, 0.0)"))
     assert state["energy_j"] == {"reason": "the window is shorter than 100 ms, the counter's own tick"}
-    assert state["max_power_w"] == 350.5
+    assert set(state["power_w"]) == {350.5}
 
 
 def test_a_driver_that_vanishes_in_mid_run_leaves_gaps_and_ends_nothing(under_driver: Callable[..., Any]) -> None:
     # one reading of energy, then six of the first sample: the second sample is the first to fail
     state = under_driver(WATCH.replace("{calls}", "watch(0, 0.15)"), "lost", FAKE_NVML_CALLS="7")
     lost = {"reason": "the GPU is lost: it or its driver vanished"}
-    assert state["powers"][0] == 350.5
-    assert len(state["powers"]) >= 2
-    assert all(power == lost for power in state["powers"][1:])
+    assert state["power_w"][0] == 350.5
+    assert len(state["power_w"]) >= 2
+    assert all(power == lost for power in state["power_w"][1:])
     assert state["energy_j"] == lost
-    assert state["max_power_w"] == 350.5
 
 
 def test_an_unreadable_gpu_gives_its_reason_for_everything(under_driver: Callable[..., Any]) -> None:
@@ -81,8 +82,9 @@ def test_an_unreadable_gpu_gives_its_reason_for_everything(under_driver: Callabl
     )
     states = under_driver(script)
     for mode, reason in reasons.items():
-        for name in ("energy_j", "num_throttled", "throttled", "max_power_w", "max_temperature_c", "min_clock_mhz"):
-            assert states[mode][name]["reason"].startswith(reason)
+        seen = [value for name in ("power_w", "temperature_c", "clock_mhz") for value in states[mode][name]]
+        for value in (*seen, *(states[mode][name] for name in ("energy_j", "num_throttled", "throttled"))):
+            assert value["reason"].startswith(reason)
 
 
 SERIES = """
@@ -214,10 +216,9 @@ def test_a_cpu_window_has_a_value_or_a_reason_everywhere(tmp_path: Path) -> None
         time.sleep(0.12)
     state = sampler.state()
     assert state.energy_j == 3.0
-    assert state.window_s >= 0.12
-    for value in (state.num_throttled, state.throttled, state.max_temperature_c):
-        assert isinstance(value, Absent)
     series = state.series()
+    for value in (state.num_throttled, state.throttled, series.temperature_c):
+        assert isinstance(value, Absent)
     assert isinstance(series.memory_clock_mhz, Absent)
     assert not isinstance(series.utilisation_pct, Absent)
     assert all(isinstance(value, Absent) or 0 <= value <= 100 for value in series.utilisation_pct)
@@ -264,33 +265,33 @@ def sample(
 
 def test_energy_between_two_moments_is_interpolated_between_samples() -> None:
     samples = [sample((), time_s=t, energy=e) for t, e in ((0.0, 0.0), (1.0, 100.0), (2.0, 400.0))]
-    state = summarise(tuple(samples), 2.0, 400.0, start_s=50.0)
+    state = summarise(tuple(samples), 400.0, start_s=50.0)
     assert state.energy_between_j(50.5, 51.5) == pytest.approx(200.0)
     assert state.energy_between_j(51.0, 52.0) == pytest.approx(300.0)
     assert state.energy_between_j(51.0, 51.05) == Absent("the window is shorter than 100 ms, the counter's own tick")
     around = Absent("the energy counter was not read around this window")
     assert state.energy_between_j(49.0, 51.0) == state.energy_between_j(51.0, 53.0) == around
-    silent = summarise(tuple(samples), 2.0, Absent("lost"), start_s=50.0)
+    silent = summarise(tuple(samples), Absent("lost"), start_s=50.0)
     assert silent.energy_between_j(50.5, 51.5) == Absent("lost")
 
 
 def test_a_window_between_two_samples_is_throttled_if_either_is() -> None:
     samples = (sample((), time_s=0), sample(("hw_slowdown",), time_s=1), sample((), time_s=2), sample((), time_s=3))
-    state = summarise(samples, 3.0, 0.0, start_s=10.0)
+    state = summarise(samples, 0.0, start_s=10.0)
     assert state.throttled_between(10.2, 10.4) is True
     assert state.throttled_between(12.2, 12.4) is False
     assert state.throttled_between(10.2, 12.9) is True
     gap = Absent("lost")
-    assert summarise((sample(gap),), 1.0, 0.0).throttled_between(0.0, 1.0) == gap
+    assert summarise((sample(gap),), 0.0).throttled_between(0.0, 1.0) == gap
 
 
 def test_idle_and_pinned_clocks_are_not_throttling() -> None:
     samples = (sample(("idle",)), sample(("applications_clocks_setting",)), sample(("idle", "hw_thermal_slowdown")))
-    assert summarise(samples, 1.0, 0.0).num_throttled == 1
+    assert summarise(samples, 0.0).num_throttled == 1
 
 
 def test_a_gap_is_neither_throttled_nor_zero_watts() -> None:
     gap = Absent("lost")
-    state = summarise((sample(("sw_power_cap",), 5.0), sample(gap, gap)), 1.0, gap)
-    assert (state.num_throttled, state.max_power_w) == (1, 5.0)
-    assert summarise((sample(gap, gap),), 1.0, gap).throttled == gap
+    state = summarise((sample(("sw_power_cap",), 5.0), sample(gap, gap)), gap)
+    assert (state.num_throttled, state.series().power_w) == (1, (5.0, gap))
+    assert summarise((sample(gap, gap),), gap).throttled == gap

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import re
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,7 +27,6 @@ from tools.doctor.tables import path_rows, render
 from tools.doctor.verb import build_parser, main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-FAKE = runpy.run_path(str(CHECKOUT / "tests" / "fakes" / "nvml" / "build.py"))
 
 
 def run_doctor(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -262,8 +260,7 @@ print(json.dumps(to_plain(describe_device(torch.device("cuda", 1), measure=True)
 """
 
 
-def test_a_gpu_that_cuda_cannot_start_is_described_and_not_measured(tmp_path_factory: pytest.TempPathFactory) -> None:
-    under_driver: Callable[..., Any] = FAKE["make_runner"](tmp_path_factory)
+def test_a_gpu_that_cuda_cannot_start_is_described_and_not_measured(under_driver: Callable[..., Any]) -> None:
     device = under_driver(GPU_WITHOUT_CUDA)
     too_old = {"reason": "The NVIDIA driver on your system is too old."}
     assert device["self_check"] == device["ceilings"] == too_old

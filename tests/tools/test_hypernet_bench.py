@@ -24,11 +24,6 @@ KEYS = (
 SMALL = Work(model="resnet20", hidden=3, stride=200, device="cpu")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def result() -> CaseResult:
     summary = Summary(median=2.0, q1=1.0, q3=3.0, n=7)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from bench.app import parse_arguments, plan_cells
 from bench.config import CellConfig
@@ -30,8 +29,3 @@ def make_cell() -> Callable[..., CellConfig]:
         return cell
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench.app import compose_variants
+from bench.composing.cells import compose_variants
 from bench.config import CellConfig
 from bench.data.base import DataSet
 from bench.data.loader import TrainBatches

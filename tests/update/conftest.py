@@ -5,7 +5,7 @@ Nothing here comes from bench: hypernetworks, optimizers, quantizer and update a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -277,12 +277,3 @@ def plain() -> SimpleNamespace:
         largest=largest,
         make_problem=make_problem,
     )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """A few numbers are not worth sharing: on a busy machine threads that wait for each other cost the most time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -79,8 +79,8 @@ def _measure(item: Found | None, output: Path) -> Entry:
     """
     from omegaconf import OmegaConf  # Hydra and torch, only where they are needed
 
-    from bench.app import to_cell
     from bench.cell import locate, run_cell
+    from bench.composing.cells import to_cell
     from bench.keys import code_version
 
     if item is None:

@@ -90,7 +90,7 @@ class _CpuState:
     def __init__(self) -> None:
         import torch
 
-        from bench.profilers.nvml_sampler import open_sensor
+        from bench.profilers.device_sensors import open_sensor
 
         self._sensor = open_sensor(torch.device("cpu"))
         self._sample()
@@ -144,7 +144,7 @@ def _load_of(gpu: NvmlDevice | Absent) -> dict[str, Any]:
 
 def _energy_counter(device: torch.device) -> Any:
     """Whether the energy of a step can be measured here."""
-    from bench.profilers.nvml_sampler import open_sensor
+    from bench.profilers.device_sensors import open_sensor
     from bench.units import Absent
 
     counters = open_sensor(device).energy_counters_j()

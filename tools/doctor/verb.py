@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from tools.doctor.collect import collect
 from tools.doctor.tables import render
 from tools.output import emit
+from tools.verb_parser import verb_parser
 
 _EPILOG = """examples:
   metagrad-bench doctor                 a table, with measured ceilings (a few seconds)
@@ -24,13 +25,12 @@ exit code: 0, also where something would spoil a measurement (the advice says it
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the arguments of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="metagrad-bench doctor",
+    parser = verb_parser(
+        "doctor",
         description="Say what this machine can do: devices, the integer path that each bit width would take and why, "
         "the self-check of the integer product, measured ceilings, clocks, threads, memory allocator, and one "
         "sentence of advice for whatever would spoil a measurement.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument(

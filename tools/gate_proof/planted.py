@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-import bench.passes
+import bench.passes.memory
 import bench.timing
 import bench.training.memory
 from bench.config import CellConfig
@@ -99,7 +99,7 @@ def leaking_memory_pass(*, leak_bytes: int, cell: CellConfig, **arguments: Any) 
 
     # The window for the process, then the one for the storages.
     with (
-        mock.patch.object(bench.passes, "train_step", step),
+        mock.patch.object(bench.passes.memory, "train_step", step),
         mock.patch.object(bench.training.memory, "train_step", step),
     ):
         return bench.passes.memory_pass(cell=cell, **arguments)

@@ -1,4 +1,4 @@
-"""Compile the fake driver and run Python scripts under it; loaded with runpy where a room's tests need it."""
+"""Compile the fake driver and run Python scripts under it."""
 
 from __future__ import annotations
 

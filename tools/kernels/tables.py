@@ -12,8 +12,8 @@ from bench.units import Absent, format_absent, format_bytes, format_ms, format_p
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tools.kernel_bench import ModelResult, WidthResult
-    from tools.kernel_layers import LayerRow
+    from tools.kernels.layers import LayerRow
+    from tools.kernels.results import ModelResult, WidthResult
 
 NAMES = {
     "fp32": "FP32, channels-last",

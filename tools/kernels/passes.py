@@ -31,11 +31,12 @@ from bench.optim import build_optimizer
 from bench.profilers.base import NO_PHASES
 from bench.profilers.memory import MemoryMeter
 from bench.profilers.phase_timer import PhaseTimer
+from bench.profilers.process_memory import give_back_memory
 from bench.seeding import global_stream, torch_generator
+from bench.timing_summary import difference
 from bench.training.assemble import Parts
 from bench.training.step import train_step
 from bench.units import Absent
-from tools.hypernet_passes import minus, return_freed_memory
 
 NUM_BATCHES = 4  # so that a few dozen steps do not learn one batch by heart
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
@@ -260,14 +261,14 @@ def peak_pass(*, report: Report, work: Work, name: str) -> int | Absent:
     images, labels = make_batches(work, where)[0]
     few = images[:PEAK_WARMUP_IMAGES].contiguous(memory_format=torch.channels_last)
     train_step(build_side(name, work, few), few, labels[:PEAK_WARMUP_IMAGES], LEARNING_RATE, NO_PHASES)
-    return_freed_memory()
+    give_back_memory()  # or the next peak would begin inside it unseen
     given = 0 if where.type == "cuda" else psutil.Process().memory_info().rss
     with MemoryMeter(where, track=False) as meter:
         parts = build_side(name, work, images)
         for _ in range(PEAK_STEPS):
             train_step(parts, images, labels, LEARNING_RATE, NO_PHASES)
     peaks = meter.peaks()
-    return minus(peaks.peak_allocated_bytes if where.type == "cuda" else peaks.peak_process_bytes, given)
+    return difference(peaks.peak_allocated_bytes if where.type == "cuda" else peaks.peak_process_bytes, given)
 
 
 def prepare(work: Work) -> torch.device:

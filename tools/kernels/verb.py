@@ -8,40 +8,32 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.errors import ConfigError, ExitCode, RecordError
 from bench.models import CUSTOM, MODELS, check_model
-from bench.records.schema import Interval, Summary
 from bench.units import Absent
+from tools.kernels.results import ModelResult, SideTimes, compare_lean, compare_width, side_times, write_json
 from tools.pass_runner import PassRunner
+from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
-    from bench.profilers.ceilings import Ceilings
     from bench.progress import SuiteProgress
-    from tools.kernel_layers import LayersAnswer, WidthDetail
-    from tools.kernel_passes import SavedBytes, StepTimes, Work
+    from tools.kernels.layers import LayersAnswer
+    from tools.kernels.passes import SavedBytes, StepTimes, Work
 
 DEFAULT_MODELS = ("vgg16", "resnet20")
-REFERENCES = ("fp32", "bf16", "fp32_compiled", "bf16_compiled")
-NOT_COMPILED = Absent("--no-compile was given")
 PEAK_SIDES = ("fp32", "bf16", "int8", "int4", "int8_compact", "int4_compact")
 SAVED_SIDES = PEAK_SIDES
 PEAK_MEANING = {
     "cpu": "growth of a fresh process's resident memory over two training steps, network and optimizer included",
     "cuda": "peak of the CUDA allocator over two training steps of a fresh process",
 }
-LEAN_MEANING = (
-    "FP32 convolutions with this engine's batch-norm, ReLU and pooling: how much of INT8's and INT4's ratio is those "
-    "kernels, not integer products"
-)
-INTERVAL_SEED = 0
 CONSOLE_COLUMNS = 170  # where no terminal says how wide it is
 
 
@@ -61,78 +53,17 @@ class Effort:
 QUICK = Effort(batch_size=8, steps=3, warmup_steps=1, budget_s=20.0, traced_steps=2, ceiling_budget_s=0.05)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SideTimes:
-    """A side's training steps."""
-
-    step_ms: Summary
-    samples_ms: tuple[float, ...]
-    phases_ms: dict[str, Summary]  # forward, backward, optimizer, and what lies between
-    first_step_s: float  # compiling, planning and choosing paths included
-    from_compile_cache: bool | Absent  # whether torch.compile found an earlier run's code
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeanResult:
-    """How much of a width's ratio comes from the kernels around its products."""
-
-    meaning: str
-    step_vs_fp32: float
-    interval: Interval  # 95 %
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WidthResult:
-    """One width against the references; a ratio below 1 is in the low-bit side's favour."""
-
-    label: str  # what its products are: integer, emulated, simulated, float
-    step_vs_fp32: float
-    step_vs_bf16: float
-    step_vs_fp32_compiled: float | Absent
-    step_vs_bf16_compiled: float | Absent
-    step_vs_fp32_compact: float  # the step with `compact` against eager FP32
-    intervals: dict[str, Interval | Absent]  # 95 %, of the ratios of steps
-    saved_vs_fp32: float
-    saved_vs_fp32_compact: float
-    peak_vs_fp32: float | Absent
-    peak_vs_fp32_compact: float | Absent
-    detail: WidthDetail
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelResult:
-    """Everything that is measured of one network."""
-
-    model: str
-    batch: int
-    image_size: int
-    images: str
-    dispatch: str
-    device: str
-    threads: int
-    steps: dict[str, SideTimes | Absent]  # by side
-    saved: dict[str, SavedBytes]
-    peak_bytes: dict[str, int | Absent]
-    peak_meaning: str
-    ceilings: Ceilings
-    fp32_lean: LeanResult
-    int8: WidthResult
-    int4: WidthResult
-    notices: tuple[str, ...]
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Describe the arguments of the verb."""
     default = Effort()
-    parser = argparse.ArgumentParser(
-        prog="metagrad-bench kernels",
+    parser = verb_parser(
+        "kernels",
         description="Whole training steps with INT8 and INT4 weights, activations and error signals against eager FP32 "
         "(channels-last) and bf16 autocast and the same two under torch.compile, in turn in one process; bytes kept "
         "for backward and peak memory; per layer and GEMM what ran, how fast, and the share of this machine's "
         "ceilings. Images are synthetic. docs/kernels.md says what each column means.",
         epilog="example: metagrad-bench kernels --model vgg16 --batch 128 --json kernels.json\n"
         "exit codes: 0 measured, 1 a measurement ran out of memory, 2 wrong usage or bad input, 130 interrupted",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--model", action="append", metavar="NAME",
@@ -177,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
     from bench.hardware.probe import resolve_device
     from bench.native import pieces
     from bench.progress import SuiteProgress
-    from tools.kernel_tables import render
+    from tools.kernels.tables import render
 
     device = resolve_device(args.device)
     environment = to_plain(read_environment(device, elementwise=pieces(device)))
@@ -213,7 +144,7 @@ def choose_effort(args: argparse.Namespace) -> Effort:
 
 def make_work(name: str, args: argparse.Namespace, effort: Effort, device: str) -> Work:
     """What the passes build their sides from; a name with a colon is a user's factory."""
-    from tools.kernel_passes import Work
+    from tools.kernels.passes import Work
 
     own = ":" in name
     return Work(
@@ -252,31 +183,32 @@ def measure_model(
         UserError: a network that cannot be trained or converted, or a process that ran out of memory.
     """
     from bench.timing_summary import busy_sentences
-    from tools import kernel_layers, kernel_passes
+    from tools.kernels import layers as layer_passes
+    from tools.kernels import passes
 
     run = PassRunner(work.device, progress, if_out_of_memory="end other programs, or take a smaller --batch")
     progress.start_cell(name, 3 + len(PEAK_SIDES) + (work.dispatch == "auto"))
     if work.dispatch == "auto":
-        paths = run(kernel_passes.paths_pass, work=work, names=kernel_passes.WIDTHS)
+        paths = run(passes.paths_pass, work=work, names=passes.WIDTHS)
         work = dataclasses.replace(work, paths=paths)
-    saved: dict[str, SavedBytes] = run(kernel_passes.saved_pass, work=work, names=SAVED_SIDES)
-    sides = [side for side, kind in kernel_passes.SIDES.items() if compiled or not kind.compiled]
+    saved: dict[str, SavedBytes] = run(passes.saved_pass, work=work, names=SAVED_SIDES)
+    sides = [side for side, kind in passes.SIDES.items() if compiled or not kind.compiled]
     times: StepTimes = run(
-        kernel_passes.steps_pass, work=work, names=tuple(sides), steps=effort.steps,
+        passes.steps_pass, work=work, names=tuple(sides), steps=effort.steps,
         warmup_steps=effort.warmup_steps, budget_s=effort.budget_s,
     )  # fmt: skip
     layers: LayersAnswer = run(
-        kernel_layers.layers_pass, work=work, names=kernel_passes.WIDTHS, steps=effort.traced_steps,
+        layer_passes.layers_pass, work=work, names=passes.WIDTHS, steps=effort.traced_steps,
         warmup_steps=effort.warmup_steps, ceiling_budget_s=effort.ceiling_budget_s,
     )  # fmt: skip
     peaks: dict[str, int | Absent] = {
-        side: run(kernel_passes.peak_pass, work=work, name=side) for side in PEAK_SIDES
+        side: run(passes.peak_pass, work=work, name=side) for side in PEAK_SIDES
     }  # fmt: skip
-    steps = {side: side_times(side, times) for side in kernel_passes.SIDES}
+    steps = {side: side_times(side, times) for side in passes.SIDES}
     reference = steps["fp32"]
     assert isinstance(reference, SideTimes), "eager FP32 always runs"
     widths = {
-        width: compare_width(width, times, saved, peaks, layers.widths[width]) for width in kernel_passes.WIDTHS
+        width: compare_width(width, times, saved, peaks, layers.widths[width]) for width in passes.WIDTHS
     }  # fmt: skip
     return ModelResult(
         model=name,
@@ -296,99 +228,6 @@ def measure_model(
         int4=widths["int4"],
         notices=(*busy_sentences(reference.step_ms, [reference.step_ms.median]), *_diverged(times)),
     )
-
-
-def side_times(side: str, times: StepTimes) -> SideTimes | Absent:
-    """A side's times, or why there are none."""
-    from bench.stats import summarize
-
-    if side not in times.step_ms:
-        return times.absent.get(side, NOT_COMPILED)
-    return SideTimes(
-        step_ms=summarize(times.step_ms[side]),
-        samples_ms=times.step_ms[side],
-        phases_ms={phase: summarize(samples) for phase, samples in times.phases_ms[side].items()},
-        first_step_s=times.first_step_s[side],
-        from_compile_cache=times.from_compile_cache.get(side, Absent("not compiled as a whole")),
-    )
-
-
-def compare_width(
-    width: str,
-    times: StepTimes,
-    saved: dict[str, SavedBytes],
-    peaks: dict[str, int | Absent],
-    detail: WidthDetail,
-) -> WidthResult:
-    """One width against the references: ratios of medians, of bytes saved and of peaks.
-
-    Args:
-        width: int8 or int4.
-        times: samples of all sides, taken in turn.
-        saved: bytes kept for backward, by side.
-        peaks: peak bytes, by side.
-        detail: its table.
-    """
-    compact = f"{width}_compact"
-    intervals = {f"step_vs_{reference}": _step_ratio(width, reference, times) for reference in REFERENCES}
-    intervals["step_vs_fp32_compact"] = _step_ratio(compact, "fp32", times)
-    ratios: dict[str, Any] = {
-        key: found if isinstance(found, Absent) else found.value for key, found in intervals.items()
-    }  # fmt: skip
-    return WidthResult(
-        label=times.labels[width],
-        intervals=intervals,
-        saved_vs_fp32=saved[width].total_bytes / saved["fp32"].total_bytes,
-        saved_vs_fp32_compact=saved[compact].total_bytes / saved["fp32"].total_bytes,
-        peak_vs_fp32=_ratio(peaks[width], peaks["fp32"]),
-        peak_vs_fp32_compact=_ratio(peaks[compact], peaks["fp32"]),
-        detail=detail,
-        **ratios,
-    )
-
-
-def compare_lean(times: StepTimes) -> LeanResult:
-    """FP32 with the engine's batch-norm, ReLU and pooling against plain FP32.
-
-    Args:
-        times: samples of all sides, taken in turn.
-    """
-    found = _step_ratio("fp32_lean", "fp32", times)
-    assert isinstance(found, Interval), "both sides run eagerly, so they always run"
-    return LeanResult(meaning=LEAN_MEANING, step_vs_fp32=found.value, interval=found)
-
-
-def as_plain_result(result: ModelResult) -> dict[str, Any]:
-    """A network's figures as JSON values; unknown ones are ``{"reason": "..."}``.
-
-    The table of a width stands flat beside its ratios: ``int8.layers``, ``int8.pieces_ms``.
-    """
-    from bench.hardware.environment import to_plain
-
-    plain: dict[str, Any] = to_plain(dataclasses.asdict(result))
-    for width in ("int8", "int4"):
-        plain[width] |= plain[width].pop("detail")
-    return plain
-
-
-def write_json(path: Path, results: dict[str, ModelResult], *, quick: bool, environment: dict[str, Any]) -> None:
-    """Write a whole file or none: one network's figures at the top level, several under their names.
-
-    Raises:
-        RecordError: it cannot be written.
-    """
-    from bench.records.store import pretty_json, write_atomic
-
-    plain = {name: as_plain_result(result) for name, result in results.items()}
-    document: dict[str, Any] = dict(*plain.values()) if len(plain) == 1 else dict(plain)
-    versions = {
-        "metagrad_bench": environment["package"]["version"],
-        "git_commit": environment["package"]["git_commit"],
-        "python": environment["python"]["version"],
-        "torch": environment["torch"]["version"],
-    }
-    document |= {"quick": quick, "versions": versions, "environment": environment}
-    write_atomic(path, pretty_json(json.dumps(document, ensure_ascii=False).encode()), replace=True)
 
 
 def _check_arguments(args: argparse.Namespace, models: Sequence[str], effort: Effort) -> None:
@@ -427,22 +266,6 @@ def _check_arguments(args: argparse.Namespace, models: Sequence[str], effort: Ef
     from bench.quantizers import check_name
 
     check_name("dispatch", args.dispatch, DISPATCHES)
-
-
-def _step_ratio(numer: str, denom: str, times: StepTimes) -> Interval | Absent:
-    from bench.stats import ratio_interval
-
-    if denom not in times.step_ms:
-        return times.absent.get(denom, NOT_COMPILED)
-    return ratio_interval([times.step_ms[numer]], [times.step_ms[denom]], seed=INTERVAL_SEED)
-
-
-def _ratio(numer: int | Absent, denom: int | Absent) -> float | Absent:
-    if isinstance(numer, Absent):
-        return numer
-    if isinstance(denom, Absent):
-        return denom
-    return numer / denom if denom > 0 else Absent("FP32's peak did not rise")
 
 
 def _diverged(times: StepTimes) -> tuple[str, ...]:

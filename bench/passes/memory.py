@@ -1,0 +1,152 @@
+"""Memory: peaks of a few steps, and what they held by category."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bench.config import CellConfig
+from bench.kernels.workspace import clear_workspace
+from bench.layers.dispatch import Paths
+from bench.passes.inputs import Report, batches_of, endless, load_weights, prepare
+from bench.profilers.base import NO_PHASES
+from bench.profilers.memory import MemoryMeter, MemoryPeaks
+from bench.profilers.memory_categories import MemoryProfile
+from bench.profilers.process_memory import give_back_memory, keep_large_blocks_apart, load_libraries
+from bench.profilers.untouched_workspaces import UntouchedWorkspaces
+from bench.training.assemble import Parts, build_parts
+from bench.training.drawn_layer import take_largest_layer
+from bench.training.memory import snapshot_steps, track_steps
+from bench.training.shapes import bound_hypernet_bytes, track_shapes
+from bench.training.step import train_step
+from bench.units import Absent
+
+if TYPE_CHECKING:
+    from bench.data import AnyData
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryAnswer:
+    """What a few steps held; `snapshot` names the file of the allocator's history."""
+
+    peaks: MemoryPeaks
+    profile: MemoryProfile
+    snapshot: str | Absent
+    hypernet_bound_bytes: int | Absent
+    untouched_bytes: int | Absent
+    warm_process_bytes: int | Absent  # the process's peak again, after another cell's steps
+
+
+def memory_pass(
+    *,
+    report: Report,
+    cell: CellConfig,
+    device: str,
+    weights: str | None,
+    paths: Paths | None = None,
+    name: str,
+    beside: CellConfig | None = None,
+    snapshot: str | None = None,
+) -> MemoryAnswer:
+    """Peaks of a few training steps, model and optimizer included; then as many steps told apart by category.
+
+    Slim takes its largest layer in each. The data set, which batches are drawn from, is let go before. Where the
+    process is to be compared with another cell's, that cell's steps run here once and this cell's again: code and
+    caches of libraries are then in both processes, and the second peaks differ by what the steps hold.
+
+    Args:
+        report: told about each step.
+        cell: the cell.
+        device: as torch names it.
+        weights: file of the FP32 weights to start from; None: random ones.
+        paths: what dispatch=auto chose in the check.
+        name: of the measurement, for the progress bar.
+        beside: the cell that this one's process is compared with: its steps run here too, then these again.
+        snapshot: on CUDA, the file to keep the allocator's history in.
+    """
+    keep_large_blocks_apart()
+    where, data = prepare(cell, device)
+    parts = _parts_for_memory(cell, data, where, weights, paths)
+    stream = endless(batches_of(cell, data, where))
+    count, lr = cell.protocol.memory_steps, cell.optimizer.lr
+    steps = itertools.count(1)
+    total = count * (2 if beside is None else 4)
+
+    def beat() -> None:
+        report({"phase": f"memory {name}", "done": next(steps), "total": total})
+
+    drawn = [[next(stream) for _ in range(count)] for _ in range(2)]
+    del stream, data
+    load_libraries()
+    # The process first: counting storages imports modules of torch (tens of MiB) that belong to no step.
+    with MemoryMeter(where, track=False) as meter:
+        _take_steps(parts, drawn[0], lr, beat)
+    peaks = meter.peaks()
+    warm: int | Absent = Absent("no other cell was run beside it")
+    if beside is not None:
+        del parts  # one cell at a time
+        _take_steps(_parts_for_memory(beside, prepare(beside, device)[1], where, weights, paths), drawn[0], lr, beat)
+        parts = _parts_for_memory(cell, prepare(cell, device)[1], where, weights, paths)
+        clear_workspace()
+        give_back_memory()
+        with MemoryMeter(where, track=False) as meter:
+            _take_steps(parts, drawn[0], lr, beat)
+        warm = meter.peaks().peak_process_bytes
+    kept: str | Absent = Absent("only CUDA's allocator keeps a history")
+    if snapshot is not None and where.type == "cuda":
+        snapshot_steps(parts, drawn[0], lr, Path(snapshot))
+        kept = Path(snapshot).name
+    bound = _hypernet_bound(cell, parts, drawn[0][0][0])
+    untouched: int | Absent = Absent("only a CPU's LSTM allocates what it does not touch")
+    if where.type == "cpu" and parts.delayed is not None:
+        with UntouchedWorkspaces() as workspaces:
+            train_step(parts, *drawn[0][0], lr, NO_PHASES)
+        untouched = workspaces.untouched_bytes
+    drawn.pop(0)
+    tracker = track_steps(parts, drawn.pop(), lr, where)
+    report({"phase": f"memory {name}", "done": total, "total": total})
+    if where.type == "cpu":
+        peaks = dataclasses.replace(peaks, peak_allocated_bytes=tracker.peak_allocated_bytes)
+    return MemoryAnswer(
+        peaks=peaks, profile=tracker.profile(), snapshot=kept, hypernet_bound_bytes=bound, untouched_bytes=untouched,
+        warm_process_bytes=warm,
+    )  # fmt: skip
+
+
+def _parts_for_memory(
+    cell: CellConfig, data: AnyData, device: torch.device, weights: str | None, paths: Paths | None
+) -> Parts:
+    parts = build_parts(cell, data, device, initial_state=load_weights(weights), paths=paths)
+    parts.model.train()
+    take_largest_layer(parts)
+    return parts
+
+
+def _take_steps(parts: Parts, batches: Sequence[tuple[Tensor, Tensor]], lr: float, beat: Callable[[], None]) -> None:
+    for images, labels in batches:
+        train_step(parts, images, labels, lr, NO_PHASES)
+        beat()
+
+
+def _hypernet_bound(cell: CellConfig, parts: Parts, images: Tensor) -> int | Absent:
+    """What the hypernetwork can add at most, computed on shapes; a user's network may not run on them."""
+    if parts.delayed is None:
+        return Absent("the method has no hypernetwork")
+    batch_size, *image_shape = images.shape
+    try:
+        tracker = track_shapes(
+            parts, batch_size=batch_size, image_shape=(image_shape[0], image_shape[1], image_shape[2]),
+            device=torch.device("cpu" if images.device.type == "cpu" else "meta"), lr=cell.optimizer.lr,
+        )  # fmt: skip
+    except Exception as error:
+        if cell.model.name != "custom":
+            raise
+        return Absent(f"the network does not run on tensor shapes: {str(error).splitlines()[0][:200]}")
+    return bound_hypernet_bytes(tracker, parts)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.profilers.process_memory import read_process_peak, reset_process_peak, resident_bytes
+from bench.units import MEBIBYTE, Absent
+
+FRESH_PROCESS = """
+import json, sys
+from bench.profilers.process_memory import read_process_peak, reset_process_peak
+from bench.units import Absent
+start = read_process_peak()
+block = bytearray(256 * 2**20); del block
+high = read_process_peak()
+reset = reset_process_peak()
+print(json.dumps([start, high, read_process_peak(), reset is None]))
+"""
+
+
+def test_the_process_peak_holds_what_was_freed_and_can_be_reset() -> None:
+    hog = bytearray(400 * MEBIBYTE)  # the parent's own peak, which a child must not inherit
+    output = subprocess.run(
+        [sys.executable, "-c", FRESH_PROCESS], capture_output=True, text=True, timeout=120, check=True
+    ).stdout
+    assert len(hog) == 400 * MEBIBYTE
+    start, high, after, was_reset = json.loads(output)
+    assert start < 400 * MEBIBYTE
+    assert high - start > 250 * MEBIBYTE
+    if was_reset:
+        assert after < high - 250 * MEBIBYTE
+    else:
+        assert after == high
+
+
+def test_a_process_peak_that_cannot_be_read_or_reset_has_a_reason(tmp_path: Path) -> None:
+    assert isinstance(read_process_peak(tmp_path / "missing"), Absent)
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t    2048 kB\n")
+    assert read_process_peak(tmp_path / "status") == 2 * MEBIBYTE
+    (tmp_path / "status").write_text("Name:\tpython\n")
+    assert read_process_peak(tmp_path / "status") == Absent("this kernel does not report VmHWM")
+    assert isinstance(reset_process_peak(tmp_path / "clear_refs"), Absent)
+    (tmp_path / "folder").mkdir()
+    refused = reset_process_peak(tmp_path / "folder")
+    assert isinstance(refused, Absent)
+    assert refused.reason.startswith("the system does not allow")
+
+
+def test_pages_that_are_written_are_resident() -> None:
+    written = torch.ones(4 * MEBIBYTE, dtype=torch.uint8)
+    found = resident_bytes(written.data_ptr(), written.nbytes)
+    if isinstance(found, Absent):
+        pytest.skip(found.reason)
+    assert 4 * MEBIBYTE <= found <= 4 * MEBIBYTE + 8192
+    assert isinstance(resident_bytes(0, 4096), Absent), "no memory lies there"
