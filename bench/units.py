@@ -88,6 +88,18 @@ def format_percent(value: float | Absent, digits: int = 1) -> str:
     return format_absent(value) if isinstance(value, Absent) else f"{value:.{digits}f} %"
 
 
+def plural(count: float, noun: str, many: str = "") -> str:
+    """Print a count with its noun (``1 record``, ``8 records``, ``2 processes``, ``0.5 points``).
+
+    Args:
+        count: a number of things, or of units.
+        noun: of one.
+        many: of several, where that is not the noun with an s.
+    """
+    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{number} {noun if count == 1 else many or noun + 's'}"
+
+
 def format_duration(seconds: float) -> str:
     """Print a duration the way a progress bar does (``1:02:03``, ``2:05``)."""
     total = max(0, round(seconds))

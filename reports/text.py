@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 from bench.units import Absent, format_ratio
+from bench.units import plural as plural
 
 # Bidirectional overrides and isolates can make a reader see other digits than the file holds.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -79,11 +80,6 @@ def slug(value: str) -> str:
     """Make a file name or an anchor of any text: lower-case ASCII letters, digits and hyphens."""
     plain = unicodedata.normalize("NFKD", value).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60] or "x"
-
-
-def plural(count: int, noun: str) -> str:
-    """Print a count with its noun (``1 record``, ``8 records``)."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def reason_of(value: object) -> str:

@@ -140,6 +140,8 @@ def test_a_sweep_beside_a_variant_cannot_change_what_it_fixes() -> None:
 def test_broken_yaml_in_a_users_variant_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "variant" / "mine.yaml", "# @package _global_\nvariant_name: [mine\n")
     assert "mine" in refusal("variant=mine", "--config-dir", str(tmp_path))
+    write(tmp_path / "variant" / "mine.yaml", "# @package _global_\nvariant_name: mine\nseed: 1\nseed: 2\n")
+    assert "duplicate key seed" in refusal("variant=mine", "--config-dir", str(tmp_path))
 
 
 def test_a_file_of_ours_is_not_shadowed_in_silence(tmp_path: Path) -> None:

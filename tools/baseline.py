@@ -15,6 +15,7 @@ from bench.gating import CELL, Row, Verdict, compare
 from bench.gating.decide import show_value
 from bench.records.baseline import Entry, cell_label, is_measured, read_baseline, write_baseline
 from bench.records.store import show_path, show_text
+from bench.units import plural
 from tools.gate import read_entries
 from tools.gate_output import format_change
 from tools.output import emit
@@ -82,10 +83,7 @@ def _summarize(output: Path, before: Iterable[Entry] | None, after: Sequence[Ent
         if entry.status != "ok"
     ]
     machines = len({entry.fingerprint for entry in after})
-    lines.append(
-        f"{show_path(output)} holds {len(after)} {'cell' if len(after) == 1 else 'cells'} "
-        f"on {machines} {'machine' if machines == 1 else 'machines'}."
-    )
+    lines.append(f"{show_path(output)} holds {plural(len(after), 'cell')} on {plural(machines, 'machine')}.")
     return lines
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench.errors import ConfigError, NoBaselineError, NothingMeasuredError, RecordError
-from bench.gating import THRESHOLDS, Comparison, Policy, Threshold, compare
+from bench.gating import CELL, THRESHOLDS, Comparison, Policy, Threshold, compare
 from bench.gating.policy_file import Rules, Treat, read_policy, read_treat, with_threshold
 from bench.gating.verdicts import OUTCOMES
 from bench.records.baseline import Baseline, Entry, entry_of, is_baseline, newest_entries, read_baseline
-from bench.records.store import find_records, read_records, show_path
+from bench.records.store import find_records, read_records, show_path, show_text
+from bench.units import plural
 from tools.against.verb import CONFIRM, REPEATS, compare_with_revision, shared_alpha
 from tools.gate_output import RENDERERS, conclude, publish, unit
 
@@ -33,7 +34,7 @@ inconclusive. How: docs/gate.md, and --explain.
 exit codes, the first that applies:
   2  wrong usage, an unreadable record or an unreadable baseline
   4  the baseline file does not exist
-  6  nothing was measured, or the baseline knows no cell or no metric of what was
+  6  nothing was measured, or the baseline holds nothing, or no metric that was measured on both sides
   1  something regressed, went missing, failed or became n/a
   5  something is not comparable: another machine or another configuration
   3  something is inconclusive
@@ -106,7 +107,10 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"write it to a file too; formats: {', '.join(RENDERERS)}",
     )  # fmt: skip
     parser.add_argument("--explain", action="store_true", help="say how each verdict came about, in words and numbers")
-    parser.add_argument("--warn-only", action="store_true", help="print the findings, but exit 0 instead of 1, 3 or 5")
+    parser.add_argument(
+        "--warn-only", action="store_true",
+        help="print the findings, but exit 0 instead of 1, 3 or 5, unless no cell was compared at all",
+    )  # fmt: skip
     parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML with thresholds, alpha and treat")
     parser.add_argument(
         "--thresholds", nargs="+", action="extend", default=[], metavar="METRIC=VALUE",
@@ -174,8 +178,7 @@ def _compare_recorded(arguments: argparse.Namespace, policy: Policy) -> tuple[Co
     policy = shared_alpha(policy, times)
     paths = [Path(name) for name in arguments.candidate]
     entries, notes = read_entries(paths)
-    baseline = read_side(arguments.baseline).entries
-    release = read_side(arguments.release_baseline).entries if arguments.release_baseline else None
+    baseline, release = _read_sides(arguments.baseline, arguments.release_baseline)
     if not entries:
         raise NothingMeasuredError("The candidate holds no records, so nothing was compared: run a suite first.")
     for path, side in ((arguments.baseline, baseline), (arguments.release_baseline, release)):
@@ -198,6 +201,20 @@ def _compare_recorded(arguments: argparse.Namespace, policy: Policy) -> tuple[Co
     return comparison, notes
 
 
+def _read_sides(path: Path, release: Path | None) -> tuple[tuple[Entry, ...], tuple[Entry, ...] | None]:
+    """Entries of the baseline and, where it is given, of the release's; one that is damaged outweighs one not there."""
+    missing: NoBaselineError | None = None
+    sides: list[tuple[Entry, ...]] = []
+    for place in (path, release) if release is not None else (path,):
+        try:
+            sides.append(read_side(place).entries)
+        except NoBaselineError as error:
+            missing = missing or error
+    if missing is not None:
+        raise missing
+    return sides[0], sides[1] if release is not None else None
+
+
 def require_substance(comparison: Comparison) -> None:
     """A comparison of nothing is no pass.
 
@@ -205,8 +222,10 @@ def require_substance(comparison: Comparison) -> None:
         NothingMeasuredError: if no row rests on a measurement.
     """
     if comparison.is_empty:
+        why = (f"{row.cell}: {row.reason.rstrip('.')}" for row in comparison.rows if row.metric == CELL)
+        told = [f" ({show_text(text)})" for text in why][:1]
         raise NothingMeasuredError(
-            "Nothing was compared: no metric was measured on both sides. See the candidate's records."
+            f"Nothing was compared: no metric was measured on both sides{''.join(told)}. See the candidate's records."
         )
 
 
@@ -246,7 +265,7 @@ def read_entries(paths: Iterable[Path]) -> tuple[tuple[Entry, ...], tuple[str, .
     notes = [problem.reason for problem in problems]
     older = len(found) - len(measured)
     if older:
-        notes.append(f"{older} older runs of the same cells on the same machine were left aside.")
+        notes.append(f"Left aside, since their cells were run again on the same machine: {plural(older, 'older run')}.")
     twins = [key for key, count in collections.Counter(map(_identity, entries)).items() if count > 1]
     if twins:
         raise RecordError("A cell is given twice, in a baseline file and beside it: give one of them.")
@@ -303,9 +322,9 @@ def _notes(entries: Sequence[Entry], baseline: Sequence[Entry]) -> list[str]:
         aside = sum(entry.throttled_set_aside for entry in side)
         kept = sum(entry.throttled_kept for entry in side)
         if aside:
-            notes.append(f"{aside} samples of the {name} were set aside: the device was throttled.")
+            notes.append(f"Set aside of the {name}, since the device was throttled: {plural(aside, 'sample')}.")
         if kept:
-            notes.append(f"{kept} samples of the {name} are of processes throttled most of the time, and count.")
+            notes.append(f"Kept of the {name}, since throttled is how it mostly ran: {plural(kept, 'sample')}.")
     ours, machines = ({entry.fingerprint for entry in side} for side in (entries, baseline))
     if len(machines) > 1 and machines & ours:
         notes.append(f"The baseline holds {len(machines)} machines; compared was {', '.join(sorted(machines & ours))}.")
@@ -328,11 +347,10 @@ def _pairs(option: str, form: str, texts: Iterable[str]) -> list[tuple[str, str]
 
 def _threshold_line(item: tuple[str, Threshold]) -> str:
     name, threshold = item
-    limits = f"{threshold.limit:g}"
-    if threshold.interleaved_limit is not None:
-        limits += f" / {threshold.interleaved_limit:g}"
+    limits = [limit for limit in (threshold.limit, threshold.interleaved_limit) if limit is not None]
+    shown = " / ".join(f"{limit:g}" for limit in limits)
     floor = f", and {threshold.floor_pct:g} % of {threshold.floor_of}" if threshold.floor_of else ""
-    return f"  {name:<31}{limits} {unit(name)}{floor}"
+    return f"  {name:<31}{shown} {unit(name, limits[-1])}{floor}"
 
 
 def _count(text: str) -> int:

@@ -14,6 +14,7 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from bench.errors import ExitCode, RecordError
 from bench.gating import CELL, Verdict
+from bench.units import plural
 
 if TYPE_CHECKING:
     from tools.gate_output import Outcome
@@ -76,7 +77,7 @@ def render_github(outcome: Outcome, explain: bool) -> str:
     hidden = sum(max(0, count - MOST_ANNOTATIONS) for count in counts.values())
     lines += [f"::notice title=gate::{_data(outcome.conclusion)}"]
     if hidden:
-        lines.append(f"{hidden} more findings are in the step's summary.")
+        lines.append(f"In the step's summary: {plural(hidden, 'more finding')}.")
     return "\n".join(lines) + "\n"
 
 

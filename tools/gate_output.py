@@ -24,6 +24,7 @@ from bench.gating import CELL, THRESHOLDS, Comparison, Row, Threshold, Verdict, 
 from bench.gating.decide import show_value
 from bench.gating.policy_file import Rules
 from bench.records.store import show_text, write_atomic
+from bench.units import plural
 from tools.gate_ci import append_summary, is_github, render_github, render_junit, without_commands
 from tools.output import emit
 
@@ -67,10 +68,13 @@ def conclude(comparison: Comparison, rules: Rules, notes: Sequence[str], *, warn
         comparison: all rows.
         rules: the policy, and what verdicts count as.
         notes: what a reader must know beside the rows.
-        warn_only: answer 0, and say what the code would be.
+        warn_only: answer 0, and say what the code would be; where no cell had another to be compared with, it stays.
     """
     rows = comparison.rows
     code = exit_code(rows, rules.treat)
+    if warn_only and code and not comparison.has_pair:
+        warn_only = False
+        notes = (*notes, f"No cell was compared, so --warn-only leaves the exit code at {int(code)}.")
     if warn_only and code:
         notes = (*notes, f"Warning only: the exit code would be {int(code)}.")
     counts = collections.Counter(row.verdict for row in rows)
@@ -115,10 +119,12 @@ def publish(outcome: Outcome, form: str, files: Mapping[Path, str], *, explain: 
             print(render_github(outcome, explain), end="", file=sys.stderr)
 
 
-def unit(metric: str) -> str:
-    """What a metric's threshold and change are counted in."""
+def unit(metric: str, amount: float = 0.0) -> str:
+    """What a metric's threshold and change are counted in, as it stands behind an amount."""
     known = THRESHOLDS.get(metric)
-    return "points" if known is not None and known.in_points else "%"
+    if known is None or not known.in_points:
+        return "%"
+    return "point" if amount == 1 else "points"
 
 
 def format_change(row: Row) -> str:
@@ -152,7 +158,8 @@ def _cut(lines: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], str]:
     if not rest:
         return lines, ""
     fine = sum(words == Verdict.OK.words for words, *_ in rest)
-    return lines[:MOST_LINES], f"And {len(rest)} more lines, {fine} of them ok: --write json=FILE holds every row."
+    count = plural(len(rest), "more line")
+    return lines[:MOST_LINES], f"And {count}, {fine:,} of them ok: --write json=FILE holds every row."
 
 
 def render_text(outcome: Outcome, explain: bool) -> str:
@@ -225,7 +232,7 @@ def _conclude(rows: Sequence[Row], counts: collections.Counter[Verdict], code: E
         became = "is" if worst.verdict not in (Verdict.FAILED, Verdict.REGRESSED, Verdict.IMPROVED) else ""
         heads[code] = f"Gate failed: {subject} {became} {worst.verdict.words}".replace("  ", " ")
     listed = ", ".join(f"{counts[verdict]} {verdict.words}" for verdict in Verdict if counts[verdict])
-    return f"{heads[code]} ({listed}; {cells} {'cell' if cells == 1 else 'cells'})."
+    return f"{heads[code]} ({listed}; {plural(cells, 'cell')})."
 
 
 def _cell(row: Row) -> str:

@@ -22,7 +22,7 @@ from bench.records.baseline import Entry, Metric, Samples, cell_label, is_measur
 from bench.records.schema import FINISHED, STATUS_VERBS, STATUSES
 from bench.units import Absent
 
-MANY_TESTS = 10_000  # beyond so many only rows beyond their threshold are resampled: of each it takes milliseconds
+MANY_TESTS = 10_000  # beyond so many only rows with a say in a finding are resampled: of each it takes milliseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,13 @@ class Comparison:
     num_released: int  # cells of the release's baseline that were compared
     policy: Policy
     is_empty: bool  # nothing was compared, and nothing was found either
+
+    @property
+    def has_pair(self) -> bool:
+        """Whether any cell was set against one of the other side; one that newly failed was, as far as it came."""
+        if self.num_compared + self.num_released:
+            return True
+        return any(row.verdict is Verdict.FAILED for row in self.rows)
 
     def suspects(self) -> tuple[Row, ...]:
         """Rows to measure again before they count: worse, sure or not, in what another run would measure anew."""

@@ -11,7 +11,7 @@ from bench.gating.metrics import BLIND_FACTOR, Policy, Threshold
 from bench.gating.ratio_test import RatioTest
 from bench.gating.verdicts import Row, Verdict
 from bench.records.baseline import Samples
-from bench.units import format_bytes, format_ms, format_percent, format_ratio
+from bench.units import format_bytes, format_ms, format_percent, format_ratio, plural
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def _judge_ratio(
             return Verdict.OK, f"{change}, less than {threshold.floor_pct:g} % of {threshold.floor_of}"
         return Verdict.OK, f"{change}, within {limit:g} %"
     is_worse, is_sure = test.nearer_pct > 0, corrected <= policy.alpha
-    chance = f"chance {corrected:.2g} after correction for {num_tests} tests"
+    chance = f"chance {corrected:.2g} after correction for {plural(num_tests, 'test')}"
     if not is_worse:
         if is_sure:
             return Verdict.IMPROVED, f"better: {change}, more than {limit:g} % ({chance})"
@@ -123,24 +123,24 @@ def decide_exact(
     """
     new, old = median(after), median(before)
     limit = threshold.limit_for(policy.interleaved)
-    unit = "points" if threshold.in_points else "%"
     change = new - old if threshold.in_points else _percent(new - old, old)
-    amount = "from 0" if change is None else f"by {abs(change):.3g} {unit}"
+    bound = _amount(limit, threshold)
+    amount = "from 0" if change is None else f"by {_amount(float(f'{abs(change):.3g}'), threshold)}"
     is_worse = (new > old) == threshold.lower_is_better
     floor_value = (floor or 0.0) * threshold.floor_pct / 100
     if math.isclose(new, old, rel_tol=1e-12) or (change is not None and abs(change) <= limit):
-        verdict, reason = Verdict.OK, f"within {limit:g} {unit}" if new != old else "the same"
+        verdict, reason = Verdict.OK, f"within {bound}" if new != old else "the same"
     elif floor_value and abs(new - old) <= floor_value:
         verdict, reason = Verdict.OK, f"changed {amount}, less than {threshold.floor_pct:g} % of {threshold.floor_of}"
     elif _overlap(after, before):
-        verdict, reason = Verdict.INCONCLUSIVE, f"changed {amount}, more than {limit:g} {unit}, but repeats overlap"
+        verdict, reason = Verdict.INCONCLUSIVE, f"changed {amount}, more than {bound}, but repeats overlap"
     else:
         verdict = Verdict.REGRESSED if is_worse else Verdict.IMPROVED
-        reason = f"{'worse' if is_worse else 'better'} {amount}, more than {limit:g} {unit}"
+        reason = f"{'worse' if is_worse else 'better'} {amount}, more than {bound}"
     explanation = (
         f"Baseline {show_value(row.metric, old)} ({_count(before)}), candidate {show_value(row.metric, new)} "
         f"({_count(after)}).",
-        f"This figure hardly varies, so its threshold of {limit:g} {unit} decides alone.",
+        f"This figure hardly varies, so its threshold of {bound} decides alone.",
         f"So it is {verdict.words}: {reason}.",
     )
     return replace(
@@ -177,9 +177,9 @@ def _explain_ratio(
     test, limit = tested.test, threshold.limit_for(policy.interleaved)
     how = "measured in turn" if policy.interleaved else "recorded apart"
     sentences = [
-        f"Baseline: median {show_value(row.metric, row.baseline)} of {test.num_samples[1]} samples in "
-        f"{test.num_processes[1]} processes; candidate: {show_value(row.metric, row.candidate)} of "
-        f"{test.num_samples[0]} in {test.num_processes[0]}; {how}."
+        f"Baseline: median {show_value(row.metric, row.baseline)} of {plural(test.num_samples[1], 'sample')} in "
+        f"{_processes(test.num_processes[1])}; candidate: {show_value(row.metric, row.candidate)} of "
+        f"{test.num_samples[0]:,} in {test.num_processes[0]}; {how}."
     ]
     if test.same_samples:
         return (*sentences, "Both sides hold the very same numbers, so it is ok.")
@@ -195,10 +195,9 @@ def _explain_ratio(
         f"{test.process_change_pct:+.3g} %; what both agree on decides: {test.nearer_pct:+.3g} %."
     )
     if any(test.num_strays):
-        sentences.append(
-            f"Set aside: {test.num_strays[1]} processes of the baseline and {test.num_strays[0]} of the candidate, "
-            "which stood alone, far from all others of both sides."
-        )
+        strays = zip(test.num_strays, ("candidate", "baseline"), strict=True)
+        named = [f"{_processes(count)} of the {side}" for count, side in strays if count]
+        sentences.append(f"Set aside, far from all others of both sides: {' and '.join(named)}.")
     position = "beyond" if abs(test.nearer_pct) > limit else "within"
     sentences.append(f"The threshold is {limit:g} %; the change is {position} it.")
     if floor_pct:
@@ -217,14 +216,29 @@ def _explain_ratio(
     if not policy.interleaved and threshold.session_shift_pct:
         sentences.append(f"Two runs on different days are shifted by {threshold.session_shift_pct:g} % each.")
     sentences.append(
-        f"With a standard error of {test.error_pct:.2g} % and Student's t of {test.df:g} degrees of freedom the 95 % "
+        f"With a standard error of {test.error_pct:.2g} % and Student's t of {show_df(test.df)} the 95 % "
         f"interval of the change is {test.low_pct:+.3g} to {test.high_pct:+.3g} %."
     )
     sentences.append(
-        f"Noise alone goes so far with probability {row.p_value:.2g}, anywhere among {tested.num_tests} tests with "
-        f"{row.corrected_p:.2g} (Holm); {policy.alpha:g} is the most that counts as sure."
+        f"Noise alone goes so far with probability {row.p_value:.2g}, anywhere among "
+        f"{plural(tested.num_tests, 'test')} with {row.corrected_p:.2g} (Holm); {policy.alpha:g} is the most that "
+        "counts as sure."
     )
     return (*sentences, f"So it is {row.verdict.words}: {row.reason}")
+
+
+def show_df(df: float) -> str:
+    """Print degrees of freedom."""
+    return plural(df, "degree of freedom", "degrees of freedom")
+
+
+def _processes(count: int) -> str:
+    return plural(count, "process", "processes")
+
+
+def _amount(value: float, threshold: Threshold) -> str:
+    """A change or a limit in the metric's unit."""
+    return plural(value, "point") if threshold.in_points else f"{value:g} %"
 
 
 def _yardstick_note(threshold: Threshold, yardstick: tuple[float, float] | None) -> str:

@@ -88,8 +88,8 @@ class Policy:
     prior_df: float = 20.0  # degrees of freedom that what is known beforehand of the noise counts for
     resamples: int = 1000  # of the bootstrap
     seed: int = 0
-    # False: only rows beyond their threshold, whose verdict depends on it, are resampled; the others' intervals come
-    # from Student's t alone. The verdicts are the same.
+    # False: only rows are resampled that have a say in what counts as regressed or improved (`ratio_test`), so these
+    # verdicts are the same; the others' intervals come from Student's t alone.
     resample_all: bool = True
 
     def threshold_of(self, metric: str) -> Threshold | None:

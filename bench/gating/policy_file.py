@@ -26,6 +26,19 @@ _SETTINGS = {
 }  # fmt: skip  # what has an effect, by how a metric is judged
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which no key stands twice in a mapping: of two limits the reader would not know which holds."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"the key {key.value!a} stands twice, again in line {key.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(problem=problem)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """A policy and what its verdicts count as."""
@@ -43,7 +56,7 @@ def read_policy(path: Path, policy: Policy) -> Rules:
     """
     name = show_path(path)
     try:
-        content = yaml.safe_load(read_bytes(path))
+        content = yaml.load(read_bytes(path), Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: also a date that no calendar has
         raise ConfigError(f"The policy {name} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
@@ -66,7 +79,10 @@ def read_policy(path: Path, policy: Policy) -> Rules:
                 raise ConfigError(f"{key} takes {rule}, not {content[key]!a}")
         for metric, value in _mapping(content, "thresholds").items():
             policy = with_threshold(policy, str(metric), value)
-        treat = read_treat(_mapping(content, "treat").items())
+        named = _mapping(content, "treat")
+        treat = read_treat(named.items())
+        if len(treat) < len(named):
+            raise ConfigError("treat names a verdict twice, with a blank and with an underscore")
     except ConfigError as error:
         raise ConfigError(f"The policy {name}: {error}.") from error
     return Rules(policy, treat)

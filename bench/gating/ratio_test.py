@@ -65,7 +65,8 @@ def ratio_test(
         threshold: what is known beforehand of the noise; its limit decides whether the bootstrap is needed.
         policy: how both were measured, resampling, degrees of freedom.
         usual: variance between processes in the comparison's cells (``usual_variance``); 0: not known.
-        resample: draw the bootstrap; none: where ``policy.resample_all``, or the change is beyond its limit.
+        resample: draw the bootstrap; none: where ``policy.resample_all``, or where it has a say in what is found: the
+            change is beyond its limit, or its chance without the bootstrap is ``policy.alpha`` or less.
 
     Returns:
         Percentages of the baseline; the same arguments give the same figures.
@@ -83,16 +84,17 @@ def ratio_test(
     counts = len(candidate.samples), len(baseline.samples)
     variance = moderated * (1 / counts[0] + 1 / counts[1])
 
+    shift = 0.0 if policy.interleaved else 2 * (threshold.session_shift_pct / 100) ** 2
     if resample is None:
-        resample = policy.resample_all or abs(_percent(nearer)) > threshold.limit_for(policy.interleaved)
+        beyond = abs(_percent(nearer)) > threshold.limit_for(policy.interleaved)
+        # The bootstrap only raises a chance: one above alpha stays there, and eases no other row's correction.
+        resample = policy.resample_all or beyond or _tail(-abs(nearer), math.sqrt(variance + shift), df) <= policy.alpha
     bootstrap = None
     if resample:
         rng = np.random.default_rng(policy.seed)
         bootstrap = sum(side.bootstrap_variance(rng, policy.resamples) for side in (candidate, baseline))
         variance = max(variance, bootstrap)
-    if not policy.interleaved:
-        variance += 2 * (threshold.session_shift_pct / 100) ** 2
-    error = math.sqrt(variance)
+    error = math.sqrt(variance + shift)
     reach = float(stdtrit(df, 0.975)) * error
     return RatioTest(
         change_pct=_percent(pooled),

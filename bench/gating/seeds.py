@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from bench.gating.decide import median
+from bench.gating.decide import median, show_df
 from bench.gating.matching import Pair, cell_key
 from bench.gating.metrics import Policy, Threshold
 from bench.gating.verdicts import Reference, Row, Verdict
 from bench.records.baseline import Entry
-from bench.units import Absent
+from bench.units import Absent, plural
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,29 +92,30 @@ def decide_seeds(
     limit = group.threshold.limit_for(policy.interleaved)
     is_worse = (test.change > 0) == group.threshold.lower_is_better
     p_value, corrected = (test.p_worse, corrected_worse) if is_worse else (test.p_better, corrected_better)
-    count = len(group.seeds)
+    count, bound = len(group.seeds), plural(limit, "point")
     over = f"over {count} seeds" if count > 1 else "of one seed"
     change = f"{test.change:+.2f} points {over} (95 % interval {test.low:+.2f} to {test.high:+.2f})"
-    chance = f"chance {corrected:.2g} after correction for {num_tests} tests"
+    chance = f"chance {corrected:.2g} after correction for {plural(num_tests, 'test')}"
     if group.candidate == group.baseline:
         verdict, reason = Verdict.OK, "the same"
     elif abs(test.change) <= limit:
-        verdict, reason = Verdict.OK, f"{change}, within {limit:g} points"
+        verdict, reason = Verdict.OK, f"{change}, within {bound}"
     elif corrected <= policy.alpha:
         verdict = Verdict.REGRESSED if is_worse else Verdict.IMPROVED
-        reason = f"{'worse' if is_worse else 'better'}: {change}, more than {limit:g} points ({chance})"
+        reason = f"{'worse' if is_worse else 'better'}: {change}, more than {bound} ({chance})"
     elif is_worse:
         verdict = Verdict.INCONCLUSIVE
-        reason = f"{change}, more than {limit:g} points, but seeds may do that ({chance}): run more seeds"
+        reason = f"{change}, more than {bound}, but seeds may do that ({chance}): run more seeds"
     else:
         verdict, reason = Verdict.OK, f"{change}, better, if seeds did not do it ({chance})"
     old, new = float(np.mean(group.baseline)), float(np.mean(group.candidate))
     explanation = (
         f"Mean {over} ({', '.join(map(str, group.seeds))}): baseline {old:.2f} %, candidate {new:.2f} %.",
-        f"The threshold is {limit:g} points.",
-        f"Differences between equal seeds spread by {test.spread:.2g} points, {group.threshold.process_shift_pct:g} "
-        f"expected of each side and their own taken together; Student's t has {test.df:g} degrees of freedom.",
-        f"Chance alone goes so far with probability {p_value:.2g}, anywhere among {num_tests} tests with "
+        f"The threshold is {bound}.",
+        f"Differences between equal seeds spread by {plural(float(f'{test.spread:.2g}'), 'point')}, "
+        f"{group.threshold.process_shift_pct:g} expected of each side and their own taken together; Student's t has "
+        f"{show_df(test.df)}.",
+        f"Chance alone goes so far with probability {p_value:.2g}, anywhere among {plural(num_tests, 'test')} with "
         f"{corrected:.2g} (Holm); {policy.alpha:g} is the most that counts as sure.",
         f"So it is {verdict.words}: {reason}.",
     )

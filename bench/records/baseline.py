@@ -32,6 +32,7 @@ RENEW = "write it again with `metagrad-bench baseline CANDIDATE -o FILE`"
 NO_EFFECT_KEYS = (("device",), ("protocol", "pass_limit_s"), ("protocol", "passes"))
 DIGITS = 6  # significant ones of a time
 LONGEST_MS = 1e12  # 30 years: no step takes as long
+LARGEST_BYTES = 2**60  # an exbibyte: no machine holds as much
 EXCERPT = {
     "device": ("kind", "name", "sm", "memory_bytes", "power_limit_w", "driver"),
     "torch": ("version", "cuda_build", "cpu_capability", "threads"),
@@ -135,6 +136,7 @@ def entry_of(record: RunRecord) -> Entry:
         metrics={name: Metric(samples=samples) for name, samples in _metrics(record, repeats).items()},
     )
     try:
+        _check_processes(repeats)
         _check_samples(entry)
     except ValueError as error:
         raise RecordError(f"The record of {cell_label(entry)!a} is damaged: it {error}; run its cell again.") from error
@@ -368,13 +370,23 @@ def _check_samples(entry: Entry) -> None:
                 raise ValueError(f"holds a sample of {name!a} that nothing can measure, {value:g}")
 
 
+def _check_processes(repeats: Sequence[Unthrottled]) -> None:
+    """Refuse steps that some processes lack: left out, a process would be divided by another's FP32 steps."""
+    for name in ("step_ms", "fp32_step_ms"):
+        counts = [len(repeat.samples[name]) for repeat in repeats]
+        if any(counts) and not all(counts):
+            raise ValueError(f"holds no samples of {name!a} in a process")
+
+
 def _is_possible(name: str, value: float) -> bool:
     """Whether a value lies where its unit can: hypernetworks' extra bytes are differences and may be below zero."""
     if name.endswith("_ms"):  # a phase may be too short for a coarse clock, a step not
         return (value >= 0 if name not in ("step_ms", "fp32_step_ms") else value > 0) and value <= LONGEST_MS
     if name.endswith("_pct"):
         return 0 <= value <= 100
-    return value > 0 if name in ("peak_allocated_bytes", "peak_process_bytes") else True
+    if name.endswith("_bytes"):
+        return abs(value) <= LARGEST_BYTES and (value > 0 or not name.startswith("peak_"))
+    return True
 
 
 def _is_finite(value: float) -> bool:

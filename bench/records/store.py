@@ -217,7 +217,8 @@ def read_records(paths: Iterable[Path], take: Callable[[RunRecord], T]) -> tuple
 
     Args:
         paths: files and folders.
-        take: called with each record as it is read, in the order of their paths.
+        take: called with each record as it is read, in the order of their paths; a RecordError of it makes the record
+            an unreadable one.
 
     Raises:
         RecordError: if one of the given paths does not exist.
@@ -247,7 +248,11 @@ def read_records(paths: Iterable[Path], take: Callable[[RunRecord], T]) -> tuple
         other = newest.get(record.key)
         if other is not None and _holds(other[0], record):
             continue
-        this = (path, record.started_at, take(record))
+        try:
+            this = (path, record.started_at, take(record))
+        except RecordError as error:
+            problems.append(Problem(path, f"{show_path(path)}: {error}", unreadable=True))
+            continue
         if other is None:
             newest[record.key] = this
             continue

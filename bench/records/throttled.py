@@ -40,8 +40,9 @@ def set_throttled_aside(repeat: TimingRepeat) -> Unthrottled:
 def _flags(repeat: TimingRepeat, side: str, count: int) -> list[bool]:
     """For each sample of a side whether its block was throttled; all False where nothing tells."""
     blocks = [window for window in repeat.windows if window.name == side]
-    flags = [_is_throttled(repeat, block) for block in blocks for _ in range(block.steps)]
-    return flags if len(flags) == count else [False] * count
+    if sum(max(block.steps, 0) for block in blocks) != count:  # of a damaged record: steps may be any number
+        return [False] * count
+    return [_is_throttled(repeat, block) for block in blocks for _ in range(block.steps)]
 
 
 def _is_throttled(repeat: TimingRepeat, block: StepWindow) -> bool:
@@ -49,11 +50,11 @@ def _is_throttled(repeat: TimingRepeat, block: StepWindow) -> bool:
     device = repeat.device
     if device is None or isinstance(device.throttled, Absent):
         return False
-    times = device.time_s
-    inside = [index for index, time_s in enumerate(times) if block.start_s <= time_s <= block.end_s]
-    before = [index for index, time_s in enumerate(times) if time_s < block.start_s][-1:]
-    after = [index for index, time_s in enumerate(times) if time_s > block.end_s][:1]
-    return any(device.throttled[index] is True for index in (*before, *inside, *after))
+    seen = list(zip(device.time_s, device.throttled, strict=False))  # a damaged record may hold fewer of one
+    inside = [flag for time_s, flag in seen if block.start_s <= time_s <= block.end_s]
+    before = [flag for time_s, flag in seen if time_s < block.start_s][-1:]
+    after = [flag for time_s, flag in seen if time_s > block.end_s][:1]
+    return any(flag is True for flag in (*before, *inside, *after))
 
 
 def _without(values: tuple[float, ...], flags: list[bool]) -> tuple[float, ...]:

@@ -99,6 +99,11 @@ def test_the_bootstrap_only_widens_and_is_drawn_where_the_verdict_needs_it() -> 
     lazy = dataclasses.replace(TOGETHER, resample_all=False)
     near, far = Repeats(noise(1)), Repeats(scaled(noise(1), 1.3))
     assert ratio_test(near, Repeats(noise(0)), THRESHOLD, lazy).bootstrap_error_pct is None
+    # Within its threshold, yet so sure that it stands before others in Holm's correction: its chance is the whole one.
+    base, small = noise(0, processes=8), scaled(noise(1, processes=8), 1.04)
+    sure = ratio_test(Repeats(small), Repeats(base), THRESHOLD, lazy)
+    assert sure.nearer_pct < THRESHOLD.limit
+    assert sure == ratio_test(Repeats(small), Repeats(base), THRESHOLD, TOGETHER)
     drawn = ratio_test(far, Repeats(noise(0)), THRESHOLD, lazy)
     assert drawn == ratio_test(far, Repeats(noise(0)), THRESHOLD, TOGETHER)
     assert drawn.bootstrap_error_pct is not None

@@ -221,7 +221,8 @@ def test_a_number_that_is_not_finite_is_damage(written: Path) -> None:
     ("metric", "value"),
     [
         ("step_ms", 0.0), ("step_ms", -1.0), ("fp32_step_ms", 0.0), ("forward_ms", -0.1), ("backward_ms", 1e300),
-        ("peak_allocated_bytes", 0), ("peak_process_bytes", -5), ("test_accuracy_pct", 300.0),
+        ("peak_allocated_bytes", 0), ("peak_process_bytes", -5), ("hypernet_extra_process_bytes", -1e300),
+        ("test_accuracy_pct", 300.0),
         ("integer_share_pct", -1.0),
     ],
 )  # fmt: skip
@@ -237,6 +238,11 @@ def test_a_record_with_a_step_of_no_time_is_refused_by_its_cell(make_record: Mak
     repeats = tuple(dataclasses.replace(repeat, step_ms=(0.0, 1.0)) for repeat in record.timing.repeats)
     broken = dataclasses.replace(record, timing=dataclasses.replace(record.timing, repeats=repeats))
     with pytest.raises(RecordError, match=r"The record of 'demo/metagrad_int4.*'step_ms' .*run its cell again"):
+        entry_of(broken)
+    first, *others = record.timing.repeats
+    uneven = (dataclasses.replace(first, fp32_step_ms=()), *others)
+    broken = dataclasses.replace(record, timing=dataclasses.replace(record.timing, repeats=uneven))
+    with pytest.raises(RecordError, match="holds no samples of 'fp32_step_ms' in a process"):
         entry_of(broken)
 
 

@@ -56,3 +56,10 @@ def test_what_was_not_seen_throttled_stays_as_it_is() -> None:
 def test_samples_that_do_not_fit_their_blocks_stay() -> None:
     odd = dataclasses.replace(repeat(flags(2)), step_ms=(1.0, 2.0, 3.0), fp32_step_ms=(4.0,))
     assert set_throttled_aside(odd).samples["step_ms"] == (1.0, 2.0, 3.0)
+
+
+def test_blocks_and_flags_of_a_damaged_record_throttle_nothing_beyond_themselves() -> None:
+    good = repeat(flags(2))
+    endless = dataclasses.replace(good.windows[0], steps=10**15)
+    assert set_throttled_aside(dataclasses.replace(good, windows=(endless, *good.windows[1:]))).set_aside == 4
+    assert set_throttled_aside(repeat(flags(2)[:4])).set_aside == 6

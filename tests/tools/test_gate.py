@@ -170,6 +170,23 @@ def test_warn_only_prints_the_findings_and_exits_0(bench: Bench, capsys: pytest.
     assert out.splitlines()[-1].startswith("Gate failed: ")
 
 
+@pytest.mark.parametrize(
+    ("change", "code"), [({"fingerprint": "cpu-other"}, 5), ({"cell": {"variant_name": "a", "hidden": 8}}, 5), ({}, 1)]
+)
+def test_warn_only_does_not_pass_what_was_compared_with_nothing(
+    bench: Bench, capsys: pytest.CaptureFixture[str], change: dict[str, Any], code: int
+) -> None:
+    bench.accept(bench.record())
+    bench.measure(bench.record(**change) if change else bench.record("b"))
+    assert bench.gate("--warn-only", "--json") == code
+    content = json.loads(capsys.readouterr().out)
+    assert f"No cell was compared, so --warn-only leaves the exit code at {code}." in content["notes"]
+    assert (content["exit_code"], content["warn_only"]) == (code, False)
+    write_record(bench.runs / "more", bench.record("c"), config_yaml="")
+    bench.accept(bench.record(), bench.record("c"))
+    assert bench.gate("--warn-only") == 0
+
+
 def test_no_baseline_exits_4_and_says_how_to_get_one(bench: Bench) -> None:
     bench.measure(bench.record())
     with pytest.raises(NoBaselineError, match=r"There is no baseline .*metagrad-bench baseline CANDIDATE -o") as caught:
@@ -194,7 +211,7 @@ def test_a_baseline_without_entries_exits_6(bench: Bench) -> None:
 def test_failures_on_both_sides_measure_nothing(bench: Bench) -> None:
     bench.accept(failed(bench.record()))
     bench.measure(failed(bench.record()))
-    with pytest.raises(NothingMeasuredError, match="Nothing was compared"):
+    with pytest.raises(NothingMeasuredError, match=r"Nothing was compared.*/a .*: it failed \(killed by signal 9"):
         bench.gate("--warn-only")
 
 
@@ -310,6 +327,12 @@ def test_a_policy_file_says_the_same_and_the_command_line_has_the_last_word(benc
         ("alpha: 0.7", "alpha takes a chance between 0 and 0.5, not 0.7"),
         ("prior_df: 0", "prior_df takes 1 or more, not 0"),
         ("resamples: 3", "resamples takes 100 or more, not 3"),
+        (
+            "thresholds:\n  step_ms: {limit: 8}\n  step_ms: 80",
+            "is not valid YAML: the key 'step_ms' stands twice, again in line 3",
+        ),
+        ("alpha: 0.01\nalpha: 0.4", "the key 'alpha' stands twice, again in line 2"),
+        ("treat: {not comparable: fail, not_comparable: ok}", "treat names a verdict twice"),
     ],
 )
 def test_a_policy_file_with_a_mistake_exits_2_and_says_which(bench: Bench, content: str, message: str) -> None:
@@ -391,7 +414,7 @@ def test_older_runs_of_a_cell_are_left_aside_and_said(bench: Bench, capsys: pyte
         bench.record(key="2", code_version="2", started_at="2026-11-22T00:00:00+00:00"),
     )
     assert bench.gate() == 0
-    assert "1 older runs of the same cells on the same machine were left aside." in capsys.readouterr().out
+    assert "Left aside, since their cells were run again on the same machine: 1 older run." in capsys.readouterr().out
 
 
 def test_the_help_lists_thresholds_exit_codes_and_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -342,6 +342,8 @@ def test_a_release_baseline_that_nothing_can_be_compared_with_is_no_pass(
     assert main([*arguments, "release.json"]) == 6
     assert "The release baseline release.json holds no cell that can be compared" in capsys.readouterr().err
     assert main([*arguments, "none.json"]) == 4
+    Path("broken.json").write_text("{")
+    assert main(["gate", "candidate.json", "--baseline", "none.json", "--release-baseline", "broken.json"]) == 2
 
 
 def test_a_cell_given_twice_is_refused(gate: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

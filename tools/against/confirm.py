@@ -17,7 +17,8 @@ from bench.gating import Comparison, Policy, compare
 from bench.records.baseline import Entry, Metric, cell_label, entry_of
 from bench.records.store import Found, show_path
 from bench.units import Absent
-from tools.against.rounds import WEIGHTS, ended_by_sigterm, tell_on_stderr
+from tools.against.lifetime import ended_by_signal
+from tools.against.rounds import WEIGHTS, tell_on_stderr
 from tools.against.verb import suspects
 
 PASSES = ["timing", "memory"]  # a training would end in the same accuracy
@@ -58,9 +59,9 @@ def confirm_recorded(
             break
         for key in again:
             label = cell_label(entries[key])
-            tell_on_stderr(f"measuring again, {attempt + 1} of {times} times: {label}")
+            tell_on_stderr(f"measuring again ({attempt + 1} of {times}): {label}")
             try:
-                with ended_by_sigterm():
+                with ended_by_signal():
                     entries[key] = _joined(entries[key], _measure(records.get(key), place / f"run-{attempt + 1}"))
             except UserError as error:
                 return comparison, (*notes, f"{label} was not measured again: {error}")

@@ -20,6 +20,7 @@ import psutil
 from bench.errors import UserError
 from bench.keys import DISTRIBUTION
 from bench.records.store import show_text
+from bench.units import plural
 
 WORKTREE_PREFIX = "metagrad-bench-against-"  # then the process's id: what a killed process left behind is found by it
 WORKTREE_NAME = "revision"
@@ -121,8 +122,7 @@ def describe_working_tree(repository: Repository) -> str:
         return f"working tree at {head}"
     files = [line[3:] for line in lines]
     listed = ", ".join(show_text(name) for name in files[:3]) + (", ..." if len(files) > 3 else "")
-    count = f"{len(files)} uncommitted {'change' if len(files) == 1 else 'changes'}"
-    return f"working tree at {head} with {count} ({listed})"
+    return f"working tree at {head} with {plural(len(files), 'uncommitted change')} ({listed})"
 
 
 @contextmanager

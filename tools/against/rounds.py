@@ -12,10 +12,8 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from bench.errors import ConfigError, ExitCode, RecordError
 from bench.records.store import RECORD_FILE, show_text
 from bench.units import format_duration
 from tools.against.environment import clean_variables
+from tools.against.lifetime import ending_with_parent
 
 SIDES = ("base", "head")
 PASSES = "protocol.passes=[timing,memory]"
@@ -140,7 +139,7 @@ def run_command(command: Sequence[str], *, cwd: Path, log: Path, show: Callable[
     with log.open("a", encoding="utf-8") as stream:
         child = subprocess.Popen(
             command, cwd=cwd, env=clean_variables(), stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.PIPE,
-            encoding="utf-8", errors="replace", start_new_session=True,
+            encoding="utf-8", errors="replace", start_new_session=True, preexec_fn=ending_with_parent(),
         )  # fmt: skip
         try:
             assert child.stderr is not None, "its standard error is a pipe"
@@ -157,34 +156,17 @@ def run_command(command: Sequence[str], *, cwd: Path, log: Path, show: Callable[
 
 
 def _stop(child: subprocess.Popen[str]) -> None:
-    """End a command that still runs, and wait; SIGTERM is its Ctrl-C."""
+    """End a command that still runs, and wait; SIGTERM is its Ctrl-C, and a second Ctrl-C of ours ends it at once."""
     if child.poll() is None:
         child.terminate()
         try:
             child.wait(_STOP_GRACE_S)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
     if child.stderr is not None:
         child.stderr.close()
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """While inside, SIGTERM is like Ctrl-C, so that everything is taken away as it is there."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def tell_on_stderr(sentence: str) -> None:

@@ -1,7 +1,7 @@
 """One comparison of the working tree with another revision: environments, runs in turn, the entries to compare.
 
 The other revision lies in a git worktree in the temporary folder while the session lasts; both are gone afterwards,
-also after Ctrl-C or SIGTERM. What stays is the folder of records.
+also after Ctrl-C, SIGTERM or a closed terminal. What stays is the folder of records.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bench.errors import ConfigError, RecordError
 from bench.records.baseline import Entry
 from bench.records.store import show_path
 from tools.against.environment import make_environment
+from tools.against.lifetime import ended_by_signal
 from tools.against.merge import align, merged_entries, read_runs
 from tools.against.repository import (
     WORKTREE_PREFIX,
@@ -29,7 +30,7 @@ from tools.against.repository import (
     open_repository,
     remove_abandoned,
 )
-from tools.against.rounds import Rounds, Side, ended_by_sigterm, run_overrides
+from tools.against.rounds import Rounds, Side, run_overrides
 
 Tell = Callable[[str], None]
 
@@ -115,7 +116,7 @@ def open_session(
     tell(f"base is {base_name}: {other.title}" if other.title else f"base is {base_name}")
     tell(f"head is the {head_name}")
     try:
-        with ended_by_sigterm(), _temporary_folder() as scratch, checked_out(repository, other, scratch) as source:
+        with ended_by_signal(), _temporary_folder() as scratch, checked_out(repository, other, scratch) as source:
             base_folder = _same_place(here, repository, source)
             base = make_environment(scratch / "base", source, tell=lambda text: tell(f"base: {text}"))
             head = make_environment(

@@ -53,7 +53,7 @@ def compare_with_revision(
             cells = suspects(comparison)
             if not cells:
                 break
-            tell_on_stderr(f"measuring again, {attempt + 1} of {confirm} times: {', '.join(cells)}")
+            tell_on_stderr(f"measuring again ({attempt + 1} of {confirm}): {', '.join(cells)}")
             session.measure_again(cells, repeats)
             base, head, notes = session.entries()
             comparison = compare(head, base, policy)

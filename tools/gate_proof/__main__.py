@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.errors import ExitCode, UserError
-from tools.against.rounds import ended_by_sigterm, tell_on_stderr
+from bench.errors import ExitCode, RecordError, UserError
+from bench.records.store import show_path
+from tools.against.lifetime import ended_by_signal
+from tools.against.rounds import tell_on_stderr
 from tools.gate_proof.real import PHASES, SIZES_PCT, Counts, record
-from tools.gate_proof.simulate import Scenario, run_scenarios
+from tools.gate_proof.simulate import Scenario, read_simulated, run_scenarios
 
 RUNS_FILE, SIMULATED_FILE = "runs.json", "simulated.json"
 
@@ -38,9 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the proof; answers 0 where every goal is met, 1 where one is missed, 2 for a mistake, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.pairs < 1 or min(arguments.groups, arguments.leaks, arguments.simulated, arguments.slowed) < 0:
+        parser.error("--pairs takes 1 or more, the other counts 0 or more")
     try:
-        with ended_by_sigterm():
+        with ended_by_signal():
             return _prove(arguments)
     except UserError as error:
         print(f"gate-proof: {error}", file=sys.stderr)
@@ -51,26 +56,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prove(arguments: argparse.Namespace) -> int:
+    from bench.cell_folder import only_here
     from tools.gate_proof.noise import measure_noise
     from tools.gate_proof.report import conclude, write_page
     from tools.gate_proof.runs import read_runs
-    from tools.gate_proof.simulate import Simulated
 
     output: Path = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
+
+    def refuse() -> None:
+        raise RecordError(f"Another proof is at work in {show_path(output)}: wait until it is done, or end it.")
+
     runs_file, simulated_file = output / RUNS_FILE, output / SIMULATED_FILE
     if arguments.report_only:
-        import msgspec
-
-        recorded = read_runs(runs_file)
-        simulated = msgspec.json.decode(simulated_file.read_bytes(), type=Simulated)
+        recorded, simulated = read_runs(runs_file), read_simulated(simulated_file)
     else:
         counts = Counts(pairs=arguments.pairs, groups=arguments.groups, leaks=arguments.leaks)
-        recorded = record(runs_file, arguments.scratch, counts, tell=tell_on_stderr)
-        wanted = scenarios(arguments.simulated, arguments.slowed)
-        simulated = run_scenarios(
-            simulated_file, recorded.template, measure_noise(recorded), wanted, tell=tell_on_stderr
-        )
+        with only_here(runs_file, on_wait=refuse):
+            recorded = record(runs_file, arguments.scratch, counts, tell=tell_on_stderr)
+            wanted = scenarios(arguments.simulated, arguments.slowed)
+            simulated = run_scenarios(
+                simulated_file, recorded.template, measure_noise(recorded), wanted, tell=tell_on_stderr
+            )
     goals = conclude(recorded, simulated)
     write_page(arguments.page, output, recorded, simulated, goals)
     for goal in goals:

@@ -174,13 +174,22 @@ def _chunks(simulated: Simulated, wanted: dict[Scenario, int]) -> Iterator[tuple
 def _resume(path: Path, noise: Noise) -> Simulated:
     digest = gate_digest()
     if path.exists():
-        try:
-            earlier = msgspec.json.decode(read_bytes(path), type=Simulated)
-        except msgspec.MsgspecError as error:
-            raise RecordError(f"{show_path(path)} is damaged ({error}): delete it, and it is drawn anew.") from error
+        earlier = read_simulated(path)
         if earlier.noise == noise and earlier.thresholds == digest:
             return earlier
     return Simulated(noise=noise, thresholds=digest, tallies={})
+
+
+def read_simulated(path: Path) -> Simulated:
+    """Read what an earlier call drew.
+
+    Raises:
+        RecordError: the file cannot be read or is damaged.
+    """
+    try:
+        return msgspec.json.decode(read_bytes(path), type=Simulated)
+    except msgspec.MsgspecError as error:
+        raise RecordError(f"{show_path(path)} is damaged ({error}): delete it, and it is drawn anew.") from error
 
 
 def gate_digest() -> str:

@@ -52,7 +52,7 @@ def test_a_slower_working_tree_is_measured_again_and_then_fails(
     assert rows(out)["step_ms"] == "regressed"
     assert json.loads(out)["interleaved"] is True
     assert stand_in.runs().count("new") == 8
-    assert "measuring again, 1 of 1 times: single/fp32 resnet20 digits seed 0" in err
+    assert "measuring again (1 of 1): single/fp32 resnet20 digits seed 0" in err
     assert json.loads(out)["notes"][-1].startswith("Measured again and judged on all repeats: single/fp32")
 
 

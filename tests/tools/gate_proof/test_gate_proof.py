@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from bench.cell_folder import only_here
 from bench.errors import RecordError
 from bench.gating.matching import cell_key
 from bench.records.baseline import entry_of
@@ -248,6 +249,18 @@ def test_the_page_is_written_from_the_files_and_a_missed_goal_is_an_exit_code(
     assert "| backward | 10 % | 100.0 % of 200 |" in text
     assert "0 real ones, 0.0 %, stood more than six robust standard deviations off" in text
     assert (tmp_path / "detection.png").stat().st_size > 10_000
+    (tmp_path / "simulated.json").write_text("{")
+    assert main(["--output", str(tmp_path), "--page", str(page), "--report-only"]) == 2
+    assert "simulated.json is damaged" in capsys.readouterr().err
+
+
+def test_a_second_proof_at_once_is_refused_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with only_here(tmp_path / "runs.json", on_wait=lambda: pytest.fail("nobody else is at work")):
+        assert main(["--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"gate-proof: Another proof is at work in {tmp_path}: wait until it is done, or end it.\n"
+    )
+    assert not (tmp_path / "runs.json").exists()
 
 
 def test_a_false_alarm_too_many_misses_the_goal(recorded: Recorded) -> None:
