@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import shutil
 import time
@@ -108,8 +107,9 @@ def run_cell(cell: CellConfig) -> RunRecord:
             return earlier
         if cell.fresh:
             run.journal.remove()
-        with CellPulse(folder, cell, device=str(device)) as progress.pulse:
-            record = run.measure(key)
+        with CellPulse(folder, cell, device=str(device)) as pulse:
+            progress.pulse = pulse
+            record = run.measure(key, pulse.started_at)
             save(folder, run.left(record))
         run.clean_up(record)
     progress.finish_cell(record.status if not record.reason else f"{record.status}: {record.reason}")
@@ -154,9 +154,8 @@ class _CellRun:
     def __post_init__(self) -> None:
         self.runs = CellPasses(cell=self.cell, device=self.device, progress=self.progress, journal=self.journal)
 
-    def measure(self, key: str) -> RunRecord:
+    def measure(self, key: str, started_at: str) -> RunRecord:
         cell = self.cell
-        started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         start = time.monotonic()
         environment = _environment(cell, torch.device(self.device))
         self.progress.start_cell(f"{cell.variant_name} {cell.model.name} {cell.data.name}", count_passes(cell))

@@ -6,7 +6,7 @@ says what pass, cell, code, machine and device it is of; what does not fit is me
 
 from __future__ import annotations
 
-import contextlib
+import secrets
 import shutil
 import typing
 from collections.abc import Callable
@@ -95,9 +95,14 @@ class Journal:
             self._notice("Answers of finished passes could not be kept for a later run", error)
 
     def remove(self) -> None:
-        """The record is written, or everything is to be measured anew."""
-        with contextlib.suppress(OSError):
+        """The record is written, or everything is to be measured anew; what cannot be deleted is left aside."""
+        try:
             shutil.rmtree(self.folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.owner += f" {secrets.token_hex(8)}"  # nothing that still lies there is this owner's
+            self._notice("What an earlier run had left could not be deleted and was left aside", error)
 
     def sittings(self) -> tuple[str, ...]:
         """A sentence where the cell was measured in more than one run."""

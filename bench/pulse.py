@@ -29,6 +29,7 @@ PLANS = ".plans"
 PULSES = ".pulses"
 BEAT_S = 5.0  # how often a file is touched
 STALE_S = 60.0  # untouched for so long, its writer counts as gone
+DAY_S = 86400.0  # a file of another machine that nobody touched for so long is nobody's, whatever the clocks say
 WRITE_S = 1.0  # how often a pulse is written at most
 
 # What a file may say: numbers that can be reckoned with, so that one of somebody else's is refused where it is read.
@@ -87,6 +88,9 @@ class Pulse:
     step_ms: Amount | None = None
     passes_done: Count = 0
     passes: Count = 1
+
+
+_plans = msgspec.json.Decoder(Plan)
 
 
 def config_digest(plain: dict[str, Any]) -> str:
@@ -184,11 +188,12 @@ class CellPulse(Beating):
             device: on which it runs.
         """
         super().__init__(folder.parent / PULSES / f"{folder.name}.json")
+        self.started_at = utc_now()  # the cell's record says the same, which tells it from an earlier one
         self._begun = time.monotonic()
         self._written = -WRITE_S
         self._facts: dict[str, Any] = {
             "folder": folder.name, "cell": planned(cell, folder.name), "device": device, "writer": this_writer(),
-            "started_at": utc_now(),
+            "started_at": self.started_at,
         }  # fmt: skip
         self._last: dict[str, Any] = {}
 
@@ -224,21 +229,39 @@ def announced(folders: Sequence[tuple[CellConfig, Path | None]], *, launcher: st
         beating = []
         for suite, cells in suites.items():
             name = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}.json"
+            listed = tuple(planned(cell, None if folder is None else folder.name) for cell, folder in cells)
+            _remove_replaced(suite, listed)
             plan = stack.enter_context(Beating(suite / PLANS / name))
             plan.keep = True
-            plan.write(
-                Plan(
-                    created_at=utc_now(),
-                    launcher=launcher,
-                    fresh=any(cell.fresh for cell, _ in cells),
-                    writer=this_writer(),
-                    cells=tuple(planned(cell, None if folder is None else folder.name) for cell, folder in cells),
-                )
-            )
+            fresh = any(cell.fresh for cell, _ in cells)
+            plan.write(Plan(created_at=utc_now(), launcher=launcher, fresh=fresh, writer=this_writer(), cells=listed))
             beating.append(plan)
         yield
         for plan in beating:
             plan.keep = False  # the run came to its end: what it left are records
+
+
+def _remove_replaced(suite: Path, cells: Sequence[PlannedCell]) -> None:
+    """Delete plans of killed commands whose cells are planned again or have a record: nobody else ever would."""
+    again = {cell.digest for cell in cells}
+    machine = this_machine()
+    for path in sorted((suite / PLANS).glob("*.json")):
+        try:
+            if not path.is_file():  # a pipe would be waited for
+                continue
+            plan = _plans.decode(path.read_bytes())
+            if plan.writer.machine == machine != "":
+                gone = started_ticks(plan.writer.pid) != plan.writer.started_ticks
+            else:
+                gone = time.time() - path.stat().st_mtime > DAY_S
+            if gone and all(cell.digest in again or _is_recorded(suite, cell) for cell in plan.cells):
+                path.unlink()
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue  # removed by another command, or nobody's of us
+
+
+def _is_recorded(suite: Path, cell: PlannedCell) -> bool:
+    return cell.folder is not None and (suite / cell.folder / "record.json").is_file()
 
 
 def utc_now() -> str:

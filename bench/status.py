@@ -33,6 +33,7 @@ from bench.pulse import (
     config_digest,
     started_ticks,
     this_machine,
+    utc_now,
 )
 from bench.records.schema import FINISHED, Status
 from bench.records.store import RECORD_FILE, SUPERSEDED, show_path
@@ -154,7 +155,7 @@ class StatusReader:
         for suite, runs, pulses in suites:
             for run in runs:
                 pulse = pulses.get(run.name)
-                if pulse is not None and (_older(pulse[0], found[run]) or not pulse[2]):
+                if pulse is not None and (_is_of(found[run], pulse[0]) or not pulse[2]):
                     del pulses[run.name]  # its runner ended between the record and the pulse's removal
             queued, planners = self._queued(suite, runs, pulses)
             again = pulses.keys() | queued.keys()
@@ -243,7 +244,8 @@ class StatusReader:
     def _is_finished(self, run: Path, plan: Plan, alive: bool) -> bool:
         """Whether a planned cell has the record that its command wants; a command that ended wants nothing more."""
         header = self._records.get(run)
-        if not isinstance(header, _Header) or not alive or header.started_at >= plan.created_at:
+        # One of a time that is still to come is of before the clock was set back.
+        if not isinstance(header, _Header) or not alive or plan.created_at <= header.started_at <= utc_now():
             return header is not None
         return header.status in FINISHED and not plan.fresh
 
@@ -311,9 +313,9 @@ def _files(folder: Path) -> list[Path]:
         return []
 
 
-def _older(pulse: Pulse, header: _Header | str) -> bool:
-    """Whether a pulse is of before a record: its runner ended between the record and the pulse's removal."""
-    return isinstance(header, _Header) and header.started_at >= pulse.started_at
+def _is_of(header: _Header | str, pulse: Pulse) -> bool:
+    """Whether a record is what a pulse told of; which is the later one is no question for clocks, which are set."""
+    return isinstance(header, _Header) and header.started_at == pulse.started_at
 
 
 def _recorded(folder: str, header: _Header | str) -> CellStatus:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.errors import NothingMeasuredError
+from bench.errors import NothingMeasuredError, RecordError
 from bench.records.schema import RunRecord
-from bench.records.store import find_records, show_path
+from bench.records.store import count_records, find_records, show_path
 
 MAX_FILES = 20  # named of one folder
+MOST_RECORDS = 20_000  # of one page: nobody reads a longer one, and all of them are in memory meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,16 @@ def load_records(paths: Sequence[Path]) -> Loaded:
         paths: files or folders, searched to any depth.
 
     Raises:
-        RecordError: if a path cannot be read.
+        RecordError: if a path cannot be read, or there are more records than one page shows.
         NothingMeasuredError: if no record was found.
     """
     roots = [Path(path) for path in paths]
+    count = count_records(roots)
+    if count > MOST_RECORDS:
+        raise RecordError(
+            f"there are {count:,} records, and one report shows up to {MOST_RECORDS:,}: name some of the folders, such "
+            "as one suite's or one variant's (out/sweep/fp32-*)"
+        )
     found, problems = find_records(roots)
     unread = tuple(
         UnreadFile(name=_name_below(p.path, roots), reason=_without_folders(p.reason, p.path, roots)) for p in problems
@@ -52,14 +59,15 @@ def load_records(paths: Sequence[Path]) -> Loaded:
         raise NothingMeasuredError(f"no run record was found in {names}{detail}: run `metagrad-bench run` first")
     records = sorted((one.record for one in found), key=lambda record: (record.started_at, record.key))
     folders = {one.record.key: one.path.parent for one in found}
-    files = {key: _files(folder, roots) for key, folder in folders.items()}
+    asked = set(roots)  # thousands, where a shell wrote them: out/sweep/fp32-*
+    files = {key: _files(folder, asked) for key, folder in folders.items()}
     return Loaded(records=tuple(records), problems=unread, folders=folders, files=files)
 
 
-def _files(folder: Path, roots: Sequence[Path]) -> tuple[str, ...]:
+def _files(folder: Path, roots: Set[Path]) -> tuple[str, ...]:
     """Files of a folder, by name below the folder that was asked for: that one's own name may be a person's."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    below = next((root for root in roots if root.is_dir() and folder.is_relative_to(root)), folder)
+    below = next((place for place in (folder, *folder.parents) if place in roots), folder)
     shown = [(folder.relative_to(below) / name).as_posix() for name in names[:MAX_FILES]]
     return (*shown, f"and {len(names) - MAX_FILES} more") if len(names) > MAX_FILES else tuple(shown)
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from bench.files import write_sealed
 from bench.journal import Journal
@@ -29,6 +32,23 @@ def test_a_kept_answer_is_read_by_the_pass_that_gave_it_alone(tmp_path: Path) ->
     assert journal.read("memory of FP32", some_pass) is None, "the copy is another pass's"
     assert Journal(tmp_path, owner="another cell").read("memory", some_pass) is None
     assert journal.notices == []
+
+
+def test_what_cannot_be_deleted_is_left_aside_by_a_fresh_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Journal(tmp_path, owner=OWNER).write("memory", answered(3))
+
+    def refuse(folder: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(folder))
+
+    fresh = Journal(tmp_path, owner=OWNER)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", refuse)
+        fresh.remove()
+    assert fresh.read("memory", some_pass) is None
+    assert fresh.owner != OWNER, "nor are its checkpoints this training's"
+    assert "could not be deleted and was left aside" in fresh.notices[0]
+    fresh.write("memory", answered(7))
+    assert fresh.read("memory", some_pass) == answered(7)
 
 
 def test_an_answer_nested_without_end_is_damaged(tmp_path: Path) -> None:

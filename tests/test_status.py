@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -221,9 +222,49 @@ def test_a_record_wins_over_the_pulse_that_its_killed_runner_left(
     assert folder is not None
     pulse = CellPulse(folder, first, device="cpu")
     pulse.update(phase="accuracy")
-    write_record(folder, record_of(make_record, first, started_at="2099-01-01T00:00:00+00:00"), config_yaml="")
+    write_record(folder, record_of(make_record, first, started_at=pulse.started_at), config_yaml="")
     assert states(suite) == {"fp32": "ok"}
     assert pulse.path.exists()
+
+
+def test_a_failed_cell_that_runs_again_after_the_clock_was_set_back_is_queued_and_then_runs(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make
+) -> None:
+    ((first, folder),) = place(cells[:1], suite)
+    assert folder is not None
+    later = record_of(make_record, first, status="failed", reason="boom", started_at="2099-01-01T00:00:00+00:00")
+    write_record(folder, later, config_yaml="")
+    assert states(suite) == {"fp32": "failed"}
+    with announced([(first, folder)], launcher="basic"):
+        assert states(suite) == {"fp32": "queued"}
+        with CellPulse(folder, first, device="cpu") as pulse:
+            pulse.update(phase="accuracy")
+            assert states(suite) == {"fp32": "running"}
+    assert states(suite) == {"fp32": "failed"}
+
+
+def test_the_plan_of_a_killed_command_goes_with_the_command_that_takes_its_cells_over(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make
+) -> None:
+    placed = place(cells, suite)
+    left: list[Path] = []
+    for members in (placed, placed[:1]):  # two commands that did not come to their end, so that their plans stay
+        with contextlib.suppress(KeyboardInterrupt), announced(members, launcher="basic"):
+            left += set((suite / PLANS).iterdir()) - set(left)
+            raise KeyboardInterrupt
+    for path in left:
+        plan = json.loads(path.read_bytes())
+        plan["writer"]["started_ticks"] += 1  # of a process that is gone
+        path.write_text(json.dumps(plan), encoding="utf-8")
+    with announced(placed[:2], launcher="basic"):
+        assert left[0].exists(), "its third cell would be forgotten"
+        assert not left[1].exists()
+    last, folder = placed[2]
+    assert folder is not None
+    write_record(folder, record_of(make_record, last), config_yaml="")
+    with announced(placed[:2], launcher="basic"):
+        assert len(list((suite / PLANS).iterdir())) == 1
+    assert list((suite / PLANS).iterdir()) == []
 
 
 def test_torn_and_foreign_files_are_no_obstacle(cells: tuple[CellConfig, ...], suite: Path, make_record: Make) -> None:

@@ -98,7 +98,7 @@ def _moves(before: list[Entry], after: Sequence[Entry]) -> list[str]:
     ]
     stays = [entry for entry in before if _identity(entry) in kept]
     now = [entry for entry in after if _identity(entry) in known]
-    lines += [_move(row) for row in compare(now, stays).rows if row.verdict is not Verdict.OK]
+    lines += [_move(row) for row in compare(now, stays, explain=False).rows if row.verdict is not Verdict.OK]
     if not lines:
         same = {_identity(entry): entry for entry in before} == {_identity(entry): entry for entry in after}
         lines.append("Nothing moved." if same else "No metric moved by more than its threshold.")

@@ -45,6 +45,7 @@ _MEASURING = ("run", "kernels", "hypernets")  # what they measured may have been
 # What a path itself can be to blame for; an error that names none is not the user's.
 _PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR)
 _LONGEST_PATH_SHOWN = 100
+_NO_MEMORY = "The memory does not suffice: name fewer folders or cells at a time."
 _NO_WORKING_FOLDER = "The working folder is not there any more: change into one that is."
 HELP = """usage: metagrad-bench VERB [arguments]
 
@@ -74,6 +75,8 @@ of each verb:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; answers the exit code. A mistake of the user is one sentence, a programming error a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's end is like Ctrl-C: children go, records stay
     try:
         code = _answer(arguments)
         if sys.stdout is not None:
@@ -86,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
         return _complain(INTERRUPTED.get(arguments[0] if arguments else "", "Interrupted."), ExitCode.INTERRUPTED)
+    except MemoryError as error:
+        error.__traceback__ = None  # what filled the memory goes with its frames
+        return _complain(_NO_MEMORY, _failure_of(arguments))
     except BrokenPipeError:
         # The reader went away (`| head`): nothing is wrong, and Python must not complain when it flushes.
         _forget_output()
@@ -97,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in _PATH_ERRORS and isinstance(error.filename, str):
             return _complain(f"{_shorten(error.filename)} cannot be opened ({error.strerror}): name another path.")
-        code = ExitCode.FAILED if arguments[:1] and arguments[0] in _MEASURING else ExitCode.USAGE
+        code = _failure_of(arguments)
         if not _has_working_folder():  # gone while the verb was at work
             return _complain(_NO_WORKING_FOLDER, code)
         if error.errno not in (*STORAGE_ERRORS, errno.EBADF):
@@ -123,6 +129,15 @@ def _answer(arguments: Sequence[str]) -> int:
         raise UserError(f"There is no verb {verb!r}: use one of {', '.join(VERBS)} (see metagrad-bench --help).")
     _check_working_folder()
     return int(importlib.import_module(VERBS[verb][0]).main(rest))
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _failure_of(arguments: Sequence[str]) -> ExitCode:
+    """What a fault of the machine ends a verb with."""
+    return ExitCode.FAILED if arguments and arguments[0] in _MEASURING else ExitCode.USAGE
 
 
 def _check_working_folder() -> None:

@@ -184,7 +184,7 @@ def _compare_recorded(arguments: argparse.Namespace, policy: Policy) -> tuple[Co
     for path, side in ((arguments.baseline, baseline), (arguments.release_baseline, release)):
         if side is not None and not side:
             raise NothingMeasuredError(f"The baseline {show_path(path)} holds no entries: write it again.")
-    comparison = compare(entries, baseline, policy, release=release or ())
+    comparison = compare(entries, baseline, policy, release=release or (), explain=arguments.explain)
     require_substance(comparison)
     if release is not None and not comparison.num_released:
         name = show_path(arguments.release_baseline)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,8 +88,6 @@ def main(argv: Sequence[str]) -> int:
 
     check_cells(plan.cells, here=plan.here)
     folders = cells.locate_all(plan.cells) if plan.here else []
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's end is like Ctrl-C: children go, records stay
     progress = SuiteProgress(len(plan.cells), show=plan.cells[0].progress)
     set_current(progress)
     settled = []
@@ -130,10 +126,6 @@ def _with_threads(argv: Sequence[str]) -> list[str]:
     import torch
 
     return [*argv, f"protocol.threads={torch.get_num_threads()}"]
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _call_hydra(argv: Sequence[str]) -> int:

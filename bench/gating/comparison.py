@@ -60,6 +60,7 @@ def compare(
     policy: Policy | None = None,
     *,
     release: Iterable[Entry] = (),
+    explain: bool = True,
 ) -> Comparison:
     """Compare a candidate with a baseline and, where one is pinned, with that of a release.
 
@@ -69,13 +70,14 @@ def compare(
         policy: thresholds, statistics, and how both sides were measured; none: the defaults.
         release: what does not move, so that several small accepted steps add up; only cells that can be compared with
             it give rows, since the baseline says what vanished and what is new.
+        explain: with the sentences on how each verdict came about, which are most of what many rows take.
 
     Returns:
         A row per cell and metric; the same arguments give the same rows.
     """
     policy = policy or Policy()
     ours = list(candidates)
-    work = _Work(policy)
+    work = _Work(policy, explain=explain)
     compared = _walk_pairs(match(ours, baselines), "baseline", work)
     pinned = [
         pair
@@ -128,12 +130,16 @@ class _Case:
 class _Work:
     """Rows that are finished, and tests that wait for the correction."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, explain: bool) -> None:
         self.policy = policy
+        self.explain = explain
         self.rows: list[Row] = []
-        self.cases: list[_Case] = []
+        self.cases: collections.deque[_Case] = collections.deque()
         self.groups: list[SeedGroup] = []
         self.num_tests = 0
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row if self.explain else replace(row, explanation=()))
 
     def finish(self) -> list[Row]:
         spreads: dict[str, list[Spread]] = collections.defaultdict(list)
@@ -143,22 +149,23 @@ class _Work:
         usual = {metric: usual_variance(values) for metric, values in spreads.items()}
         few = len(self.cases) <= MANY_TESTS
         policy = replace(self.policy, resample_all=self.policy.resample_all and few)
-        tests: list[RatioTest] = [
+        tests: collections.deque[RatioTest] = collections.deque(
             ratio_test(*case.sides(), case.threshold, policy, usual=usual.get(case.row.metric, 0.0))
             for case in self.cases
-        ]
+        )
         seeds = [seed_test(group, self.policy) for group in self.groups]
         self.num_tests = len(tests) + len(seeds)
         worse = holm([*(test.p_worse for test in tests), *(test.p_worse for test in seeds)])
         better = holm([*(test.p_better for test in tests), *(test.p_better for test in seeds)])
-        corrected = list(zip(worse, better, strict=True))
-        for case, test, (p_worse, p_better) in zip(self.cases, tests, corrected, strict=False):
+        corrected = zip(worse, better, strict=True)
+        while tests:  # each goes as its row comes: of 100,000 cells they are a million
+            case, test, (p_worse, p_better) = self.cases.popleft(), tests.popleft(), next(corrected)
             tested = Tested(test=test, corrected_worse=p_worse, corrected_better=p_better, num_tests=self.num_tests)
-            self.rows.append(
+            self.add(
                 decide_ratio(case.row, case.threshold, tested, self.policy, floor=case.floor, yardstick=case.yardstick)
             )
-        for group, seed, (p_worse, p_better) in zip(self.groups, seeds, corrected[len(tests) :], strict=True):
-            self.rows.append(decide_seeds(group, seed, p_worse, p_better, self.num_tests, self.policy))
+        for group, seed, (p_worse, p_better) in zip(self.groups, seeds, corrected, strict=True):
+            self.add(decide_seeds(group, seed, p_worse, p_better, self.num_tests, self.policy))
         return self.rows
 
 
@@ -167,7 +174,8 @@ def _walk_pairs(pairs: Sequence[Pair], reference: Reference, work: _Work) -> int
     compared = []
     for pair in pairs:
         cell_rows, comparable = _on_pair(pair, reference)
-        work.rows += cell_rows
+        for row in cell_rows:
+            work.add(row)
         if comparable:
             compared.append(pair)
     for pair in compared:
@@ -229,7 +237,7 @@ def _on_metrics(pair: Pair, reference: Reference, work: _Work) -> None:
             fingerprint=candidate.fingerprint,
         )
         if isinstance(before, Absent) or isinstance(after, Absent) or threshold is None:
-            work.rows.append(_without_test(blank, before, after))
+            work.add(_without_test(blank, before, after))
         elif threshold.judged_by == "ratio" and _positive(before) and _positive(after):
             divisors = _yardsticks(candidate, baseline, after, before, threshold)
             case = _Case(
@@ -243,7 +251,7 @@ def _on_metrics(pair: Pair, reference: Reference, work: _Work) -> None:
             work.cases.append(case)
         elif threshold.judged_by != "seeds":
             floor = _median_of(baseline, threshold.floor_of)
-            work.rows.append(decide_exact(blank, threshold, after, before, floor, work.policy))
+            work.add(decide_exact(blank, threshold, after, before, floor, work.policy))
 
 
 def _without_test(row: Row, before: Samples | Absent, after: Samples | Absent) -> Row:

@@ -38,6 +38,8 @@ FLAGS = (
 OPTIONAL_FLAGS = ("-mprefer-vector-width=512",)  # x86 only; GCC shies away from it by default
 BUILD_LIMIT_S = 120
 CACHE_FOLDER = "native"
+_SEAL = b"metagrad-bench sealed 1 "
+_SEAL_BYTES = len(_SEAL) + 64
 
 _off = 0
 _shapes = 0
@@ -207,8 +209,8 @@ def _built() -> ctypes.CDLL | Absent:
     try:
         found = ctypes.CDLL(str(path))
         _declare(found)
-    except (OSError, AttributeError) as error:  # damaged, another program's, or a file system without execution
-        return Absent(reason=f"the compiled pieces cannot be loaded, delete {path} to build anew: {_last_line(error)}")
+    except (OSError, AttributeError) as error:  # a file system without execution, a library that it needs is missing
+        return Absent(reason=f"the compiled pieces cannot be loaded: {_last_line(error)}")
     return found if _is_right(found) else Absent(reason=f"what {Path(compiler).name} built computes wrong codes")
 
 
@@ -230,11 +232,11 @@ def _build(compiler: str) -> Path:
     identity = "\n".join((SOURCE.read_text(), *FLAGS, *OPTIONAL_FLAGS, version, platform.machine(), _processor()))
     name = f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     cache = platformdirs.user_cache_path("metagrad-bench") / CACHE_FOLDER
-    if (cache / name).exists():
+    if _is_whole(cache / name):
         return cache / name
     folder = cache if _can_write(cache) else _temporary_folder()
     target = folder / name
-    if target.exists():
+    if _is_whole(target):
         return target
     with tempfile.TemporaryDirectory(dir=folder) as work:
         made = Path(work) / name
@@ -242,8 +244,23 @@ def _build(compiler: str) -> Path:
         wide = [compiler, *FLAGS, *OPTIONAL_FLAGS, str(SOURCE), "-o", str(made), "-lm"]
         if subprocess.run(wide, capture_output=True, timeout=BUILD_LIMIT_S, check=False).returncode:
             subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=True)
-        made.replace(target)
+        made.write_bytes(_sealed(made.read_bytes()))
+        made.replace(target)  # processes that have loaded the earlier one keep it
     return target
+
+
+def _sealed(library: bytes) -> bytes:
+    """A library with its SHA-256 behind it, where the loader does not read."""
+    return library + _SEAL + hashlib.sha256(library).hexdigest().encode()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is what was built: one that was cut off may load, and end the process when it is called."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    return data == _sealed(data[:-_SEAL_BYTES])
 
 
 def _can_write(folder: Path) -> bool:

@@ -154,6 +154,8 @@ class Checkpoints:
             try:
                 content = unseal_state(path)
                 if content["owner"] != self.owner:
+                    with contextlib.suppress(OSError):
+                        path.unlink()  # with more steps than ours it would count as one of the last two
                     continue
                 return int(content["step"]), content["state"]
             except (DamagedFileError, KeyError, TypeError, ValueError) as error:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -80,4 +82,8 @@ def test_resampling_only_what_is_beyond_its_threshold_gives_the_same_verdicts() 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_arguments_give_the_same_rows(seed: int) -> None:
     sides = [cell("a", seed + 10)], [cell("a", seed)]
-    assert compare(*sides) == compare(*sides)
+    comparison = compare(*sides)
+    assert comparison == compare(*sides)
+    assert any(row.explanation for row in comparison.rows)
+    silent = compare(*sides, explain=False).rows
+    assert silent == tuple(dataclasses.replace(row, explanation=()) for row in comparison.rows)

@@ -76,19 +76,30 @@ def test_a_compiler_whose_code_is_wrong_is_not_believed(copier, afresh, monkeypa
     assert not native.usable(CPU)
 
 
-@pytest.mark.parametrize("rubbish", [b"", b"not a library at all"])
-def test_a_damaged_library_is_named_and_the_twins_run(copier, afresh, tmp_path, rubbish):
+@pytest.mark.parametrize("damage", ["emptied", "cut off", "changed", "another file"])
+def test_a_damaged_library_is_built_anew(copier, afresh, tmp_path, damage):
     library = native._build(native._compiler())
     assert cached(tmp_path) == [library]
-    library.write_bytes(rubbish)
+    whole = library.read_bytes()
+    damaged = {
+        "emptied": b"", "cut off": whole[: len(whole) // 2], "changed": whole[:5000] + b"\xff" + whole[5001:],
+        "another file": b"not a library at all",
+    }  # fmt: skip
+    library.write_bytes(damaged[damage])
+    assert afresh().startswith("compiled by")
+    assert library.read_bytes() == whole
+    assert codes() == [-127, 25, 127]
+
+
+def test_a_library_that_cannot_be_loaded_is_named_and_the_twins_run(afresh, monkeypatch, tmp_path):
+    script = '[ "$1" = --version ] && exit 0; while [ "$1" != -o ]; do shift; done; echo "no library" > "$2"'
+    program(tmp_path / "bin", "cc", script)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     said = afresh()
-    assert said.startswith(f"plain torch: the compiled pieces cannot be loaded, delete {library} to build anew: ")
+    assert said.startswith("plain torch: the compiled pieces cannot be loaded: ")
     assert "\n" not in said
     assert not native.usable(CPU)
     assert codes() == [-127, 25, 127]
-    library.unlink()
-    native._built.cache_clear()
-    assert afresh().startswith("compiled by")
 
 
 @pytest.fixture

@@ -128,6 +128,16 @@ def test_an_output_folder_that_cannot_be_is_one_sentence(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_more_records_than_a_page_shows_are_refused_before_any_is_read(
+    demo_records: Make, write_runs: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = write_runs(demo_records(["fp32", "uint8_int8"]))
+    monkeypatch.setattr("reports.load.MOST_RECORDS", 1)
+    with pytest.raises(RecordError, match="there are 2 records, and one report shows up to 1: name some of the fold"):
+        build_report([runs], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_path_that_is_not_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere"), "-o", str(tmp_path / "out")]) == ExitCode.USAGE
     assert "nowhere" in capsys.readouterr().err

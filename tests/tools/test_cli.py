@@ -128,13 +128,14 @@ def test_a_truncated_data_set_is_refused_before_anything_is_written(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_a_second_ctrl_c_while_an_interrupted_program_ends_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+def test_a_second_ctrl_c_while_an_interrupted_program_ends_changes_nothing(first: str, tmp_path: Path) -> None:
     script = (
         "import atexit, os, signal, sys, types\n"
         "from tools import cli\n"
         "verb = sys.modules['tools.listing'] = types.ModuleType('tools.listing')\n"
         "def interrupted(arguments):\n"
-        "    raise KeyboardInterrupt\n"
+        f"    os.kill(os.getpid(), signal.{first})\n"
         "verb.main = interrupted\n"
         "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
         "sys.argv[1:] = ['list']\n"
@@ -143,6 +144,22 @@ def test_a_second_ctrl_c_while_an_interrupted_program_ends_changes_nothing(tmp_p
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 130
     assert run.stderr.splitlines() == ["metagrad-bench: Interrupted."]
+
+
+def test_where_the_memory_does_not_suffice_a_verb_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(arguments: list[str]) -> int:
+        raise MemoryError
+
+    module = types.ModuleType("greedy_verb")
+    module.main = fill  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "greedy_verb", module)
+    for verb, code in (("report", 2), ("run", 1)):
+        monkeypatch.setitem(VERBS, verb, ("greedy_verb", ""))
+        assert main([verb]) == code
+        said = capsys.readouterr().err
+        assert said == "metagrad-bench: The memory does not suffice: name fewer folders or cells at a time.\n"
 
 
 @pytest.mark.parametrize(
