@@ -56,7 +56,7 @@ def test_an_unknown_verb_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
         (["suite=demo", "method=nonsense"], "nonsense"),
         (["suite=demo", "seed=abc"], "abc"),
         (["suite=demo", "nonsense=1"], "nonsense"),
-        (["suite=demo", "data=fashion_mnist", "data.root=/nonexistent", "data.download=false"], "/nonexistent"),
+        (["suite=demo", "data=fashion_mnist", "data.root=missing/data", "data.download=false"], "missing/data"),
         (["suite=demo", "model=vgg16", "data.image_size=2"], "vgg16"),
         (["model=custom"], "model.factory"),
         (["variant=custom", "method=ste"], "weight_bits"),
