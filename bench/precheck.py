@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from bench.models.custom import build_custom
 from bench.seeding import global_stream
 from bench.training.assemble import check_training
 
+OPEN_FILES = 256
+FEWEST_OPEN_FILES = 32  # with 16 no process can be started, with 32 a cell runs to its end
+
 
 def check_cells(cells: Sequence[CellConfig], *, here: bool = True) -> None:
     """Refuse a command line in which any cell could not run.
@@ -27,6 +32,8 @@ def check_cells(cells: Sequence[CellConfig], *, here: bool = True) -> None:
     Raises:
         UserError: one sentence about the first thing that is wrong.
     """
+    if here:
+        _allow_open_files()
     seen: set[str] = set()
     for cell in cells:
         build_method(cell)
@@ -36,6 +43,26 @@ def check_cells(cells: Sequence[CellConfig], *, here: bool = True) -> None:
             if what not in seen:  # a suite's cells share most of it
                 check(cell)
                 seen.add(what)
+
+
+def _allow_open_files() -> None:
+    """Raise this process's limit where the system lets it; the passes inherit it.
+
+    Raises:
+        ConfigError: there are too few to start a pass with.
+    """
+    soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in _open_files())
+    allowed = max(soft, min(hard, OPEN_FILES))
+    if allowed < FEWEST_OPEN_FILES:
+        raise ConfigError(
+            f"A process may open {allowed:g} files here, and a run needs {FEWEST_OPEN_FILES}: `ulimit -n {OPEN_FILES}`."
+        )
+    if soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(allowed), _open_files()[1]))
+
+
+def _open_files() -> tuple[int, int]:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def _check_device(cell: CellConfig) -> None:

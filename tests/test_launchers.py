@@ -49,11 +49,12 @@ def run(cwd: Path, *argv: str, threads: str | None = "1") -> tuple[int, str, str
     return process.returncode, out, err
 
 
-def counts_reach(folder: Path, process: subprocess.Popen[str], *, running: int) -> bool:
-    """Whether so many cells are running before the process ends."""
+def are_at_work(cells: int, folder: Path, process: subprocess.Popen[str]) -> bool:
+    """Whether so many cells run, or wait for each other's passes, before the process ends."""
     while process.poll() is None:
         time.sleep(0.5)
-        if folder.is_dir() and StatusReader([folder]).read().counts.get("running", 0) >= running:
+        counts = StatusReader([folder]).read().counts if folder.is_dir() else {}
+        if counts.get("running", 0) and counts["running"] + counts.get("waiting", 0) >= cells:
             return True
     return False
 
@@ -116,6 +117,37 @@ def test_ray_runs_a_sweep_on_two_nodes_and_its_records_land_in_one_store(two_nod
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("retries", [1, 0])
+def test_a_cell_whose_ray_node_died_is_measured_on_another_or_named(retries: int, tmp_path: Path) -> None:
+    with ray_cluster(2) as (address, (raylet,)):
+        ray = ["hydra/launcher=ray", f"hydra.launcher.address={address}", f"hydra.launcher.retries={retries}"]
+        some_time = [*ENDLESS[1:], "protocol.timing_budget_s=12", "protocol.timing_processes=1"]
+        process = start(tmp_path, "seed=1,2", *QUICK, *some_time, *ray)
+        assert are_at_work(2, tmp_path / "out", process)
+        node = psutil.Process(raylet)  # its workers would outlive it on a machine that lives on
+        for part in (node, *node.children(recursive=True)):
+            part.kill()
+        try:
+            _, err = process.communicate(timeout=400)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            raise AssertionError(f"it goes on waiting: {process.communicate()[1][-3000:]}") from None
+    found, problems = find_records([tmp_path / "out"])
+    assert not problems
+    assert "Traceback" not in err
+    seeds = [item.record.seed for item in found]
+    if retries:
+        assert process.returncode == 0, err[-3000:]
+        assert seeds == [1, 2]
+        assert len(set(re.findall(r"ok \(node \w+\)", err))) == 1, "the node that is left measured both"
+    else:
+        assert process.returncode == 1, err[-3000:]
+        assert len(seeds) == 1
+        assert "1 of 2 jobs left no record" in err
+        assert re.search(r"seed=\d.*: failed: its Ray worker ended", err)
+
+
+@pytest.mark.slow
 def test_ray_says_in_a_sentence_what_a_worker_could_not_do(two_nodes: str, tmp_path: Path) -> None:
     ray = ["hydra/launcher=ray", f"hydra.launcher.address={two_nodes}"]
     code, out, err = run(tmp_path, "device=cuda", "seed=1", *QUICK[:4], *ray)
@@ -143,7 +175,7 @@ def test_submitit_runs_the_jobs_of_a_sweep_into_one_store(tmp_path: Path) -> Non
 def test_ctrl_c_ends_the_jobs_of_every_launcher(launcher: str, two_nodes: str, tmp_path: Path) -> None:
     settings = {"joblib": ["hydra.launcher.n_jobs=2"], "ray": [f"hydra.launcher.address={two_nodes}"]}.get(launcher, [])
     process = start(tmp_path, "seed=1,2", *QUICK, *ENDLESS, f"hydra/launcher={launcher}", *settings)
-    assert counts_reach(tmp_path / "out", process, running=1)
+    assert are_at_work(1, tmp_path / "out", process)
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -23,6 +23,7 @@ from bench.errors import DataError
 
 IMAGE_SHAPE = (3, 32, 32)
 IMAGE_BYTES = 3 * 32 * 32
+LARGEST_BYTES = 2**28  # of a member: CIFAR-100's training images have 154 MB
 ADDRESS = "https://www.cs.toronto.edu/~kriz/"
 # He et al., arXiv 1512.03385, section 4.2.
 AUGMENTATION = AugmentPolicy(padding=4, flip=True)
@@ -161,6 +162,8 @@ def _read_members(archive: Path, wanted: set[str]) -> dict[str, bytes]:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
                 if member.name in wanted and member.isfile():
+                    if member.size > LARGEST_BYTES:
+                        raise DataError(f"{archive} says that {member.name} has {member.size} bytes: it is damaged.")
                     file = tar.extractfile(member)
                     assert file is not None, "a regular member can be read"
                     members[member.name] = file.read()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import tarfile
@@ -128,6 +129,15 @@ def test_a_link_in_place_of_a_member_is_not_followed(tmp_path: Path) -> None:
             tar.addfile(link)
     checksum = f"md5:{hashlib.md5(path.read_bytes()).hexdigest()}"
     assert "holds no file" in refusal(CIFAR10, tmp_path, checksum)
+
+
+def test_a_member_that_says_it_is_larger_than_any_memory_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / CIFAR10.archive
+    huge = tarfile.TarInfo(CIFAR10.train_members[0])
+    huge.size = 2**40
+    path.write_bytes(gzip.compress(huge.tobuf() + b"x" * 512))
+    message = refusal(CIFAR10, tmp_path, f"md5:{hashlib.md5(path.read_bytes()).hexdigest()}")
+    assert f"{huge.name} has {huge.size} bytes" in message
 
 
 def test_a_missing_archive_says_what_to_put_where(tmp_path: Path) -> None:
