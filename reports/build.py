@@ -15,7 +15,7 @@ from bench.errors import ExitCode, RecordError, UserError
 
 if TYPE_CHECKING:
     from reports.figures import Drawing
-    from reports.load import UnreadFile
+    from reports.load import Loaded, UnreadFile
     from reports.page import Figure
     from reports.rows import Section
 
@@ -46,25 +46,36 @@ def build_report(paths: Sequence[Path], out_dir: Path) -> ReportResult:
         NothingMeasuredError: if there is no record.
         RecordError: if a path cannot be read or the output folder not be written.
     """
+    from bench.records.outline import StoredProfileError
+    from reports.load import load_records
+
+    with _without_collection():
+        loaded = load_records(paths)
+    try:
+        return _write_report(loaded, Path(out_dir))
+    except StoredProfileError:  # one that is shown; all are read first then, so that each such record is named
+        with _without_collection():
+            loaded = load_records(paths, check_profiles=True)
+        return _write_report(loaded, Path(out_dir))
+
+
+def _write_report(loaded: Loaded, out_dir: Path) -> ReportResult:
     # Drawing and data frames take seconds to import: only here.
     from reports.csv_files import write_tables
-    from reports.load import load_records
     from reports.page import build_page
     from reports.render import render_html, render_markdown
     from reports.sections import build_sections
 
-    with _without_collection():
-        loaded = load_records(paths)
-    out_dir = Path(out_dir)
     gc.freeze()  # what was read stays until the end: later searches for cycles leave out its millions of values
     try:
         for folder in (out_dir, out_dir / "figures", out_dir / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
-        sections = build_sections(loaded.records)
+        with _without_collection():
+            sections = build_sections(loaded.records)
         figures, notes = _write_figures(sections, loaded.folders, out_dir)
-        write_tables(sections, loaded.records, loaded.folders, out_dir / "tables")
         html, markdown = out_dir / "report.html", out_dir / "report.md"
         with _without_collection():
+            write_tables(sections, loaded.records, loaded.folders, out_dir / "tables")
             page = build_page(loaded, sections, figures, notes)
             html.write_text(render_html(page), encoding="utf-8")
             markdown.write_text(render_markdown(page), encoding="utf-8")

@@ -99,8 +99,10 @@ def _write(path: Path, header: Sequence[str], lines: Iterable[Line]) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([texts[name] for name in header])
-        for line in itertools.chain([first], rest):
-            writer.writerow([texts[value] if isinstance(value, str) else value for value in line])
+        writer.writerows(
+            [texts[value] if isinstance(value, str) else value for value in line]
+            for line in itertools.chain([first], rest)
+        )
 
 
 class _SafeTexts(dict[str, object]):

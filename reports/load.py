@@ -32,11 +32,12 @@ class Loaded:
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # named from the folder that was asked for
 
 
-def load_records(paths: Sequence[Path]) -> Loaded:
+def load_records(paths: Sequence[Path], *, check_profiles: bool = False) -> Loaded:
     """Read every record below the paths; of several with one key the one started last counts.
 
     Args:
         paths: files or folders, searched to any depth.
+        check_profiles: read every profile at once, not when it is asked for: ``find_records`` says what that is worth.
 
     Raises:
         RecordError: if a path cannot be read, or there are more records than one page shows.
@@ -49,7 +50,7 @@ def load_records(paths: Sequence[Path]) -> Loaded:
             f"there are {count:,} records, and one report shows up to {MOST_RECORDS:,}: name some of the folders, such "
             "as one suite's or one variant's (out/sweep/fp32-*)"
         )
-    found, problems = find_records(roots)
+    found, problems = find_records(roots, check_profiles=check_profiles)
     unread = tuple(
         UnreadFile(name=_name_below(p.path, roots), reason=_without_folders(p.reason, p.path, roots)) for p in problems
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import msgspec
 
 from bench.records.schema import RunRecord
 from reports.aggregate import accuracy_difference, build_row, compare_with_retain
@@ -45,13 +46,13 @@ def _batch_size(record: RunRecord) -> str:
 
 
 def _build_section(key: tuple[str, ...], records: Sequence[RunRecord]) -> Section:
-    groups: dict[str, dict[int, RunRecord]] = {}
+    groups: dict[tuple[bytes, str], dict[int, RunRecord]] = {}
     superseded: list[RunRecord] = []
     # A cell that failed early knows no data content; it belongs to its other seeds unless contents do differ.
     contents = {record.data.fingerprint for record in records if record.data is not None}
     for record in sorted(records, key=lambda r: (r.started_at, r.key)):
         content = record.data.fingerprint if record.data is not None and len(contents) > 1 else ""
-        seeds = groups.setdefault(_config_identity(record) + content, {})
+        seeds = groups.setdefault((_config_identity(record), content), {})
         if record.seed in seeds:
             superseded.append(seeds[record.seed])
         seeds[record.seed] = record
@@ -75,17 +76,16 @@ def _build_section(key: tuple[str, ...], records: Sequence[RunRecord]) -> Sectio
     )  # fmt: skip
 
 
-def _config_identity(record: RunRecord) -> str:
+def _config_identity(record: RunRecord) -> bytes:
     """Everything that makes two records the same row: the composed config without its seed."""
     cell = {name: value for name, value in record.cell.items() if name != "seed"}
-    return json.dumps([record.variant, dataclasses.astuple(record.method), cell], sort_keys=True, default=str)
+    return msgspec.json.encode([record.variant, record.method, cell], order="sorted")
 
 
-def _twin_identity(record: RunRecord) -> str:
+def _twin_identity(record: RunRecord) -> bytes:
     """The same for all strategies of one configuration."""
     cell = {name: value for name, value in record.cell.items() if name not in {"seed", "variant_name", "strategy"}}
-    method = dataclasses.replace(record.method, strategy="none")
-    return json.dumps([dataclasses.astuple(method), cell], sort_keys=True, default=str)
+    return msgspec.json.encode([dataclasses.replace(record.method, strategy="none"), cell], order="sorted")
 
 
 def _reference_of(row: Row, references: Sequence[Row]) -> Row | None:

@@ -14,7 +14,7 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\
 _HOME = re.compile(
     r"(?:/(?:[\w.-]+/)*(?:home|Users)/[^/\s:;,'\"<>|]+|(?<![\w/.])/root(?=[/\s:;,'\"]|$)|\b[A-Za-z]:\\Users\\[^\\\s:;,'\"]+)"
 )
-_GPU_ID = re.compile(r"\b(GPU|MIG)-[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b")
+_GPU_ID = re.compile(r"\b(GPU|gpu|MIG|mig)-[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b")
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 _EDGE_UNDERSCORE = re.compile(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

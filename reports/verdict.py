@@ -20,12 +20,24 @@ from reports.worth import worth_sentence
 _COARSE_POINTS = 0.05  # what one test image is worth from where on the sentence says it
 
 
+_HEADINGS = {
+    "choice": "What to take here", "worth": "Is the hypernetwork worth it?", "speed": "Speed",
+    "hypernetwork": "What the hypernetwork costs", "strategies": "Its strategies", "accuracy": "Accuracy",
+    "unfinished": "Unfinished", "scope": "What this cannot tell",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """One sentence and the question it answers."""
 
     question: Literal["choice", "worth", "speed", "accuracy", "hypernetwork", "strategies", "unfinished", "scope"]
     text: str
+
+    @property
+    def heading(self) -> str:
+        """The question as a reader sees it."""
+        return _HEADINGS[self.question]
 
 
 def section_verdicts(section: Section) -> tuple[Verdict, ...]:
@@ -94,7 +106,7 @@ def _speed(section: Section) -> str:
     lead = "The fastest low-bit row by its point estimate" if alike else "The fastest low-bit row"
     doubts = f"; {listed(alike)} cannot be told from it by these samples" if alike else ""
     doubts += f"; not ranked, since one process gives no interval: {listed(single)}" if single else ""
-    of = "the FP32 step's time"
+    of = "the FP32 step’s time"
     return (
         f"{lead} is {best.named}: its training step takes {with_interval(best.time_vs_fp32, of)} on "
         f"{machine_name(best.first)}{_median_clause(best)}, {verdict}{_accuracy_clause(best)}{doubts}."
@@ -110,12 +122,12 @@ def _unranked_speed(timed: Sequence[tuple[Row, Ratio]]) -> str:
     machine = machine_name(first.first)
     if len(ordered) == 1:
         return (
-            f"The training step of {first.named} takes {ratio_text(lowest.value)} the FP32 step's time on {machine}"
+            f"The training step of {first.named} takes {ratio_text(lowest.value)} the FP32 step’s time on {machine}"
             f"{_median_clause(first)} ({ONE_PROCESS}): whether it differs from FP32 cannot be told."
         )
     return (
         f"The training steps of {len(ordered)} low-bit rows take {ratio_text(lowest.value)} ({first.named}) to "
-        f"{ratio_text(highest.value)} ({last.named}) the FP32 step's time on {machine} ({ONE_PROCESS}): no order among "
+        f"{ratio_text(highest.value)} ({last.named}) the FP32 step’s time on {machine} ({ONE_PROCESS}): no order among "
         "them or against FP32 can be told."
     )
 
@@ -148,7 +160,7 @@ def _accuracy(section: Section) -> str:
     if not compared or fp32 is None or isinstance(fp32.accuracy, Absent):
         return ""
     reference = f"{fp32.accuracy.value:.2f} % ({plural(fp32.accuracy.n, 'seed')})"
-    return f"Against FP32's {reference}: {'; '.join(difference_clauses(compared))}.{_grain(section)}"
+    return f"Against FP32’s {reference}: {'; '.join(difference_clauses(compared))}.{_grain(section)}"
 
 
 def _grain(section: Section) -> str:
@@ -236,12 +248,12 @@ def _unfinished(section: Section) -> str:
 def _scope(section: Section) -> str:
     parts = []
     if not section.on_gpu:
-        parts.append("Nothing here ran on a GPU: times and memory are a CPU's.")
+        parts.append("Nothing here ran on a GPU: times and memory are a CPU’s.")
     if section.synthetic:
         parts.append("The data is synthetic, so no accuracy is shown.")
     labels = {row.ran_as for row in section.rows if row.is_low_bit and isinstance(row.ran_as, str)}
     if "emulated" in labels:
-        parts.append("Rows labelled emulated give the low-bit results but not a native low-bit kernel's speed.")
+        parts.append("Rows labelled emulated give the low-bit results but not a native low-bit kernel’s speed.")
     if "simulated" in labels:
         parts.append(
             "Rows labelled simulated computed in floating point: their times say nothing about integer kernels."

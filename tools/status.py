@@ -70,7 +70,7 @@ def to_json(status: SuiteStatus) -> str:
     """Every cell with all that is known of it, counts and seconds left."""
     import msgspec
 
-    from bench.records.store import pretty_json
+    from bench.records.text import pretty_json
 
     return pretty_json(msgspec.json.encode(status)).decode()
 

@@ -22,7 +22,8 @@ import msgspec
 
 from bench.errors import RecordError
 from bench.records.schema import RunRecord, Status
-from bench.records.store import RECORD_FILE, check_header, pretty_json, read_bytes, show_path, write_atomic
+from bench.records.store import RECORD_FILE, check_header, read_bytes, show_path, write_atomic
+from bench.records.text import pretty_json
 from bench.records.throttled import Unthrottled, set_throttled_aside
 from bench.units import Absent
 

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
 import math
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +20,9 @@ import msgspec
 
 from bench.errors import RecordError
 from bench.files import write_whole
-from bench.records.schema import SCHEMA_VERSION, RunRecord
+from bench.records.outline import StoredProfileError, decode_outline
+from bench.records.schema import SCHEMA_VERSION, ProfileResult, RunRecord
+from bench.records.text import is_as_written, pretty_json, sealed
 
 RECORD_FILE = "record.json"
 CONFIG_FILE = "config.yaml"
@@ -30,10 +30,6 @@ SAMPLES_FILE = "samples.csv"
 SUPERSEDED = "superseded"  # a folder of runs that were measured again; never looked into
 SAMPLE_COLUMNS = ("repeat", "index", "series", "metric", "value")
 
-_NUMBER_LIST = re.compile(rb"\[\n[\s\d.eE+,-]*\n\s*\]")  # a JSON string holds no raw line break
-_END, _SEAL_LINE = b"\n}\n", b',\n  "sha256": "%s"'
-_SEAL = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n\}\n\Z')
-_SEAL_BYTES, _SEAL_KEY = 128, b'"sha256"'  # more than it takes; what it is called
 _decoder = msgspec.json.Decoder(RunRecord)
 T = TypeVar("T")
 
@@ -81,7 +77,7 @@ def write_record(folder: Path, record: RunRecord, *, config_yaml: str) -> Path:
     write_atomic(folder / CONFIG_FILE, config_yaml.encode(), replace=True)
     if record.timing is not None:
         write_samples(folder, record)
-    write_atomic(target, _sealed(data), replace=False)
+    write_atomic(target, sealed(data), replace=False)
     return target
 
 
@@ -118,12 +114,6 @@ def encode_record(record: RunRecord) -> bytes:
     return data
 
 
-def pretty_json(data: bytes) -> bytes:
-    """Indent JSON by two spaces, but leave each list of numbers on one line; ends with a line break."""
-    indented = msgspec.json.format(data, indent=2)
-    return _NUMBER_LIST.sub(lambda found: b"[" + b" ".join(found[0][1:-1].split()) + b"]", indented) + b"\n"
-
-
 def write_atomic(path: Path, data: bytes | Iterable[bytes], *, replace: bool) -> None:
     """Write a whole file or none: a temporary file beside it, flushed to disk, then moved into place.
 
@@ -151,13 +141,47 @@ def read_record(path: Path) -> RunRecord:
             value of the wrong type; the message says which and where.
     """
     data = read_bytes(path)
-    if not _is_as_written(data):
+    _check_seal(path, data)
+    return _decoded(path, data, _decoder.decode)
+
+
+def _read_outline(path: Path) -> RunRecord:
+    """The same, but a profile that the record's SHA-256 vouches for stays in the file until it is asked for."""
+    data = read_bytes(path)
+    if not _check_seal(path, data):
+        return _decoded(path, data, _decoder.decode)
+    return _decoded(path, data, lambda text: decode_outline(text, lambda key: _read_profile(path, key)))
+
+
+def _check_seal(path: Path, data: bytes) -> bool:
+    """Whether a record holds the SHA-256 of its content; older ones hold none.
+
+    Raises:
+        RecordError: it holds another one.
+    """
+    as_written = is_as_written(data)
+    if as_written is False:
         raise RecordError(
             f"The record {show_path(path)} is damaged: it is not what was written (its SHA-256 differs); run its cell "
             "again."
         )
+    return as_written is True
+
+
+def _read_profile(path: Path, key: str) -> ProfileResult:
+    """The profile of a record that was read before."""
     try:
-        record = _decoder.decode(data)
+        record = read_record(path)
+    except RecordError as error:
+        raise StoredProfileError(str(error)) from error
+    if record.key != key or record.profile is None:
+        raise StoredProfileError(f"The record {show_path(path)} changed while it was in use; give the command again.")
+    return record.profile
+
+
+def _decoded(path: Path, data: bytes, decode: Callable[[bytes], RunRecord]) -> RunRecord:
+    try:
+        record = decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         check_header(path, data, key="key", kind="a record", newest=SCHEMA_VERSION)
         raise RecordError(f"The record {show_path(path)} is damaged: {error}; run its cell again.") from error
@@ -166,49 +190,25 @@ def read_record(path: Path) -> RunRecord:
     return record
 
 
-def _sealed(data: bytes) -> bytes:
-    """A record's text with its SHA-256 as the last key: a digit that changed on the disk would still be a number."""
-    assert data.endswith(_END), "a record is an indented object"
-    return data.removesuffix(_END) + _SEAL_LINE % hashlib.sha256(data).hexdigest().encode() + _END
-
-
-def _is_as_written(data: bytes) -> bool:
-    """Whether a text holds the right SHA-256 of its content, or none: older records have none.
-
-    A program that reads JSON and writes it again lays it out in its own way: then the content is laid out as it was
-    written, and has to give the same SHA-256.
-    """
-    seal = _SEAL.search(data, max(0, len(data) - _SEAL_BYTES))
-    if seal is not None:
-        return hashlib.sha256(data[: seal.start()] + _END).hexdigest().encode() == seal[1]
-    if _SEAL_KEY not in data:
-        return True
-    try:
-        content = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return True  # whoever decodes it as a record says what is wrong
-    if not isinstance(content, dict) or "sha256" not in content:
-        return True
-    told = content.pop("sha256")
-    try:
-        text = pretty_json(msgspec.json.encode(content))
-    except OverflowError:  # an integer that no record holds
-        return False
-    return hashlib.sha256(text).hexdigest() == told
-
-
-def find_records(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
+def find_records(paths: Iterable[Path], *, check_profiles: bool = False) -> tuple[list[Found], list[Problem]]:
     """Read all records in or below the given files and folders, in the order of their paths.
 
     Hidden folders and folders named ``superseded`` are skipped, links are followed once, and what cannot be read is
     reported while the rest is returned. Of several different records with one key, the one started last is returned
-    and the others are reported; exact copies count once.
+    and the others are reported; exact copies count once. A record's profile is read when it is asked for, and may then
+    raise ``StoredProfileError``: its file was moved since, or no such profile was ever written by this program.
+
+    Args:
+        paths: files and folders.
+        check_profiles: read every profile at once; one that cannot be is a problem as any.
 
     Raises:
         RecordError: if one of the given paths does not exist.
     """
     known: dict[tuple[str, bytes], Any] = {}
-    found, problems = read_records(paths, lambda record: _with_shared_parts(record, known))
+    found, problems = _read_all(
+        paths, lambda record: _with_shared_parts(record, known), read_record if check_profiles else _read_outline
+    )
     return [Found(path, record) for path, record in found], problems
 
 
@@ -223,6 +223,12 @@ def read_records(paths: Iterable[Path], take: Callable[[RunRecord], T]) -> tuple
     Raises:
         RecordError: if one of the given paths does not exist.
     """
+    return _read_all(paths, take, _read_outline)
+
+
+def _read_all(
+    paths: Iterable[Path], take: Callable[[RunRecord], T], read: Callable[[Path], RunRecord]
+) -> tuple[list[tuple[Path, T]], list[Problem]]:
     files: list[Path] = []
     problems: list[Problem] = []
     visited: set[tuple[int, int]] = set()
@@ -241,7 +247,7 @@ def read_records(paths: Iterable[Path], take: Callable[[RunRecord], T]) -> tuple
     newest: dict[str, tuple[Path, str, T]] = {}  # by key: the file, when its run started, what was taken
     for path in sorted(set(files)):
         try:
-            record = read_record(path)
+            record = read(path)
         except RecordError as error:
             problems.append(Problem(path, str(error), unreadable=True))
             continue
@@ -311,7 +317,7 @@ def read_bytes(path: Path) -> bytes:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         raise RecordError(f"The file {show_path(path)} cannot be read: {_why(error)}.") from error
-    if not data.strip():
+    if not data or data.isspace():
         raise RecordError(f"The file {show_path(path)} is empty; write it again.")
     return data
 

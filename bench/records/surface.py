@@ -10,7 +10,8 @@ import msgspec
 
 from bench.errors import RecordError
 from bench.records.schema import SCHEMA_VERSION, HypernetSurface
-from bench.records.store import check_header, pretty_json, read_bytes, show_path, write_atomic
+from bench.records.store import check_header, read_bytes, show_path, write_atomic
+from bench.records.text import pretty_json
 
 SURFACE_FILE = "hypernet_surface.json"
 _DIGITS = 6  # significant; the file is for looking at a function

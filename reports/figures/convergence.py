@@ -87,8 +87,11 @@ def convergence(section: Section, styles: RowStyles | None = None) -> Sketch | N
     ste = [row for row in rows if row.method.name == "ste"]
     caption = (
         "One point an epoch: the epoch's mean loss, the accuracy after it. STE is dashed, FP32 dotted in grey; of "
-        f"several seeds (n) a thin line each, their mean, and its 95 % interval.{more}"
+        "several seeds (n) a thin line each, their mean, and its 95 % interval."
     )
+    if any(_starts_trained(row) for row in rows):
+        caption += " Rows start from FP32 weights that were trained before: FP32 goes on where it was."
+    caption += more
     caption += coincidence_note({f"{name} over steps": groups for name, groups in together.items()})
     if not ste:
         caption += " No STE row was measured here."
@@ -105,6 +108,13 @@ def points_of(row: Row, name: str) -> list[list[tuple[float, float, float]]]:
         if points:
             seeds.append(points)
     return seeds
+
+
+def _starts_trained(row: Row) -> bool:
+    return any(
+        record.accuracy is not None and not isinstance(record.accuracy.pretrained_accuracy_pct, Absent)
+        for record in row.records
+    )
 
 
 def curve_of(row: Row, name: str) -> Curve | None:

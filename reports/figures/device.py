@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from bench.records.schema import DeviceSeries
 from bench.units import MEBIBYTE, Absent
 from reports.figures.row_style import RowStyles, row_styles
 from reports.figures.style import (
+    GRID,
     INK,
     RASTER_ABOVE,
     NotDrawn,
     Sketch,
     cap_rows,
-    legend_below,
+    name_rows,
     panels,
     tag,
 )
@@ -23,6 +26,8 @@ from reports.rows import Row, Section
 from reports.text import clean_text
 
 MAX_LINES = 12
+THROTTLED = "throttled"
+LANE = 0.8  # height of one, of the distance between two
 QUANTITIES = (
     ("power_w", "power, W", 1.0), ("clock_mhz", "clock, MHz", 1.0), ("memory_clock_mhz", "memory clock, MHz", 1.0),
     ("temperature_c", "temperature, °C", 1.0), ("utilisation_pct", "utilisation, %", 1.0),
@@ -45,39 +50,26 @@ def device_over_time(section: Section, styles: RowStyles | None = None) -> Sketc
         return NotDrawn(key=key, topic=topic, title=title, reason=reason)
     columns = min(2, len(shown))
     lines = -(-len(shown) // columns)
-    figure, axes = panels(section, lines, columns, height_in=1.0 + 2.1 * lines + 0.06 * len(rows), sharex=True)
+    figure, axes = panels(
+        section, lines, columns, height_in=0.7 + lines * (0.75 + 0.32 * len(rows)), sharex=True, sharey=True
+    )
     styles = styles or row_styles([section])
-    sentences = []
     for ax in axes.flat[len(shown) :]:
         ax.set_visible(False)
-    for ax, (name, label, factor) in zip(axes.flat, shown, strict=False):
-        seen: list[float] = []
-        for row in known[name]:
-            for series in series_of(row):
-                values = _values(series, name)
-                if values is None:
-                    continue
-                known_at = np.flatnonzero(np.isfinite(values))
-                part = slice(known_at[0], known_at[-1] + 1)  # unknown ends would stretch the axis
-                values, times = values[part] * factor, np.array(series.time_s)[part]
-                dense = len(times) > RASTER_ABOVE
-                ax.plot(
-                    times, values, color=styles[row.label].colour, linewidth=1.1, alpha=0.85, label=tag(row),
-                    rasterized=dense,
-                )  # fmt: skip
-                slow = _throttled(series)[part]
-                if slow.any():
-                    ax.scatter(times[slow], values[slow], marker="x", s=26, color=INK, zorder=3, label="throttled")
-                seen += values[np.isfinite(values)].tolist()
-        ax.set_title(label)
-        if len(seen):
-            sentences.append(f"{label}: {min(seen):.4g} to {max(seen):.4g}, median {float(np.median(seen)):.4g}.")
+    sentences = [
+        _draw_lanes(ax, rows, quantity, styles) for ax, quantity in zip(axes.flat[: len(shown)], shown, strict=True)
+    ]
+    name_rows(axes[0][0], rows)
     for ax in axes.flat[max(0, len(shown) - columns) : len(shown)]:
         ax.set_xlabel("seconds of the timing process")
         ax.tick_params(labelbottom=True)
-    legend_below(figure, axes.flat[0])
+    handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if THROTTLED in handles:
+        figure.legend([handles[THROTTLED]], [THROTTLED], loc="outside lower center")
     caption = (
-        f"One line a timing process, sampled beside it; crossed: the device said that it ran slower than asked.{more}"
+        "Each row runs in a lane of its own, one line a timing process, sampled beside it; a lane reaches from the "
+        "lowest to the highest value that any row had, and its median stands at the right. Crossed: the device said "
+        f"that it ran slower than asked.{more}"
     )
     if known["process_bytes"]:
         caption += (
@@ -89,6 +81,41 @@ def device_over_time(section: Section, styles: RowStyles | None = None) -> Sketc
     return Sketch(
         key=key, topic=topic, title=title, caption=clean_text(caption), alt=" ".join(sentences), figure=figure
     )
+
+
+def _draw_lanes(ax: Axes, rows: Sequence[Row], quantity: tuple[str, str, float], styles: RowStyles) -> str:
+    """One quantity of every row, each at its own height; answers its range in words."""
+    name, label, factor = quantity
+    curves = [[curve for series in series_of(row) if (curve := _curve(series, name, factor))] for row in rows]
+    every = np.concatenate([values[np.isfinite(values)] for of in curves for _, values, _ in of])
+    low, high = float(every.min()), float(every.max())
+    for lane, (row, of) in enumerate(zip(rows, curves, strict=True)):
+        for times, values, slow in of:
+            heights = lane - LANE * ((values - low) / (high - low) - 0.5) if high > low else np.full(len(values), lane)
+            ax.plot(
+                times, heights, color=styles[row.label].colour, linewidth=1.0, alpha=0.85, label=tag(row),
+                rasterized=len(times) > RASTER_ABOVE,
+            )  # fmt: skip
+            if slow.any():
+                ax.scatter(times[slow], heights[slow], marker="x", s=22, color=INK, zorder=3, label=THROTTLED)
+        if of:
+            middle = float(np.nanmedian(np.concatenate([values for _, values, _ in of])))
+            ax.text(1.01, lane, f"{middle:.4g}", transform=ax.get_yaxis_transform(), va="center", fontsize=7)
+        if lane:
+            ax.axhline(lane - 0.5, color=GRID, linewidth=0.6)
+    ax.grid(visible=False, axis="y")
+    ax.set_title(f"{label}: {low:.4g} to {high:.4g}")
+    return f"{label}: {low:.4g} to {high:.4g}, median {float(np.median(every)):.4g}."
+
+
+def _curve(series: DeviceSeries, name: str, factor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Seconds, values and whether it was throttled, from the first to the last known value; None without any."""
+    values = _values(series, name)
+    if values is None:
+        return None
+    known_at = np.flatnonzero(np.isfinite(values))
+    part = slice(known_at[0], known_at[-1] + 1)  # unknown ends would stretch the axis
+    return np.array(series.time_s)[part], values[part] * factor, _throttled(series)[part]
 
 
 def series_of(row: Row) -> list[DeviceSeries]:

@@ -195,7 +195,11 @@ def _draw_maps(line: Any, row: Row, surface: HypernetSurface) -> str:
     limit = float(max(np.abs(before).max(), np.abs(after).max())) or 1.0
     change = after - before
     widest = float(np.abs(change).max())
-    tables = (("before", before, limit), ("after", after, limit), ("after − before", change, widest or 1.0))
+    tables = (
+        ("before", before, limit),
+        ("after", after, limit),
+        (f"after − before, at most {widest:.2g}", change, widest or 1.0),
+    )
     for ax, (name, table, top) in zip(line, tables, strict=True):
         image = ax.imshow(
             table, origin="lower", extent=extent, aspect="auto", cmap=DIVERGING, vmin=-top, vmax=top,

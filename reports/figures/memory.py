@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median_low
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,6 +29,7 @@ from reports.text import clean_text
 
 STRATEGIES = ("retain", "slim", "recompute", "tabulate")
 MAX_GROUPS = 6
+ZOOM_ABOVE = 3.0  # a bar over the median one: it presses the others flat, so these have a second panel
 SLIVER_PCT = 1.0  # of a bar: two points of the page's width
 _UNTOLD, _SLIVERS = "not told apart", "smaller parts"
 _STYLES = {
@@ -62,12 +65,12 @@ def memory_by_category(section: Section) -> Sketch | NotDrawn:
     if not rows:
         return NotDrawn(key=key, topic=topic, title=title, reason="no row's memory was measured")
     bars = [bar for row in rows if (bar := _bar(row, name)) is not None]
-    figure, axes = panels(section, 1, 2, height_in=1.9 + 0.32 * len(rows), sharey=True)
+    end = _zoom_end(bars)
+    figure, axes = panels(section, 1, height_in=1.9 + 0.32 * len(rows), sharey=True, **_columns(end))
     small = _slivers(bars)
-    _stack(axes[0], bars, small)
+    _stack(axes[0], bars, small, end)
     name_rows(axes[0][0], rows)
-    axes[0][0].set_xlabel(f"peak {peak_name}, MiB")
-    axes[0][1].set_xlabel("share of the peak, %")
+    _name_axes(axes[0], f"peak {peak_name}, MiB", end)
     legend_below(figure, axes[0][0], 4)
     top = max(range(len(rows)), key=lambda index: bars[index].total)
     alt = (
@@ -76,8 +79,9 @@ def memory_by_category(section: Section) -> Sketch | NotDrawn:
     )
     caption = (
         "Live tensors at the moment in which the step held most; beside it the sum, and in brackets what the "
-        f"hypernetwork adds to the peak, measured in two processes.{_sliver_note(small)}{more}"
+        f"hypernetwork adds to the peak, measured in two processes.{_sliver_note(small)}"
     )
+    caption += _zoom_note([row.label for row in rows], bars, end) + more
     return Sketch(key=key, topic=topic, title=title, caption=caption, alt=alt, figure=figure)
 
 
@@ -95,13 +99,16 @@ def memory_of_strategies(section: Section) -> Sketch | NotDrawn:
     shown = several[:MAX_GROUPS]
     if not any(_bar(row, "peak_allocated_bytes") for group in shown for row in group.values()):
         return NotDrawn(key=key, topic=topic, title=title, reason="no strategy's memory was measured")
-    figure, axes = panels(section, len(shown), 2, height_in=1.6 + 1.35 * len(shown), sharex="col", sharey=True)
     sentences = []
     bars_of = [[_strategy_bar(group.get(strategy)) for strategy in STRATEGIES] for group in shown]
-    small = _slivers([bar for bars in bars_of for bar in bars])
+    everything = [bar for bars in bars_of for bar in bars]
+    small, end = _slivers(everything), _zoom_end(everything)
+    figure, axes = panels(
+        section, len(shown), height_in=1.6 + 1.35 * len(shown), sharex="col", sharey=True, **_columns(end)
+    )
     for line, group, bars in zip(axes, shown, bars_of, strict=True):
         ax = line[0]
-        _stack(line, bars, small)
+        _stack(line, bars, small, end)
         ax.set_yticks(range(len(STRATEGIES)), STRATEGIES)
         ax.set_ylim(len(STRATEGIES) - 0.4, -0.6)
         first = next(iter(group.values()))
@@ -112,14 +119,14 @@ def memory_of_strategies(section: Section) -> Sketch | NotDrawn:
             for strategy, bar in zip(STRATEGIES, bars, strict=True)
         ]
         sentences.append(f"{name}: {', '.join(told)}.")
-    axes[-1][0].set_xlabel("peak allocated, MiB")
-    axes[-1][1].set_xlabel("share of the peak, %")
+    _name_axes(axes[-1], "peak allocated, MiB", end)
     legend = next(ax for ax in axes[:, 0] if ax.get_legend_handles_labels()[0])
     legend_below(figure, legend, 4)
     caption = (
         "The same configuration under each strategy: live tensors at the moment in which the step held most; in "
         f"brackets what the hypernetwork adds to the peak.{_sliver_note(small)}"
     )
+    caption += _zoom_note(STRATEGIES * len(shown), everything, end)
     if len(several) > MAX_GROUPS:
         caption += f" The first {MAX_GROUPS} of {len(several)} configurations."
     return Sketch(key=key, topic=topic, title=title, caption=caption, alt=" ".join(sentences), figure=figure)
@@ -160,18 +167,49 @@ def _strategy_bar(row: Row | None) -> _Bar:
     return _Bar({}, f"n/a ({shorten(clean_text(reason), 60)})")
 
 
-def _stack(axes: Sequence[Axes], bars: Sequence[_Bar], small: Sequence[str]) -> None:
+def _zoom_end(bars: Sequence[_Bar]) -> float | None:
+    """Where a second panel's axis ends so that bars of the usual length can be read, MiB; None where one shows all."""
+    totals = sorted(bar.total for bar in bars if bar.parts)
+    usual = [total for total in totals if total <= ZOOM_ABOVE * median_low(totals)]
+    return 1.08 * usual[-1] if len(usual) < len(totals) else None
+
+
+def _columns(end: float | None) -> dict[str, Any]:
+    """Options of ``panels``: MiB, the same as far as ``end`` where there is one, percent."""
+    widths = [1.0, 0.9] if end is None else [1.3, 1.0, 0.8]
+    return {"columns": len(widths), "width_ratios": widths}
+
+
+def _name_axes(axes: Sequence[Axes], absolute: str, end: float | None) -> None:
+    axes[0].set_xlabel(absolute)
+    axes[-1].set_xlabel("share of the peak, %")
+    if end is not None:
+        axes[1].set_xlabel(f"the same, up to {end:.3g} MiB")
+
+
+def _zoom_note(names: Sequence[str], bars: Sequence[_Bar], end: float | None) -> str:
+    """Which bars the second panel cuts, for a caption; "" without one."""
+    if end is None:
+        return ""
+    cut = dict.fromkeys(name for name, bar in zip(names, bars, strict=True) if bar.total > end)
+    return (
+        f" Second panel: the same bars up to {end:.3g} MiB; cut there, with two strokes: {clean_text(', '.join(cut))}."
+    )
+
+
+def _stack(axes: Sequence[Axes], bars: Sequence[_Bar], small: Sequence[str], end: float | None) -> None:
     """Horizontal stacked bars, one below the other: MiB with their sum and note on the left, percent on the right.
 
     Args:
-        axes: left and right.
+        axes: as many as ``_columns`` names.
         bars: from top to bottom.
         small: categories that are joined to one part.
+        end: of the second panel's axis.
     """
     bars = [_joined(bar, small) for bar in bars]
     totals = np.array([bar.total for bar in bars])
     starts = np.zeros(len(bars))
-    units = (np.ones(len(bars)), 100 / np.where(totals == 0, 1.0, totals))
+    units = [np.ones(len(bars))] * (len(axes) - 1) + [100 / np.where(totals == 0, 1.0, totals)]
     for category in (*MEMORY_CATEGORIES, _SLIVERS, _UNTOLD):
         sizes = np.array([bar.parts.get(category, 0.0) for bar in bars])
         if not sizes.any():
@@ -183,14 +221,27 @@ def _stack(axes: Sequence[Axes], bars: Sequence[_Bar], small: Sequence[str]) -> 
                 edgecolor="#ffffff", linewidth=0.4, label=_words(category),
             )  # fmt: skip
         starts += sizes
-    absolute, relative = axes
+    absolute = axes[0]
     for place, bar in enumerate(bars):
         text = f" {bar.total:.3g}{bar.note}" if bar.parts else f" {bar.note}"
         absolute.annotate(text, (bar.total, place), va="center", fontsize=7.5, color=INK)
-    absolute.set_xlim(0, max(max(totals) * 1.42, absolute.get_xlim()[1]))
-    absolute.grid(visible=False, axis="y")
-    relative.set_xlim(0, 100)
-    relative.grid(visible=False, axis="y")
+    room = 1.42 if end is None else 1.62  # for the texts
+    absolute.set_xlim(0, max(max(totals) * room, absolute.get_xlim()[1]))
+    axes[-1].set_xlim(0, 100)
+    if end is not None:
+        _cut(axes[1], end, [place for place, total in enumerate(totals) if total > end])
+    for ax in axes:
+        ax.grid(visible=False, axis="y")
+
+
+def _cut(ax: Axes, end: float, places: Sequence[int]) -> None:
+    """End an axis, and strike through the bars that go on."""
+    ax.set_xlim(0, end)
+    for place in places:
+        for at in (0.93, 0.96):
+            ax.plot(
+                [(at - 0.012) * end, (at + 0.012) * end], [place + 0.36, place - 0.36], color="#ffffff", linewidth=2
+            )
 
 
 def _slivers(bars: Sequence[_Bar]) -> list[str]:

@@ -101,6 +101,8 @@ def _draw_ceilings(ax: Axes, ceilings: Ceilings, kinds: set[str], low: float, hi
     """The roofs of the kinds that ran over the range of intensities, and what they are in words."""
     copy = ceilings.copy_gb_s
     told = [] if isinstance(copy, Absent) else [f"copying {copy:.4g} GB/s"]
+    if not isinstance(copy, Absent):
+        ax.annotate(told[0], (low, low * copy), xytext=(4, 9), textcoords="offset points", fontsize=7.5)
     for index, (kind, name, words) in enumerate(_CEILINGS):
         top = getattr(ceilings, name)
         if isinstance(top, Absent) or kind not in kinds:

@@ -15,7 +15,7 @@ def gemm_table(section: Section) -> Table:
         Column(key="ran_as", header="Ran as", numeric=False),
         *(Column(key=f"integer_{kind}", header=f"Integer {kind}", unit="calls") for kind in kinds),
         *(Column(key=f"float_{kind}", header=f"Float {kind}", unit="calls") for kind in kinds),
-        Column(key="share", header="Integer share", unit="% of the layers' multiply-adds", best="high"),
+        Column(key="share", header="Integer share", unit="% of the layers' multiply-adds"),
         Column(key="hypernet_macs", header="Hypernetwork", unit="million float multiply-adds"),
     )
     rows = []

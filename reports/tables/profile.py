@@ -107,20 +107,24 @@ def pieces_table(section: Section) -> Table:
 def ceilings_table(section: Section) -> Table:
     """How far each phase is from the best that the device was seen to do."""
     profiles = [(row, row.first.profile) for row in section.rows if row.first.profile is not None]
-    present = {work.phase for _, profile in profiles for work in profile.cell.work if not work.layer}
-    names = [name for name in PHASES if name in present]
+    phases = [work for _, profile in profiles for work in profile.cell.work if not work.layer]
+    computing = {work.phase for work in phases if _has_products(work)}
+    names = [name for name in PHASES if any(work.phase == name for work in phases)]
+    units = {name: "% of the ceilings; of copying" if name in computing else "% of copying" for name in names}
     columns = (
         Column(key="method", header="Method", numeric=False),
-        *(Column(key=name, header=name.capitalize(), unit="% of the ceilings; of copying") for name in names),
+        *(Column(key=name, header=name.capitalize(), unit=unit) for name, unit in units.items()),
     )
     rows = [
-        (row, (label_cell(row), *(_phase_share_cell(profile.cell, name) for name in names)))
+        (row, (label_cell(row), *(_phase_share_cell(profile.cell, name, name in computing) for name in names)))
         for row, profile in profiles
     ]
     caption = (
         "First line: time that the phase's products would take at their ceilings, over the time it takes. Second: "
+        "bytes that it moves at least, over what copying would move in that time."
     )
-    caption += "bytes that it moves at least, over what copying would move in that time."
+    if idle := [name for name in names if name not in computing]:
+        caption += f" Without products, so held against copying alone: {', '.join(idle)}."
     if profiles:
         caption += f" Measured on the spot: {ceilings_text(profiles[0][1].ceilings)}."
     return build_table("ceilings", "Share of the device's ceilings", caption, columns, rows)
@@ -234,6 +238,7 @@ def ceilings_text(ceilings: Ceilings) -> str:
 
 
 _DASH = Cell(text="–", empty=True)
+_NO_PRODUCTS = Absent("no products")
 
 
 def _piece_words(piece: str) -> str:
@@ -294,21 +299,33 @@ def _share_cell(own: tuple[int, ProductWork] | None) -> Cell:
     return _of_ceilings(product.ceiling_share_pct, product.copy_share_pct, path)
 
 
-def _phase_share_cell(side: SideProfile, phase: str) -> Cell:
+def _phase_share_cell(side: SideProfile, phase: str, of_ceilings: bool) -> Cell:
+    """A phase's share of the ceilings above that of copying, or the latter alone."""
     for index, work in enumerate(side.work):
-        if work.phase == phase and not work.layer:
-            return _of_ceilings(work.ceiling_share_pct, work.copy_share_pct, f"profile.cell.work[{index}]")
+        if work.phase != phase or work.layer:
+            continue
+        path = f"profile.cell.work[{index}]"
+        if not of_ceilings:
+            return _percent_cell(work.copy_share_pct, f"{path}.copy_share_pct")
+        return _of_ceilings(_ceiling_share(work), work.copy_share_pct, path)
     return _DASH
+
+
+def _ceiling_share(work: PhaseWork) -> float | Absent:
+    """A phase that computes no product is not at 0 % of a ceiling: there is none to hold it against."""
+    return work.ceiling_share_pct if _has_products(work) else _NO_PRODUCTS
+
+
+def _has_products(work: PhaseWork) -> bool:
+    return any(work.operations.values())
 
 
 def _of_ceilings(share: float | Absent, copy: float | Absent, path: str) -> Cell:
     cell = _percent_cell(share, f"{path}.ceiling_share_pct")
-    if isinstance(share, Absent) or isinstance(copy, Absent):
+    if isinstance(copy, Absent) or (isinstance(share, Absent) and share != _NO_PRODUCTS):
         return cell
-    return Cell(
-        text=cell.text, value=cell.value, source=cell.source, detail=f"{copy:.1f}",
-        detail_sources=(f"{path}.copy_share_pct",),
-    )  # fmt: skip
+    detail = "; ".join(filter(None, (cell.detail, _percent_text(copy))))
+    return dataclasses.replace(cell, detail=detail, detail_sources=(f"{path}.copy_share_pct",))
 
 
 def _between_cell(side: SideProfile) -> Cell:
@@ -326,7 +343,14 @@ def _overhead_cell(profile: ProfileResult) -> Cell:
 
 
 def _percent_cell(value: float | Absent, source: str) -> Cell:
-    return absent_cell(value) if isinstance(value, Absent) else Cell(text=f"{value:.1f}", value=value, source=source)
+    if isinstance(value, Absent):
+        return absent_cell(value)
+    return Cell(text=_percent_text(value), value=value, source=source)
+
+
+def _percent_text(value: float) -> str:
+    """One decimal; a small share keeps a digit instead of rounding to nothing."""
+    return f"{value:.1f}" if value == 0 or abs(value) >= 0.05 else f"{value:.1g}"
 
 
 def _work_cells(work: PhaseWork, path: str) -> tuple[Cell, ...]:
@@ -341,7 +365,7 @@ def _work_cells(work: PhaseWork, path: str) -> tuple[Cell, ...]:
         Cell(text=f"{integer / 1e9:.4g}", value=integer / 1e9),
         Cell(text=f"{floating / 1e9:.4g}", value=floating / 1e9),
         Cell(text=format_bytes(work.num_bytes), value=work.num_bytes, source=f"{path}.num_bytes"),
-        _percent_cell(work.ceiling_share_pct, f"{path}.ceiling_share_pct"),
+        _percent_cell(_ceiling_share(work), f"{path}.ceiling_share_pct"),
         _percent_cell(work.copy_share_pct, f"{path}.copy_share_pct"),
     )
 

@@ -27,7 +27,7 @@ from bench.records.baseline import (
     write_baseline,
 )
 from bench.records.schema import RunRecord
-from bench.records.store import pretty_json
+from bench.records.text import pretty_json
 from bench.units import Absent
 
 MakeRecord = Callable[..., RunRecord]

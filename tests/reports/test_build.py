@@ -13,6 +13,7 @@ import pytest
 
 from bench.errors import ExitCode, NothingMeasuredError, RecordError
 from bench.records.schema import RunRecord
+from bench.records.text import sealed
 from reports.build import build_report, main
 
 Make = Callable[..., list[RunRecord]]
@@ -103,6 +104,21 @@ def test_corrupt_and_foreign_files_are_named_and_the_rest_is_shown(
         assert "foreign/record.json" in text
         assert str(tmp_path) not in text
     assert "report.html" in said.out
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_record_whose_profile_nothing_wrote_is_named_and_the_rest_is_shown(
+    demo_records: Make, write_runs: Write, profiled: Callable[[RunRecord], RunRecord], tmp_path: Path
+) -> None:
+    runs = write_runs([profiled(record) for record in demo_records(["fp32", "uint8_int8"])])
+    path = runs / "run-1" / "record.json"
+    content = json.loads(path.read_text())
+    del content["sha256"], content["profile"]["fp32"]
+    path.write_bytes(sealed(json.dumps(content, indent=2).encode() + b"\n"))  # so its SHA-256 is right
+    result = build_report([runs], tmp_path / "out")
+    assert [problem.name for problem in result.problems] == ["run-1/record.json"]
+    assert "missing required field `fp32`" in result.problems[0].reason
+    assert result.html.read_text(encoding="utf-8").count('<details class="cell"') == 1
 
 
 def test_an_empty_folder_is_one_sentence_and_nothing_is_written(

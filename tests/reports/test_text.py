@@ -46,6 +46,7 @@ def test_bidirectional_and_control_characters_are_made_visible() -> None:
         ("C:\\Users\\dave\\x is there", "~\\x is there"),
         ("/root/.cache cannot be read", "~/.cache cannot be read"),
         ("lost GPU-12345678-abcd-ef01-2345-6789abcdef01 (Xid 79)", "lost GPU-… (Xid 79)"),
+        ("lost gpu-12345678-abcd-ef01-2345-6789abcdef01", "lost gpu-…"),
         ("batch/root and home/x", "batch/root and home/x"),
         ("/data/homes/x", "/data/homes/x"),
     ],

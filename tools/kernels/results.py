@@ -164,7 +164,8 @@ def write_json(path: Path, results: dict[str, ModelResult], *, quick: bool, envi
     Raises:
         RecordError: it cannot be written.
     """
-    from bench.records.store import pretty_json, write_atomic
+    from bench.records.store import write_atomic
+    from bench.records.text import pretty_json
 
     plain = {name: as_plain_result(result) for name, result in results.items()}
     document: dict[str, Any] = dict(*plain.values()) if len(plain) == 1 else dict(plain)

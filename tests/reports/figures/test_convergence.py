@@ -71,6 +71,7 @@ def test_a_diverged_row_is_drawn_as_far_as_it_went(
     sketch = sketch_of(convergence(section_of([diverged])))
     assert sketch.figure.axes[0].lines[0].get_xdata().tolist() == [point.step for point in known]
     assert "No STE row was measured here." in sketch.caption
+    assert "Rows start from FP32 weights that were trained before" in sketch.caption
 
 
 def test_of_too_many_rows_references_leave_room_for_methods(

@@ -29,14 +29,28 @@ def test_every_process_is_a_line_and_throttled_samples_are_crossed(
     )
     sketch = sketch_of(device_over_time(section_of([record])))
     power, memory = sketch.figure.axes
-    assert [ax.get_title(loc="left") for ax in (power, memory)] == ["power, W", "memory of the timing process, MiB"]
-    assert [list(line.get_ydata()) for line in power.lines] == [[100.0, 300.0, 200.0]] * 3
+    titles = ["power, W: 100 to 300", "memory of the timing process, MiB: 1 to 2"]
+    assert [ax.get_title(loc="left") for ax in (power, memory)] == titles
+    assert [list(line.get_ydata()) for line in power.lines] == [pytest.approx([0.4, -0.4, 0.0])] * 3
     assert list(power.lines[0].get_xdata()) == [0.1, 0.2, 0.3]
-    assert list(memory.lines[0].get_ydata()) == [1.0, 2.0], "an unknown end is left away"
-    assert power.collections[0].get_offsets().tolist() == [[0.2, 300.0]]
+    assert list(memory.lines[0].get_ydata()) == pytest.approx([0.4, -0.4]), "an unknown end is left away"
+    assert power.collections[0].get_offsets().tolist() == [pytest.approx([0.2, -0.4])]
+    assert [text.get_text() for text in power.texts] == ["200"]
     assert "clock: n/a (not reported)" in sketch.caption
     assert "power, W: 100 to 300, median 200." in sketch.alt
-    assert {text.get_text() for text in sketch.figure.legends[0].get_texts()} == {"fp32", "throttled"}
+    assert {text.get_text() for text in sketch.figure.legends[0].get_texts()} == {"throttled"}
+
+
+def test_each_row_has_its_lane_in_the_scale_of_all(
+    demo_records: Make, section_of: SectionOf, sketch_of: SketchOf, with_device: Change
+) -> None:
+    fp32, uint8 = demo_records(["fp32", "uint8_int8"])
+    rows = [with_device(fp32, power_w=(100.0, 100.0, 150.0)), with_device(uint8, power_w=(300.0, 200.0, 300.0))]
+    (power,) = sketch_of(device_over_time(section_of(rows))).figure.axes
+    lanes = [line.get_ydata() for line in power.lines if len(line.get_xdata()) == 3]
+    assert [list(lane) for lane in lanes[::3]] == [pytest.approx([0.4, 0.4, 0.2]), pytest.approx([0.6, 1.0, 0.6])]
+    assert [tick.get_text() for tick in power.get_yticklabels()] == ["fp32", "uint8_int8 · integer"]
+    assert [text.get_text() for text in power.texts] == ["100", "300"]
 
 
 def test_where_nothing_was_sampled_the_sensors_reason_is_told(

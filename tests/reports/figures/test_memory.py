@@ -64,6 +64,26 @@ def test_a_peak_that_was_not_told_apart_is_one_bar_that_says_so(
     assert bars(sketch.figure.axes[0], 0) == {"not told apart": 61.0}
 
 
+def test_a_bar_that_presses_the_others_flat_is_cut_in_a_panel_beside_the_whole(
+    demo_records: Make, section_of: SectionOf, sketch_of: SketchOf, with_categories: Change
+) -> None:
+    fp32, ste, retain = demo_records(["fp32", "ste_w4a4", "metagrad_int4_retain"])
+    others = [with_categories(fp32, weights=8), with_categories(ste, weights=10)]
+    section = section_of([*others, with_categories(retain, hypernet_activations=300)])
+    sketch = sketch_of(memory_by_category(section))
+    whole, cut, shares = sketch.figure.axes
+    assert whole.get_xlim()[1] > 300
+    assert cut.get_xlim() == pytest.approx((0, 10.8))
+    assert cut.get_xlabel() == "the same, up to 10.8 MiB"
+    assert [bars(ax, 2) for ax in (whole, cut)] == [{"hypernetwork activations": 300.0}] * 2
+    assert {round(line.get_ydata().mean()) for line in cut.lines} == {2}, "one bar is struck through"  # type: ignore[union-attr]
+    assert shares.get_xlim() == (0, 100)
+    assert "up to 10.8 MiB; cut there, with two strokes: metagrad_int4_retain." in sketch.caption
+    plain = sketch_of(memory_by_category(section_of(others)))
+    assert len(plain.figure.axes) == 2
+    assert "strokes" not in plain.caption
+
+
 def test_strategies_stand_side_by_side_and_absent_ones_are_named(
     demo_records: Make, section_of: SectionOf, sketch_of: SketchOf, with_categories: Change
 ) -> None:

@@ -9,7 +9,7 @@ from bench.records.schema import RunRecord
 from bench.units import Absent
 from reports.sections import build_sections
 from reports.tables import topic_tables
-from reports.tables.profile import ceilings_table, layers_table, operators_table, pieces_table, shown_row
+from reports.tables.profile import ceilings_table, layers_table, operators_table, pieces_table, shown_row, work_rows
 
 Make = Callable[..., list[RunRecord]]
 Profiled = Callable[[RunRecord], RunRecord]
@@ -62,7 +62,27 @@ def test_ceilings_are_named_with_what_could_not_be_measured(demo_records: Make, 
     (section,) = build_sections([profiled(record) for record in demo_records(["uint8_int8"])])
     table = ceilings_table(section)
     assert "INT8 600 GOP/s, FP32 150 GFLOP/s, bf16 n/a (no bf16 kernel), copying 20 GB/s." in table.caption
-    assert [cell.text for cell in table.rows[0].cells[1:]] == ["2.5", "2.5", "2.5"]
+    assert [cell.text for cell in table.rows[0].cells[1:3]] == ["2.5", "2.5"]
+
+
+def test_a_phase_without_products_is_held_against_no_ceiling(demo_records: Make, profiled: Profiled) -> None:
+    fp32, other = (profiled(record) for record in demo_records(["fp32", "uint8_int8"]))
+    table = ceilings_table(build_sections([fp32, other])[0])
+    assert (table.columns[-1].header, table.columns[-1].unit) == ("Optimizer", "% of copying")
+    assert "held against copying alone: optimizer." in table.caption
+    assert [(row.cells[-1].text, row.cells[-1].source) for row in table.rows] == [
+        ("30.0", "profile.cell.work[2].copy_share_pct")
+    ] * 2
+    assert other.profile is not None
+    work = tuple(dataclasses.replace(phase, operations={"fp32": 10}) for phase in other.profile.cell.work)
+    computing = dataclasses.replace(other.profile, cell=dataclasses.replace(other.profile.cell, work=work))
+    mixed = ceilings_table(build_sections([fp32, dataclasses.replace(other, profile=computing)])[0])
+    assert mixed.columns[-1].unit == "% of the ceilings; of copying"
+    assert [(row.cells[-1].text, row.cells[-1].detail) for row in mixed.rows] == [
+        ("n/a", "(no products); 30.0"),
+        ("2.5", "30.0"),
+    ]
+    assert work_rows(fp32)[2][5].detail == "(no products)"
 
 
 def test_a_share_that_is_not_known_says_why(demo_records: Make, profiled: Profiled) -> None:
