@@ -27,6 +27,7 @@ from reports.text import clean_text
 
 MAX_LINES = 12
 THROTTLED = "throttled"
+GAP = np.array([np.nan])  # between two processes of a row
 LANE = 0.8  # height of one, of the distance between two
 QUANTITIES = (
     ("power_w", "power, W", 1.0), ("clock_mhz", "clock, MHz", 1.0), ("memory_clock_mhz", "memory clock, MHz", 1.0),
@@ -90,12 +91,21 @@ def _draw_lanes(ax: Axes, rows: Sequence[Row], quantity: tuple[str, str, float],
     every = np.concatenate([values[np.isfinite(values)] for of in curves for _, values, _ in of])
     low, high = float(every.min()), float(every.max())
     for lane, (row, of) in enumerate(zip(rows, curves, strict=True)):
-        for times, values, slow in of:
-            heights = lane - LANE * ((values - low) / (high - low) - 0.5) if high > low else np.full(len(values), lane)
+        placed = [
+            (
+                times,
+                lane - LANE * ((values - low) / (high - low) - 0.5) if high > low else np.full(len(values), lane),
+                slow,
+            )
+            for times, values, slow in of
+        ]
+        if placed:  # one line for all processes, with gaps: of thousands of processes each would be a second's work
+            times, heights = (np.concatenate([part for one in placed for part in (one[i], GAP)][:-1]) for i in (0, 1))
             ax.plot(
                 times, heights, color=styles[row.label].colour, linewidth=1.0, alpha=0.85, label=tag(row),
                 rasterized=len(times) > RASTER_ABOVE,
             )  # fmt: skip
+        for times, heights, slow in placed:
             if slow.any():
                 ax.scatter(times[slow], heights[slow], marker="x", s=22, color=INK, zorder=3, label=THROTTLED)
         if of:
