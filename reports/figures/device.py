@@ -78,7 +78,7 @@ def device_over_time(section: Section, styles: RowStyles | None = None) -> Sketc
         )
     if absent:
         named = {name: label.rsplit(",", 1)[0] for name, label, _ in QUANTITIES}
-        caption += " " + "; ".join(f"{named[name]}: n/a ({why})" for name, why in absent.items()) + "."
+        caption += " Unknown here: " + "; ".join(f"{named[name]}: n/a ({why})" for name, why in absent.items()) + "."
     return Sketch(
         key=key, topic=topic, title=title, caption=clean_text(caption), alt=" ".join(sentences), figure=figure
     )
