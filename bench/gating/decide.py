@@ -85,11 +85,11 @@ def _judge_ratio(
     if test.same_samples:
         return Verdict.OK, "the samples are the same"
     amount, alarms = abs(test.nearer_pct), threshold.alarms(policy.interleaved)
-    change = f"{test.change_pct:+.3g} % (95 % interval {test.low_pct:+.3g} to {test.high_pct:+.3g})"
+    change = f"{_signed(test.change_pct)} % (95 % interval {_signed(test.low_pct)} to {_signed(test.high_pct)})"
     if amount <= limit or amount <= floor_pct:
         blind = BLIND_FACTOR * max(limit, floor_pct)
         if test.high_pct > blind and threshold.alarm:  # what is never divided is wide on any shared machine
-            hint = f"the interval does not rule out {blind:.3g} %: measure more processes or on a quieter machine"
+            hint = f"the interval does not rule out {_rounded(blind):g} %: measure more processes or on a quieter machine"
             return Verdict.INCONCLUSIVE, f"{change}: {hint}"
         if amount > limit:
             return Verdict.OK, f"{change}, less than {threshold.floor_pct:g} % of {threshold.floor_of}"
@@ -125,7 +125,7 @@ def decide_exact(
     limit = threshold.limit_for(policy.interleaved)
     change = new - old if threshold.in_points else _percent(new - old, old)
     bound = _amount(limit, threshold)
-    amount = "from 0" if change is None else f"by {_amount(float(f'{abs(change):.3g}'), threshold)}"
+    amount = "from 0" if change is None else f"by {_amount(_rounded(abs(change)), threshold)}"
     is_worse = (new > old) == threshold.lower_is_better
     floor_value = (floor or 0.0) * threshold.floor_pct / 100
     if math.isclose(new, old, rel_tol=1e-12) or (change is not None and abs(change) <= limit):
@@ -191,8 +191,8 @@ def _explain_ratio(
     elif threshold.yardstick:
         sentences.append("It is compared in absolute time, since an FP32 step beside it is missing.")
     sentences.append(
-        f"The ratio of medians changed by {test.change_pct:+.3g} %, the mean over processes by "
-        f"{test.process_change_pct:+.3g} %; what both agree on decides: {test.nearer_pct:+.3g} %."
+        f"The ratio of medians changed by {_signed(test.change_pct)} %, the mean over processes by "
+        f"{_signed(test.process_change_pct)} %; what both agree on decides: {_signed(test.nearer_pct)} %."
     )
     if any(test.num_strays):
         strays = zip(test.num_strays, ("candidate", "baseline"), strict=True)
@@ -202,7 +202,8 @@ def _explain_ratio(
     sentences.append(f"The threshold is {limit:g} %; the change is {position} it.")
     if floor_pct:
         sentences.append(
-            f"A change below {threshold.floor_pct:g} % of {threshold.floor_of} counts as noise: here {floor_pct:.3g} %."
+            f"A change below {threshold.floor_pct:g} % of {threshold.floor_of} counts as noise: here "
+            f"{_rounded(floor_pct):g} %."
         )
     sentences.append(
         f"Processes spread by {test.own_spread_pct:.2g} % where {test.expected_spread_pct:.2g} % is expected of this "
@@ -217,7 +218,7 @@ def _explain_ratio(
         sentences.append(f"Two runs on different days are shifted by {threshold.session_shift_pct:g} % each.")
     sentences.append(
         f"With a standard error of {test.error_pct:.2g} % and Student's t of {show_df(test.df)} the 95 % "
-        f"interval of the change is {test.low_pct:+.3g} to {test.high_pct:+.3g} %."
+        f"interval of the change is {_signed(test.low_pct)} to {_signed(test.high_pct)} %."
     )
     sentences.append(
         f"Noise alone goes so far with probability {row.p_value:.2g}, anywhere among "
@@ -239,6 +240,15 @@ def _processes(count: int) -> str:
 def _amount(value: float, threshold: Threshold) -> str:
     """A change or a limit in the metric's unit."""
     return plural(value, "point") if threshold.in_points else f"{value:g} %"
+
+
+def _rounded(value: float) -> float:
+    """To three significant digits; printed with ``g`` it has an exponent from a million on only."""
+    return float(f"{value:.3g}")
+
+
+def _signed(value: float) -> str:
+    return f"{_rounded(value):+g}"
 
 
 def _yardstick_note(threshold: Threshold, yardstick: tuple[float, float] | None) -> str:
