@@ -39,7 +39,6 @@ from bench.records.schema import FINISHED, Status
 from bench.records.store import RECORD_FILE, SUPERSEDED, show_path
 
 State = Literal["running", "waiting", "stopped", "queued", "unreadable"] | Status
-OPEN_STATES: tuple[State, ...] = ("running", "waiting", "stopped", "queued")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,8 @@ ROOMS = (
     "errors", "units", "files", "config", "seeding", "layout", "hardware", "native", "kernels", "quantizers",
     "hypernets", "optim", "layers", "models", "data", "update", "records.schema", "methods", "profilers", "training",
     "records", "stats", "timing", "timing_summary", "gating", "keys", "locks", "jobs", "pulse", "progress",
-    "estimate", "outcome", "passes", "process", "journal", "cell_folder", "cell_passes",
-    "cell_results", "shared_weights", "cell", "precheck", "status",
-    "composing", "app",
+    "estimate", "outcome", "passes", "process", "journal", "cell_folder", "cell_passes", "cell_results",
+    "shared_weights", "cell", "precheck", "status", "composing", "app",
 )  # fmt: skip
 
 

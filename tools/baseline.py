@@ -19,6 +19,7 @@ from bench.units import plural
 from tools.gate import read_entries
 from tools.gate_output import format_change
 from tools.output import emit
+from tools.verb_parser import verb_parser
 
 EPILOG = """The file is replaced as a whole, and what moved in it is printed. A file that is no baseline stays.
 To hold several machines, give the runs of all, or use --keep-machines.
@@ -32,11 +33,10 @@ example:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the arguments of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="metagrad-bench baseline",
+    parser = verb_parser(
+        "baseline",
         description="Write what runs measured as a baseline: one entry per cell and machine, with raw samples.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("candidate", nargs="+", type=Path, metavar="CANDIDATE", help="folder of runs, or a record.json")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the baseline to write")

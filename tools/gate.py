@@ -22,6 +22,7 @@ from bench.records.store import find_records, read_records, show_path, show_text
 from bench.units import plural
 from tools.against.verb import CONFIRM, REPEATS, compare_with_revision, shared_alpha
 from tools.gate_output import RENDERERS, conclude, publish, unit
+from tools.verb_parser import verb_parser
 
 MOST_RUNS = 100  # of --repeats and --confirm
 EPILOG = """thresholds, how much worse than the baseline a metric may become (recorded runs / measured in turn):
@@ -52,12 +53,11 @@ example:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the arguments of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="metagrad-bench gate",
+    parser = verb_parser(
+        "gate",
         description="Compare recorded runs with a baseline, or the working tree with another revision, cell by cell "
         "and metric by metric, and answer with an exit code.",
         epilog=EPILOG.format(thresholds="\n".join(map(_threshold_line, THRESHOLDS.items()))),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "candidate", nargs="*", metavar="CANDIDATE",

@@ -16,6 +16,7 @@ from bench.gating import Verdict
 from bench.records.baseline import entry_of, write_baseline
 from bench.records.schema import RunRecord
 from bench.units import Absent
+from tests.tools.gate_runs import failed
 from tools import gate_output
 from tools.cli import main
 from tools.gate_output import RENDERERS
@@ -43,12 +44,6 @@ def slower(record: RunRecord, *factors: float) -> RunRecord:
 def larger(record: RunRecord, value: int | Absent) -> RunRecord:
     assert record.memory is not None
     return dataclasses.replace(record, memory=dataclasses.replace(record.memory, peak_allocated_bytes=value))
-
-
-def failed(record: RunRecord) -> RunRecord:
-    parts: dict[str, Any] = dict.fromkeys(("timing", "memory", "accuracy", "gemms", "hypernet"))
-    missing = dict.fromkeys(parts, "the cell failed")
-    return dataclasses.replace(record, status="failed", reason="killed by signal 9", missing=missing, **parts)
 
 
 # What the candidate does with the baseline's cells a and b, further arguments, the exit code.
