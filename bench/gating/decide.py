@@ -89,8 +89,8 @@ def _judge_ratio(
     if amount <= limit or amount <= floor_pct:
         blind = BLIND_FACTOR * max(limit, floor_pct)
         if test.high_pct > blind and threshold.alarm:  # what is never divided is wide on any shared machine
-            hint = f"the interval does not rule out {_rounded(blind):g} %: measure more processes or on a quieter machine"
-            return Verdict.INCONCLUSIVE, f"{change}: {hint}"
+            hint = "measure more processes or on a quieter machine"
+            return Verdict.INCONCLUSIVE, f"{change}: the interval does not rule out {_rounded(blind):g} %: {hint}"
         if amount > limit:
             return Verdict.OK, f"{change}, less than {threshold.floor_pct:g} % of {threshold.floor_of}"
         return Verdict.OK, f"{change}, within {limit:g} %"

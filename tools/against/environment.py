@@ -142,7 +142,8 @@ def _install(python: Path, source: Path) -> None:
         raise InstallError(f"pip took longer than {_INSTALL_LIMIT_S} s to install the revision: try again.") from error
     if done.returncode != 0:
         reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or done.stderr.splitlines()
-        reason = show_text(reasons[0].removeprefix("ERROR:").strip().rstrip(".")) if reasons else f"exit code {done.returncode}"
+        said = reasons[0] if reasons else f"exit code {done.returncode}"
+        reason = show_text(said.removeprefix("ERROR:").strip().rstrip("."))
         raise InstallError(f"pip cannot install the revision ({reason}): see its pyproject.toml and constraints.txt.")
 
 
