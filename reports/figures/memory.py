@@ -218,7 +218,7 @@ def _stack(axes: Sequence[Axes], bars: Sequence[_Bar], small: Sequence[str], end
         for ax, unit in zip(axes, units, strict=True):
             ax.barh(
                 range(len(bars)), sizes * unit, left=starts * unit, height=0.72, color=colour, hatch=hatch,
-                edgecolor="#ffffff", linewidth=0.4, label=_words(category),
+                edgecolor="#ffffff", linewidth=np.where(sizes > 0, 0.4, 0.0), label=_words(category),
             )  # fmt: skip
         starts += sizes
     absolute = axes[0]
@@ -239,8 +239,9 @@ def _cut(ax: Axes, end: float, places: Sequence[int]) -> None:
     ax.set_xlim(0, end)
     for place in places:
         ends = [place + 0.36, place - 0.36]
-        for at, width, colour in ((0.945, 6.0, "#ffffff"), (0.93, 1.2, INK), (0.96, 1.2, INK)):
-            ax.plot([(at - 0.012) * end, (at + 0.012) * end], ends, color=colour, linewidth=width)
+        for at, width, colour in ((0.945, 6.0, "#ffffff"), (0.93, 1.2, "#202020"), (0.96, 1.2, "#202020")):
+            across = [(at - 0.012) * end, (at + 0.012) * end]
+            ax.plot(across, ends, color=colour, linewidth=width, solid_capstyle="butt")
 
 
 def _slivers(bars: Sequence[_Bar]) -> list[str]:
