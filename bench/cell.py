@@ -25,6 +25,7 @@ from bench.keys import cell_folder, cell_key, code_version
 from bench.layers.dispatch import Paths
 from bench.methods import describe
 from bench.outcome import AccuracyAnswer
+from bench.privacy import without_host
 from bench.profilers.nvml_sampler import NvmlSampler
 from bench.progress import SuiteProgress, current
 from bench.pulse import CellPulse
@@ -182,7 +183,7 @@ class _CellRun:
             seed=cell.seed,
             device=self.device,
             status=status,
-            reason=reason,
+            reason=without_host(reason),
             started_at=started_at,
             duration_s=round(time.monotonic() - start + self.journal.kept_s, 3),
             code_version=code_version(),
@@ -197,7 +198,7 @@ class _CellRun:
             memory=memory,
             hypernet=hypernet,
             gemms=check.gemms if check else None,
-            missing=self.runs.missing,
+            missing={part: without_host(why) for part, why in self.runs.missing.items()},
             notices=(
                 *cell_notices(check, cell, self.device),
                 *busy_notices(timing),

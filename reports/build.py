@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import ExitCode, RecordError, UserError
+from bench.errors import RecordError
+from bench.files import write_whole
 
 if TYPE_CHECKING:
     from reports.figures import Drawing
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 MAX_FIGURE_SECTIONS = 4  # a drawn section of 8 rows costs about two seconds, one of 30 rows four
 MAX_FIGURE_ROWS = 60  # of all drawn sections together
 MANY_RECORDS = 1000  # from here on one section is drawn: the report is to be there in 20 seconds
-EXAMPLE = "example: metagrad-bench report out/demo -o out/demo"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +75,8 @@ def _write_report(loaded: Loaded, out_dir: Path) -> ReportResult:
         with _without_collection():
             write_tables(sections, loaded.records, loaded.folders, out_dir / "tables")
             page = build_page(loaded, sections, figures, notes)
-            html.write_text(render_html(page), encoding="utf-8")
-            markdown.write_text(render_markdown(page), encoding="utf-8")
+            write_whole(html, render_html(page).encode())
+            write_whole(markdown, render_markdown(page).encode())
     except OSError as error:
         reason = error.strerror or error
         raise RecordError(
@@ -87,42 +85,6 @@ def _write_report(loaded: Loaded, out_dir: Path) -> ReportResult:
     finally:
         gc.unfreeze()
     return ReportResult(html=html, markdown=markdown, headlines=page.headlines, problems=loaded.problems)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Arguments of ``metagrad-bench report``."""
-    parser = argparse.ArgumentParser(
-        prog="metagrad-bench report",
-        description="Write report.html, report.md, figures/ and tables/ from folders of run records.",
-        epilog=f"{EXAMPLE}\nexit codes: 0 written, 2 bad input, 6 there was no record",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="folders that `metagrad-bench run` wrote")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for the report")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``metagrad-bench report``.
-
-    Args:
-        argv: arguments after the verb; None takes the process's.
-
-    Returns:
-        The exit code.
-    """
-    arguments = build_parser().parse_args(argv)
-    try:
-        result = build_report(arguments.runs, arguments.output)
-    except UserError as error:
-        sys.stderr.write(f"metagrad-bench report: {error}\n")
-        return int(error.exit_code)
-    for problem in result.problems:
-        sys.stderr.write(f"left aside: {problem.name}: {problem.reason}\n")
-    for line in result.headlines:
-        sys.stdout.write(f"- {line}\n")
-    sys.stdout.write(f"report: {result.html}\n        {result.markdown}\n")
-    return int(ExitCode.OK)
 
 
 @contextlib.contextmanager
@@ -188,8 +150,8 @@ def _write_figure(drawing: Drawing, prefix: str, out_dir: Path) -> Figure:
     from reports.text import clean_text
 
     name = f"figures/{prefix}{drawing.key}"
-    (out_dir / f"{name}.svg").write_text(drawing.svg, encoding="utf-8")
-    (out_dir / f"{name}.png").write_bytes(drawing.png)
+    write_whole(out_dir / f"{name}.svg", drawing.svg.encode())
+    write_whole(out_dir / f"{name}.png", drawing.png)
     # matplotlib escapes the texts that it draws; inline_svg escapes the description.
     svg = Markup(inline_svg(drawing.svg, f"{prefix}{drawing.key}", clean_text(drawing.alt)))
     return Figure(

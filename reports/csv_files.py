@@ -12,9 +12,11 @@ import dataclasses
 import itertools
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from bench.files import write_whole
 from bench.records.schema import DeviceSeries, EpochPoint, LayerFacts, LayerMemory, ProductWork, RunRecord, SpanTime
 from bench.units import Absent
 from reports.figures.beside import read_hypernet_steps
@@ -30,6 +32,7 @@ DEVICE = tuple(
 )
 DETAILED_RECORDS = 1000  # in tables with hundreds of lines a record
 PROFILED_RECORDS = 250  # in those of spans and products, which have seven hundred
+LINES_AT_A_TIME = 1000
 Line = Iterable[Any]
 
 
@@ -96,13 +99,19 @@ def _write(path: Path, header: Sequence[str], lines: Iterable[Line]) -> None:
     if first is None:
         path.unlink(missing_ok=True)  # of an earlier report
         return
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([texts[name] for name in header])
-        writer.writerows(
-            [texts[value] if isinstance(value, str) else value for value in line]
-            for line in itertools.chain([first], rest)
-        )
+    safe = (
+        [texts[value] if isinstance(value, str) else value for value in line] for line in itertools.chain([first], rest)
+    )
+    write_whole(path, _encoded(itertools.chain([[texts[name] for name in header]], safe)))
+
+
+def _encoded(lines: Iterable[Line]) -> Iterator[bytes]:
+    """CSV in parts: a table may have a hundred thousand lines."""
+    rest = iter(lines)
+    while part := tuple(itertools.islice(rest, LINES_AT_A_TIME)):
+        stream = StringIO(newline="")
+        csv.writer(stream, lineterminator="\n").writerows(part)
+        yield stream.getvalue().encode()
 
 
 class _SafeTexts(dict[str, object]):
@@ -228,7 +237,7 @@ def _device(records: Sequence[RunRecord]) -> Iterator[Line]:
             nothing = (None,) * len(series.time_s)
             names = (*DEVICE, "process_bytes", "throttled")
             columns = [nothing if isinstance(v := getattr(series, name), Absent) else v for name in names]
-            for time_s, *values in zip(series.time_s, *columns, strict=True):
+            for time_s, *values in itertools.zip_longest(series.time_s, *columns):  # unsealed records may be cut
                 yield (*identity, index, time_s, *map(_plain, values))
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from bench.privacy import without_places
 from bench.units import Absent, format_ratio
 from bench.units import plural as plural
 
 # Bidirectional overrides and isolates can make a reader see other digits than the file holds.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# A report is made to be sent: whose machine it was must not stand in an error message that a record quotes.
-_HOME = re.compile(
-    r"(?:/(?:[\w.-]+/)*(?:home|Users)/[^/\s:;,'\"<>|]+|(?<![\w/.])/root(?=[/\s:;,'\"]|$)|\b[A-Za-z]:\\Users\\[^\\\s:;,'\"]+)"
-)
-_GPU_ID = re.compile(r"\b(GPU|gpu|MIG|mig)-[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b")
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 _EDGE_UNDERSCORE = re.compile(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -31,10 +27,7 @@ def clean_text(value: object) -> str:
 
     Control and bidirectional control characters become U+FFFD.
     """
-    text = _UNSEEN.sub("\ufffd", " ".join(str(value).split()))
-    if "/" in text or "\\" in text:
-        text = _HOME.sub("~", text)
-    return _GPU_ID.sub(r"\1-…", text) if "-" in text else text
+    return without_places(_UNSEEN.sub("\ufffd", " ".join(str(value).split())))
 
 
 def escape_markdown(value: object) -> str:

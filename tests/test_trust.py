@@ -14,7 +14,7 @@ from bench.data.cifar import CIFAR10, CIFAR100
 from bench.errors import ConfigError, DataError
 from bench.records.schema import RunRecord
 from bench.records.store import write_record
-from reports.build import main as build_report
+from tools.cli import main
 
 ROOT = Path(__file__).parents[1]
 # Calls that execute or unpack what they are given, and where one may stand.
@@ -126,7 +126,7 @@ def test_a_report_shows_what_a_record_holds_and_runs_none_of_it(
     hostile = "<script>alert(1)</script>{{ 7*'7' }}{% for x in y %}"
     record = make_record(status="crashed", reason=hostile, notices=(hostile,), variant=f"v{hostile}")
     write_record(tmp_path / "runs" / "cell", record, config_yaml="seed: 0\n")
-    assert build_report([str(tmp_path / "runs"), "-o", str(tmp_path / "report")]) == 0
+    assert main(["report", str(tmp_path / "runs"), "-o", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)" in page

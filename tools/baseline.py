@@ -19,7 +19,7 @@ from bench.units import plural
 from tools.gate import read_entries
 from tools.gate_output import format_change
 from tools.output import emit
-from tools.verb_parser import verb_parser
+from tools.verb_parser import given_path, verb_parser
 
 EPILOG = """The file is replaced as a whole, and what moved in it is printed. A file that is no baseline stays.
 To hold several machines, give the runs of all, or use --keep-machines.
@@ -38,8 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
         description="Write what runs measured as a baseline: one entry per cell and machine, with raw samples.",
         epilog=EPILOG,
     )
-    parser.add_argument("candidate", nargs="+", type=Path, metavar="CANDIDATE", help="folder of runs, or a record.json")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the baseline to write")
+    parser.add_argument(
+        "candidate", nargs="+", type=given_path, metavar="CANDIDATE", help="folder of runs, or a record.json"
+    )
+    parser.add_argument("-o", "--output", required=True, type=given_path, metavar="FILE", help="the baseline to write")
     parser.add_argument(
         "--keep-machines", action="store_true", help="keep the entries of machines that CANDIDATE holds no run of"
     )

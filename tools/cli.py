@@ -16,7 +16,7 @@ from bench.errors import STORAGE_ERRORS, ExitCode, UserError
 VERBS = {
     "run": ("tools.run", "measure a suite, or one cell (a Hydra application)"),
     "status": ("tools.status", "cells of running and finished suites: queued, running, stopped, done, failed"),
-    "report": ("reports.build", "write report.html, report.md, figures and tables from run folders"),
+    "report": ("tools.report", "write report.html, report.md, figures and tables from run folders"),
     "gate": ("tools.gate", "compare run folders with a baseline and answer with an exit code"),
     "baseline": ("tools.baseline", "write a baseline for the gate from run folders"),
     "estimate": ("tools.estimate", "memory, largest batch and step time of a suite on a GPU that is not here"),

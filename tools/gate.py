@@ -18,11 +18,11 @@ from bench.gating import CELL, THRESHOLDS, Comparison, Policy, Threshold, compar
 from bench.gating.policy_file import Rules, Treat, read_policy, read_treat, with_threshold
 from bench.gating.verdicts import OUTCOMES
 from bench.records.baseline import Baseline, Entry, entry_of, is_baseline, newest_entries, read_baseline
-from bench.records.store import find_records, read_records, show_path, show_text
+from bench.records.store import RECORD_FILE, find_records, read_records, show_path, show_text
 from bench.units import plural
 from tools.against.verb import CONFIRM, REPEATS, compare_with_revision, shared_alpha
 from tools.gate_output import RENDERERS, conclude, publish, unit
-from tools.verb_parser import verb_parser
+from tools.verb_parser import given_path, verb_parser
 
 MOST_RUNS = 100  # of --repeats and --confirm
 EPILOG = """thresholds, how much worse than the baseline a metric may become (recorded runs / measured in turn):
@@ -64,13 +64,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder of runs, a record.json or a baseline file; with --against what to run: suite=NAME, key=value",
     )  # fmt: skip
     reference = parser.add_mutually_exclusive_group(required=True)
-    reference.add_argument("--baseline", type=Path, metavar="FILE", help="written by `metagrad-bench baseline`")
+    reference.add_argument("--baseline", type=given_path, metavar="FILE", help="written by `metagrad-bench baseline`")
     reference.add_argument(
         "--against", metavar="REV",
         help="run both the working tree and this revision of the repository in the current folder, in turn",
     )  # fmt: skip
     parser.add_argument(
-        "--release-baseline", type=Path, metavar="FILE",
+        "--release-baseline", type=given_path, metavar="FILE",
         help="a second baseline that stays where a release was, so that small accepted steps add up",
     )  # fmt: skip
     parser.add_argument(
@@ -87,10 +87,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--repeats", type=_positive, metavar="N", help=f"with --against: runs of each side (default: {REPEATS})"
     )
     parser.add_argument(
-        "--config-dir", type=Path, metavar="DIR", help="with --against: your own suites and variants, as `run` takes it"
+        "--config-dir",
+        type=given_path,
+        metavar="DIR",
+        help="with --against: your own suites and variants, as `run` takes it",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="with --against: new folder for both sides' records (in out/against)"
+        "--output",
+        type=given_path,
+        metavar="DIR",
+        help="with --against: new folder for both sides' records (in out/against)",
     )
     add_output_arguments(parser)
     return parser
@@ -111,7 +117,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "--warn-only", action="store_true",
         help="print the findings, but exit 0 instead of 1, 3 or 5, unless no cell was compared at all",
     )  # fmt: skip
-    parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML with thresholds, alpha and treat")
+    parser.add_argument("--policy", type=given_path, metavar="FILE", help="YAML with thresholds, alpha and treat")
     parser.add_argument(
         "--thresholds", nargs="+", action="extend", default=[], metavar="METRIC=VALUE",
         help="replace thresholds, in percent of the baseline (accuracy and shares: in points)",
@@ -148,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_mode(arguments: argparse.Namespace, complain: Callable[[str], NoReturn]) -> None:
     """Refuse what the chosen way of comparing has no use for."""
+    if "" in arguments.candidate:
+        complain("an empty path names nothing to compare: is a variable unset?")
     if not arguments.candidate:
         complain("give folders of runs to compare, or with --against what to run, such as suite=demo")
     if arguments.against is None:
@@ -305,6 +313,8 @@ def read_files(arguments: argparse.Namespace, complain: Callable[[str], NoReturn
                 raise RecordError(f"--write {name}={shown} would replace what is compared: name another file.")
             if path in files:
                 raise RecordError(f"--write names {shown} twice, and one would replace the other: name two files.")
+            if _holds_measurements(path):
+                raise RecordError(f"--write {name}={shown} would replace what was measured: name another file.")
             if path.exists() and not path.is_file():
                 raise RecordError(f"--write {name}={shown} names no regular file: name one, or print with --format.")
             if not path.parent.is_dir():
@@ -313,6 +323,11 @@ def read_files(arguments: argparse.Namespace, complain: Callable[[str], NoReturn
     except ConfigError as error:
         complain(str(error))
     return files
+
+
+def _holds_measurements(path: Path) -> bool:
+    """Whether a file is a baseline or a run's, which only their own verbs replace."""
+    return path.is_file() and ((path.parent / RECORD_FILE).exists() or is_baseline(path))
 
 
 def _notes(entries: Sequence[Entry], baseline: Sequence[Entry]) -> list[str]:

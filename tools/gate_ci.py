@@ -14,6 +14,7 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from bench.errors import ExitCode, RecordError
 from bench.gating import CELL, Verdict
+from bench.records.store import show_text
 from bench.units import plural
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def _xml(text: str) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    lines = (show_text(line) for line in text.splitlines())  # a log is read in a terminal too
+    return "\n".join(lines).replace("%", "%25").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

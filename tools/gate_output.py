@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -246,6 +247,7 @@ def _share_of_threshold(row: Row) -> float:
 
 
 def _escape_markdown(text: str) -> str:
+    """Text without meaning for GitHub: no markdown, HTML, mention or link."""
     for letter in "\\`|<>[]*":
         text = text.replace(letter, f"\\{letter}" if letter not in "<>" else {"<": "&lt;", ">": "&gt;"}[letter])
-    return text
+    return re.sub(r"(?i)\b(https?|ftp)://", r"\1&#58;//", text).replace("@", "&#64;")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def verb_parser(verb: str, *, description: str, epilog: str, usage: str | None = None) -> argparse.ArgumentParser:
@@ -21,3 +22,14 @@ def verb_parser(verb: str, *, description: str, epilog: str, usage: str | None =
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def given_path(text: str) -> Path:
+    """A path of the command line; an empty one, as an unset variable leaves it, would be the working folder.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path names nothing: is a variable unset?")
+    return Path(text)

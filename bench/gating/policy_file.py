@@ -56,7 +56,7 @@ def read_policy(path: Path, policy: Policy) -> Rules:
     """
     name = show_path(path)
     try:
-        content = yaml.load(read_bytes(path), Loader=_StrictLoader)
+        content = _StrictLoader(read_bytes(path)).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: also a date that no calendar has
         raise ConfigError(f"The policy {name} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
@@ -150,7 +150,7 @@ def _mapping(content: dict[str, Any], key: str) -> dict[Any, Any]:
 def _number(name: str, value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
         raise ConfigError(f"{name} takes a number of 0 or more, not {value!a}")

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from bench.errors import RecordError
+from bench.privacy import without_places
 from bench.records.schema import RunRecord, Status
 from bench.records.store import RECORD_FILE, check_header, read_bytes, show_path, write_atomic
 from bench.records.text import pretty_json
@@ -127,7 +128,7 @@ def entry_of(record: RunRecord) -> Entry:
         config_digest=config_digest(config),
         fingerprint=record.fingerprint,
         status=record.status,
-        reason=record.reason,
+        reason=without_places(record.reason),
         throttled_set_aside=sum(repeat.set_aside for repeat in repeats),
         throttled_kept=sum(repeat.kept for repeat in repeats),
         code_version=record.code_version,
@@ -280,13 +281,13 @@ def _series(repeats: list[tuple[float, ...]], absent: Absent) -> Samples | Absen
 
 
 def _single(value: float | Absent) -> Samples | Absent:
-    return value if isinstance(value, Absent) else ((value,),)
+    return Absent(reason=without_places(value.reason)) if isinstance(value, Absent) else ((value,),)
 
 
 def _missing(record: RunRecord, part: str) -> Absent:
     if getattr(record, part) is not None:
         return Absent(reason="no samples were taken")
-    return Absent(reason=record.missing.get(part) or record.reason or "not measured")
+    return Absent(reason=without_places(record.missing.get(part) or record.reason or "not measured"))
 
 
 def _excerpt(environment: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import hashlib
+import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +17,9 @@ import pytest
 from bench.errors import ExitCode, NothingMeasuredError, RecordError
 from bench.records.schema import RunRecord
 from bench.records.text import sealed
-from reports.build import build_report, main
+from reports.build import build_report
+from reports.csv_files import DEVICE, _device
+from tools.cli import main as call
 
 Make = Callable[..., list[RunRecord]]
 Write = Callable[[Sequence[RunRecord]], Path]
@@ -93,7 +98,7 @@ def test_corrupt_and_foreign_files_are_named_and_the_rest_is_shown(
     for name, text in (("cut", '{"schema_version": 1, "key'), ("foreign", json.dumps({"name": "something else"}))):
         (runs / name).mkdir()
         (runs / name / "record.json").write_text(text)
-    assert main([str(runs), "-o", str(tmp_path / "out")]) == ExitCode.OK
+    assert call(["report", str(runs), "-o", str(tmp_path / "out")]) == ExitCode.OK
     said = capsys.readouterr()
     for text in (
         (tmp_path / "out" / "report.html").read_text(),
@@ -127,7 +132,7 @@ def test_an_empty_folder_is_one_sentence_and_nothing_is_written(
     (tmp_path / "runs").mkdir()
     with pytest.raises(NothingMeasuredError, match="no run record was found"):
         build_report([tmp_path / "runs"], tmp_path / "out")
-    assert main([str(tmp_path / "runs"), "-o", str(tmp_path / "out")]) == ExitCode.NOTHING_MEASURED
+    assert call(["report", str(tmp_path / "runs"), "-o", str(tmp_path / "out")]) == ExitCode.NOTHING_MEASURED
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
@@ -140,7 +145,7 @@ def test_an_output_folder_that_cannot_be_is_one_sentence(
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RecordError, match="name another folder"):
         build_report([runs], tmp_path / "file" / "out")
-    assert main([str(runs), "-o", str(tmp_path / "file" / "out")]) == ExitCode.USAGE
+    assert call(["report", str(runs), "-o", str(tmp_path / "file" / "out")]) == ExitCode.USAGE
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
@@ -154,8 +159,54 @@ def test_more_records_than_a_page_shows_are_refused_before_any_is_read(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_a_disk_that_is_full_leaves_the_earlier_report_whole(
+    demo_records: Make, write_runs: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    build_report([write_runs(demo_records(["fp32"]))], tmp_path / "out")
+    files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    monkeypatch.setattr("os.fsync", full)
+    runs = write_runs(demo_records(["fp32", "uint8_int8"]))
+    with pytest.raises(RecordError, match="No space left on device; name another folder"):
+        build_report([runs], tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_what_is_printed_obeys_no_name_and_holds_whatever_the_output_is(
+    demo_records: Make,
+    write_runs: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runs = write_runs([dataclasses.replace(record, suite="s\n::error::x") for record in demo_records(["fp32"])])
+    odd = runs / "a\n::error::y\x1b[31m"
+    odd.mkdir()
+    (odd / "record.json").write_text("no record")
+    for encoding in ("utf-8", "ascii"):
+        printed = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", printed)
+        assert call(["report", str(runs), "-o", str(tmp_path / "out")]) == ExitCode.OK
+        printed.seek(0)
+        lines = [*printed.read().splitlines(), *capsys.readouterr().err.splitlines()]
+        assert any("error::y" in line for line in lines)
+        assert not [line for line in lines if line.startswith("::") or "\x1b" in line]
+
+
+def test_samples_of_the_device_that_end_early_leave_fields_empty(
+    demo_records: Make, with_device: Callable[..., RunRecord]
+) -> None:
+    (record,) = demo_records(["fp32"])
+    cut = with_device(record, power_w=(70.0,))
+    assert [line[-1 - len(DEVICE) + DEVICE.index("power_w") - 1] for line in _device([cut])][:3] == [70.0, None, None]
+
+
 def test_a_path_that_is_not_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path / "nowhere"), "-o", str(tmp_path / "out")]) == ExitCode.USAGE
+    assert call(["report", str(tmp_path / "nowhere"), "-o", str(tmp_path / "out")]) == ExitCode.USAGE
     assert "nowhere" in capsys.readouterr().err
 
 
@@ -203,10 +254,10 @@ def test_a_newer_record_of_one_key_is_the_one_shown(demo_records: Make, write_ru
 
 def test_the_help_is_complete_and_importing_the_verb_draws_nothing() -> None:
     code = (
-        "import sys, reports.build as b; "
+        "import sys, reports.build, tools.report as b; "
         "heavy = {'matplotlib', 'seaborn', 'pandas', 'torch', 'jinja2'} & set(sys.modules); "
         "print(sorted(heavy)); b.main(['--help'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith("[]\n")
-    assert "example: metagrad-bench report out/demo -o out/demo" in done.stdout
+    assert "example:\n  metagrad-bench report out/demo -o out/demo" in done.stdout

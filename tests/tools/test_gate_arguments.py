@@ -13,6 +13,8 @@ from tools.gate import main
     [
         ((), "one of the arguments --baseline --against is required"),
         (("--baseline", "b"), "give folders of runs to compare, or with --against what to run"),
+        (("", "--baseline", "b"), "an empty path names nothing to compare"),
+        (("runs", "--baseline", ""), "an empty path names nothing"),
         (("runs",), "one of the arguments --baseline --against is required"),
         (("suite=demo", "--against", "main", "--in-turn"), "--against measures in turn anyway"),
         (("runs", "--baseline", "b", "--format", "html"), "invalid choice: 'html'"),
@@ -80,6 +82,7 @@ def test_a_policy_file_says_the_same_and_the_command_line_has_the_last_word(benc
         ("thresholds: 3", "thresholds takes a mapping, not 3"),
         ("thresholds: {step: 3}", "there is no metric 'step'; did you mean step_ms?"),
         ("thresholds: {step_ms: {lmit: 3}}", "there is no setting of step_ms 'lmit'; did you mean limit?"),
+        ("thresholds: {step_ms: %s}" % ("9" * 400), "step_ms takes a number of 0 or more"),
         ("thresholds: {step_ms: true}", "step_ms takes a number of 0 or more, not True"),
         ("thresholds: {step_ms: {limit: x}}", "step_ms.limit takes a number of 0 or more, not 'x'"),
         ("treat: {odd: ok}", "there is no verdict 'odd'"),

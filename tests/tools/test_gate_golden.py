@@ -15,6 +15,7 @@ from bench.errors import RecordError
 from bench.gating import Verdict
 from bench.records.baseline import entry_of, write_baseline
 from bench.records.schema import RunRecord
+from bench.records.store import write_record
 from bench.units import Absent
 from tests.tools.gate_runs import failed
 from tools import gate_output
@@ -264,6 +265,9 @@ def test_one_run_writes_every_format_beside_what_it_prints(
     [
         (["json=nowhere/gate.json"], "--write json=nowhere/gate.json is in a folder that does not exist"),
         (["json=baseline.json"], "--write json=baseline.json would replace what is compared"),
+        (["json=accepted.json"], "--write json=accepted.json would replace what was measured"),
+        (["json=run/record.json"], "--write json=run/record.json would replace what was measured"),
+        (["json=run/samples.csv"], "--write json=run/samples.csv would replace what was measured"),
         (["json=candidate.json"], "--write json=candidate.json would replace what is compared"),
         (["json=gate", "junit=./gate"], "--write names gate twice"),
         (["json=."], "--write json=. names no regular file"),
@@ -271,9 +275,17 @@ def test_one_run_writes_every_format_beside_what_it_prints(
     ],
 )
 def test_a_file_that_cannot_or_should_not_be_written_is_refused_before_anything_is_compared(
-    gate: Callable[..., int], files: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+    gate: Callable[..., int],
+    make_record: MakeRecord,
+    files: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    write_record(Path("run"), make_record(variant="a"), config_yaml="")
+    write_baseline(Path("accepted.json"), [entry_of(make_record(variant="a"))])
+    kept = {path: path.read_bytes() for path in (Path("accepted.json"), *Path("run").iterdir())}
     assert gate("regressed", "--write", *files) == 2
+    assert {path: path.read_bytes() for path in kept} == kept
     printed = capsys.readouterr()
     assert printed.out == ""
     assert sentence in printed.err
@@ -291,6 +303,27 @@ def test_a_disk_that_is_full_at_the_end_takes_the_file_and_not_the_findings(
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-1].startswith("Gate failed: ")
     assert "gate.json cannot be written" in printed.err
+
+
+def test_what_is_posted_names_nobody_and_no_place_and_means_nothing_to_who_shows_it(
+    tmp_path: Path, make_record: MakeRecord, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    gpu = "GPU-12345678-1234-1234-1234-123456789abc"
+    reason = f"the check pass failed: @everyone see https://a.example /home/alice/x on {gpu} \x1b[31m"
+    write_baseline(tmp_path / "b.json", [entry_of(make_record(variant="a"))])
+    write_record(tmp_path / "run", make_record(variant="a", status="failed", reason=reason), config_yaml="")
+    for form in ("text", "markdown", "json", "junit"):
+        command = ["gate", str(tmp_path / "run"), "--baseline", str(tmp_path / "b.json"), "--format", form]
+        assert main([*command, "--explain"]) == 1
+        printed = capsys.readouterr()
+        text = printed.out + printed.err
+        assert "the check pass failed" in text
+        assert not [what for what in ("alice", gpu, "\x1b") if what in text], form
+        if form == "markdown":
+            assert "@everyone" not in printed.out
+            assert "https://" not in printed.out
 
 
 def test_github_obeys_no_line_of_the_table(
