@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import ConfigError, ExitCode, RecordError
+from bench.errors import ConfigError, ExitCode
 from bench.units import Absent, format_absent, format_bytes, format_ms
+from tools.json_file import check_json_file, write_json_file
 from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def main(argv: Sequence[str]) -> int:
     if own["gpu"] is None:
         raise ConfigError("Which GPU? Add gpu=NAME, as in gpu=h100 (see `metagrad-bench list gpus`), or gpu=cpu.")
     batch = _batch(own["batch"])
-    if args.json and (Path(args.json).is_dir() or not Path(args.json).absolute().parent.is_dir()):
-        raise RecordError(f"--json {args.json} cannot be written: name a file in a folder that exists.")
+    if args.json:
+        check_json_file(args.json)
 
     from rich.console import Console
     from rich.text import Text
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
             console.print(f"  {estimate.UNVERIFIED}")
     if args.json:
         document = {"kind": "estimate", "note": TITLE, "allowances": estimate.ALLOWANCES, "cells": documents}
-        Path(args.json).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json_file(Path(args.json), document)
     return ExitCode.OK
 
 

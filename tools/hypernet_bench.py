@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import ConfigError, ExitCode, RecordError
+from bench.errors import ConfigError, ExitCode
 from bench.records.schema import Summary
 from bench.units import Absent, format_absent, format_bytes, format_ms, format_percent, format_ratio
+from tools.json_file import check_json_file, write_json_file
 from tools.pass_runner import PassRunner
 from tools.verb_parser import verb_parser
 
@@ -148,7 +148,7 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"--{key} {value} is not possible: it must be 1 or more.")
         effort = dataclasses.replace(effort, **{key: value}) if value is not None else effort
     if args.json:
-        _check_target(Path(args.json))
+        check_json_file(args.json)
 
     from rich.console import Console
 
@@ -173,7 +173,7 @@ def main(argv: Sequence[str]) -> int:
     if args.json:
         plain = {name: as_plain_result(result) for name, result in results.items()}
         document = {**plain, "quick": args.quick, "environment": environment}
-        Path(args.json).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json_file(Path(args.json), document)
     return ExitCode.OK
 
 
@@ -365,8 +365,3 @@ def _times(summary: Summary) -> tuple[str, str]:
 
 def _percent(share: float | Absent) -> str:
     return format_absent(share) if isinstance(share, Absent) else format_percent(100 * share)
-
-
-def _check_target(path: Path) -> None:
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise RecordError(f"--json {path} cannot be written: name a file in a folder that exists.")

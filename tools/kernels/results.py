@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.records.schema import Interval, Summary
 from bench.units import Absent
+from tools.json_file import write_json_file
 
 if TYPE_CHECKING:
     from bench.profilers.ceilings import Ceilings
@@ -164,9 +164,6 @@ def write_json(path: Path, results: dict[str, ModelResult], *, quick: bool, envi
     Raises:
         RecordError: it cannot be written.
     """
-    from bench.records.store import write_atomic
-    from bench.records.text import pretty_json
-
     plain = {name: as_plain_result(result) for name, result in results.items()}
     document: dict[str, Any] = dict(*plain.values()) if len(plain) == 1 else dict(plain)
     versions = {
@@ -176,7 +173,7 @@ def write_json(path: Path, results: dict[str, ModelResult], *, quick: bool, envi
         "torch": environment["torch"]["version"],
     }
     document |= {"quick": quick, "versions": versions, "environment": environment}
-    write_atomic(path, pretty_json(json.dumps(document, ensure_ascii=False).encode()), replace=True)
+    write_json_file(path, document)
 
 
 def _step_ratio(numer: str, denom: str, times: StepTimes) -> Interval | Absent:

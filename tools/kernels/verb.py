@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import ConfigError, ExitCode, RecordError
+from bench.errors import ConfigError, ExitCode
 from bench.models import CUSTOM, MODELS, check_model
 from bench.units import Absent
+from tools.json_file import check_json_file
 from tools.kernels.results import ModelResult, SideTimes, compare_lean, compare_width, side_times, write_json
 from tools.pass_runner import PassRunner
 from tools.verb_parser import verb_parser
@@ -258,9 +258,7 @@ def _check_arguments(args: argparse.Namespace, models: Sequence[str], effort: Ef
             )
         check_model(CUSTOM if own else name, factory=name if own else None)
     if args.json:
-        folder = Path(args.json).absolute().parent
-        if Path(args.json).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise RecordError(f"--json {args.json} cannot be written: name a file in a folder that you may write to.")
+        check_json_file(args.json)
 
     from bench.layers.convert import DISPATCHES
     from bench.quantizers import check_name
