@@ -168,8 +168,9 @@ def test_a_disk_that_is_full_leaves_the_earlier_report_whole(
 
     build_report([write_runs(demo_records(["fp32"]))], tmp_path / "out")
     files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    monkeypatch.setattr("os.fsync", full)
+    (tmp_path / "runs").rename(tmp_path / "earlier")
     runs = write_runs(demo_records(["fp32", "uint8_int8"]))
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(RecordError, match="No space left on device; name another folder"):
         build_report([runs], tmp_path / "out")
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
