@@ -21,6 +21,7 @@ import msgspec
 from bench.errors import RecordError
 from bench.files import write_whole
 from bench.records.outline import StoredProfileError, decode_outline
+from bench.records.plausible import find_implausible
 from bench.records.schema import SCHEMA_VERSION, ProfileResult, RunRecord
 from bench.records.text import is_as_written, pretty_json, sealed
 
@@ -141,16 +142,35 @@ def read_record(path: Path) -> RunRecord:
             value of the wrong type; the message says which and where.
     """
     data = read_bytes(path)
-    _check_seal(path, data)
-    return _decoded(path, data, _decoder.decode)
+    sealed_by_us = _check_seal(path, data)
+    record = _decoded(path, data, _decoder.decode)
+    if not sealed_by_us:
+        _check_numbers(path, record)
+    return record
 
 
 def _read_outline(path: Path) -> RunRecord:
     """The same, but a profile that the record's SHA-256 vouches for stays in the file until it is asked for."""
     data = read_bytes(path)
     if not _check_seal(path, data):
-        return _decoded(path, data, _decoder.decode)
+        record = _decoded(path, data, _decoder.decode)
+        _check_numbers(path, record)
+        return record
     return _decoded(path, data, lambda text: decode_outline(text, lambda key: _read_profile(path, key)))
+
+
+def _check_numbers(path: Path, record: RunRecord) -> None:
+    """Look through a record that no SHA-256 vouches for.
+
+    Raises:
+        RecordError: it holds a number that nothing can have measured.
+    """
+    found = find_implausible(record)
+    if found:
+        raise RecordError(
+            f"The record {show_path(path)} is damaged: {show_text(found)}, which nothing can measure; run its cell "
+            "again."
+        )
 
 
 def _check_seal(path: Path, data: bytes) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench.errors import RecordError
+from bench.records.plausible import find_implausible
 from bench.records.schema import RunRecord
 from bench.records.store import encode_record, find_records, read_record, write_record
 from tests.edited_records import edit_record
@@ -26,6 +28,39 @@ def test_a_record_in_which_a_digit_changed_on_the_disk_is_refused(tmp_path: Path
         read_record(path)
     path.write_bytes(encode_record(make_record()))
     assert read_record(path) == make_record(), "a record of before carries no SHA-256"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("timing", "repeats", 0, "step_ms", 1), 0.0, "timing.repeats[0].step_ms[1] is 0"),
+        (("timing", "fp32_step_ms", "median"), 5e-324, "timing.fp32_step_ms.median is 4.94066e-324"),
+        (("timing", "time_vs_fp32", "low"), 0.0, "timing.time_vs_fp32 is"),
+        (("timing", "phases_ms", "meta", "q3"), 1e300, "timing.phases_ms.meta.q3 is 1e+300"),
+        (("memory", "peak_allocated_bytes"), -1, "memory.peak_allocated_bytes is -1"),
+        (("accuracy", "steps"), 10**30, "accuracy.steps is 1e+30"),
+        (("accuracy", "epochs"), 10**400, "accuracy.epochs is beyond all bounds"),
+        (("duration_s",), 1e13, "duration_s is 1e+13"),
+    ],
+)
+def test_a_number_that_nothing_can_measure_is_damage_where_no_sha256_vouches_for_it(
+    place: tuple[str | int, ...], value: float, said: str, tmp_path: Path, make_record: MakeRecord
+) -> None:
+    def change(content: Any) -> None:
+        for part in place[:-1]:
+            content = content[part]
+        content[place[-1]] = value
+
+    path = edit_record(write_record(tmp_path, make_record(), config_yaml=""), change)
+    with pytest.raises(RecordError, match=f"is damaged: {re.escape(said)}.*, which nothing can measure; run its cell"):
+        read_record(path)
+    assert "nothing can measure" in find_records([tmp_path])[1][0].reason
+
+
+def test_what_was_measured_in_earnest_is_plausible() -> None:
+    paths = sorted((Path(__file__).parents[2] / "docs" / "demo").glob("*/record.json"))
+    assert paths
+    assert [found for path in paths if (found := find_implausible(read_record(path)))] == []
 
 
 @pytest.mark.parametrize(

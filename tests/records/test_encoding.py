@@ -15,6 +15,7 @@ from bench.errors import RecordError
 from bench.records import schema
 from bench.records.schema import RunRecord
 from bench.records.store import encode_record, read_record
+from bench.records.text import sealed
 from bench.units import Absent
 from tests.records.written import write
 
@@ -90,7 +91,7 @@ def test_any_record_survives_encoding(
     record = make_record(**parts)
     record = dataclasses.replace(record, method=dataclasses.replace(record.method, hidden=hidden))
     path = tmp_path / "record.json"
-    path.write_bytes(encode_record(record))
+    path.write_bytes(sealed(encode_record(record)))
     assert read_record(path) == record
 
 

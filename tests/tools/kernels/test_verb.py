@@ -114,6 +114,7 @@ def test_compiled_sides_run_and_say_how_long_compiling_took(own_net: Path) -> No
         (["--model", "nowhere_at_all:make"], "nowhere_at_all"),
         (["--model", "resnet18", "--image-size", "16"], "--image-size 16"),
         (["--batch", "1"], "--batch 1"),
+        (["--batch", "9" * 23], "it must be 1,048,576 or less"),
         (["--steps", "0"], "--steps 0"),
         (["--threads", "0"], "--threads 0"),
         (["--budget-s", "-1"], "--budget-s -1"),
