@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 YARDSTICK = "fp32_step_ms"  # divides the times of the same process
-BLIND_FACTOR = 4.0  # an interval that reaches so many thresholds is no pass: a gross regression may hide in it
+# An interval that reaches so many times the threshold, or the floor if that is larger, is no pass: a gross regression
+# may hide in it. Where `Threshold.alarm` is False, the rule does not apply.
+BLIND_FACTOR = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,8 @@ class Threshold:
     # seeds), and between runs on different days. Samples that spread more count; those that spread less count in part.
     process_shift_pct: float = 0.0
     session_shift_pct: float = 0.0
-    # False: of recorded runs it is inconclusive beyond the limit, since the machine alone may be the cause.
+    # False: of recorded runs it is inconclusive beyond the limit, since the machine alone may be the cause; and within
+    # the limit it is ok however wide its interval, in turn too (BLIND_FACTOR).
     alarm: bool = True
 
     def limit_for(self, interleaved: bool) -> float:
@@ -89,7 +92,8 @@ class Policy:
     resamples: int = 1000  # of the bootstrap
     seed: int = 0
     # False: only rows are resampled that have a say in what counts as regressed or improved (`ratio_test`), so these
-    # verdicts are the same; the others' intervals come from Student's t alone.
+    # verdicts are the same; the others' intervals come from Student's t alone, and one that only the bootstrap makes
+    # inconclusive is ok.
     resample_all: bool = True
 
     def threshold_of(self, metric: str) -> Threshold | None:

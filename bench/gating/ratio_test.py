@@ -4,9 +4,9 @@ Step times within a process are autocorrelated, and processes are shifted agains
 counted as independent. Three processes a side give four degrees of freedom, on which no threshold for false alarms
 holds without what is known beforehand; the spread between processes is therefore moderated: own spread, with its
 degrees of freedom, and an expected one, with ``Policy.prior_df``, are averaged. What is expected is the largest of a
-fixed figure per metric, the spread of the same metric in the comparison's other cells, and how far medians wander
-within these very processes. Processes that stand alone are set aside before. A hierarchical bootstrap over processes
-and blocks of neighbouring samples bounds the standard error from below.
+fixed figure per metric, the median spread of the same metric over the comparison's cells, its own among them, and how
+far medians wander within these very processes. Processes that stand alone are set aside before. A hierarchical
+bootstrap over processes and blocks of neighbouring samples bounds the standard error from below.
 
 Source: Kalibera and Jones, "Rigorous Benchmarking in Reasonable Time" (ISMM 2013), for the levels; Künsch 1989 for the
 blocks; Smyth 2004 (Stat. Appl. Genet. Mol. Biol. 3:3) for the moderated variance.
@@ -64,7 +64,7 @@ def ratio_test(
         baseline: the same of the other side, in the same unit.
         threshold: what is known beforehand of the noise; its limit decides whether the bootstrap is needed.
         policy: how both were measured, resampling, degrees of freedom.
-        usual: variance between processes in the comparison's cells (``usual_variance``); 0: not known.
+        usual: variance between processes over the comparison's cells, this one too (``usual_variance``); 0: not known.
         resample: draw the bootstrap; none: where ``policy.resample_all``, or where it has a say in what is found: the
             change is beyond its limit, or its chance without the bootstrap is ``policy.alpha`` or less.
 

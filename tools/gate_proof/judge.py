@@ -6,6 +6,7 @@ The gate is the product's own ``compare``; the proof only knows the truth beside
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 from scipy.stats import binomtest
@@ -18,9 +19,9 @@ from tools.gate_proof.runs import Recorded, Run
 CONFIDENCE = 0.95
 PHASE_METRICS = ("data_ms", "forward_ms", "backward_ms", "meta_ms", "optimizer_ms", "unattributed_ms")
 MEMORY_METRICS = ("peak_allocated_bytes", "peak_process_bytes")
-# As the gate decides; resampling what lies within its threshold changes no verdict and takes most of the time.
-RECORDED = Policy(resample_all=False)
-INTERLEAVED = shared_alpha(Policy(interleaved=True, resample_all=False), CONFIRM)
+# As `gate` and `gate --against` decide: every row resampled, each look at runs in turn with its part of alpha.
+RECORDED = Policy()
+INTERLEAVED = shared_alpha(Policy(interleaved=True), CONFIRM)
 
 
 class Count(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +60,20 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return Finding(regressed=[metric for metric, digest in pairs if digest == cell.config_digest], inconclusive=[])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealFindings:
+    """What the gate says of all real comparisons."""
+
+    pairs: dict[str, list[Finding]]  # of equal runs, by the way they are paired
+    slowed: dict[str, dict[str, list[Finding]]]  # by phase and size
+    leaking: dict[str, list[Finding]]  # by size
+
+    @staticmethod
+    def of(recorded: Recorded) -> RealFindings:
+        """Judge them all, with every row resampled: seconds."""
+        return RealFindings(pairs=equal_pairs(recorded), slowed=slowed_groups(recorded), leaking=leaks(recorded))
+
+
 def judge(candidates: Iterable[Entry], baselines: Iterable[Entry], policy: Policy) -> Finding:
     """Let the gate compare; the candidate's cells are the baseline's."""
     comparison = compare(candidates, baselines, policy)
@@ -77,16 +92,21 @@ def judge(candidates: Iterable[Entry], baselines: Iterable[Entry], policy: Polic
 _USUAL = (Verdict.OK, Verdict.IMPROVED, Verdict.REGRESSED, Verdict.INCONCLUSIVE)
 
 
-def equal_pairs(recorded: Recorded) -> dict[str, list[Finding]]:
-    """The real equal runs in disjoint pairs, paired and judged in three ways.
-
-    ``neighbours``: runs next to each other, as recorded runs. ``apart``: runs half the proof's duration apart, as
-    recorded runs. ``in_turn``: the processes of two neighbours dealt out A B B A A B, as runs in turn.
-    """
+def pairings(recorded: Recorded) -> tuple[list[tuple[Run, Run]], list[tuple[Run, Run]]]:
+    """The equal runs in disjoint pairs, twice: neighbours, and runs half the proof's duration apart."""
     runs = recorded.of("plain")
     half = len(runs) // 2
-    near = list(zip(runs[::2], runs[1::2], strict=False))
-    far = list(zip(runs[:half], runs[half : 2 * half], strict=True))
+    return list(zip(runs[::2], runs[1::2], strict=False)), list(zip(runs[:half], runs[half : 2 * half], strict=True))
+
+
+def equal_pairs(recorded: Recorded) -> dict[str, list[Finding]]:
+    """The real equal runs, judged in three ways: neighbours twice, and paired anew once.
+
+    The three are not independent of each other, since all take the same runs. ``neighbours``: runs next to each
+    other, as recorded runs. ``apart``: runs half the proof's duration apart, as recorded runs. ``in_turn``: the
+    processes of two neighbours dealt out A B B A A B, as runs in turn.
+    """
+    near, far = pairings(recorded)
     return {
         "neighbours": [judge([recorded.entry(b)], [recorded.entry(a)], RECORDED) for a, b in near],
         "apart": [judge([_timing(recorded, b)], [_timing(recorded, a)], RECORDED) for a, b in far],

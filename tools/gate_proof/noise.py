@@ -24,7 +24,8 @@ STEP = "step_ms"
 _CLOCK_SHARE = 0.2  # of processes in which the clock falls for a while
 _CLOCK_FACTOR = 1.10
 _CALIBRATION_PROCESSES = 4000
-_TAILS = (4.2, 30.0)  # degrees of freedom of Student's t that noise is drawn from, at least and at most
+SHIFT_DF = 5.0  # of Student's t that shifts of runs and processes are drawn from: assumed
+TAILS_DF = (4.2, 30.0)  # of Student's t that steps are drawn from, at least and at most
 
 
 class Noise(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +42,7 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
     step_cov: list[list[float]]  # between the steps of a process
     fp32_sd: float
     autocorrelation: float  # of neighbouring steps
-    tail_df: float  # of steps
+    tail_df: float  # of steps; fitted on all processes, within TAILS_DF
     drift_sd: float  # between the start and the end of a process
     memory_bytes: dict[str, float]
     memory_sd: dict[str, float]  # share of it, between runs
@@ -84,7 +85,7 @@ def measure_noise(recorded: Recorded) -> Noise:
         step_cov=_positive(np.cov(calm(np.concatenate([process.steps for process in usual])).T, ddof=1)).tolist(),
         fp32_sd=float(np.std(calm(np.concatenate(fp32)))),
         autocorrelation=float(np.clip(np.mean([_lag_one(calm(values)) for values in fp32]), 0.0, 0.9)),
-        tail_df=_tail_df(_step_residuals(recorded)),
+        tail_df=_tail_df(excess_kurtosis(recorded)),
         drift_sd=float(np.std(calm(np.array([process.slope for process in usual])))),
         memory_bytes={name: float(np.median(values)) for name, values in memory.items()},
         memory_sd={name: float(np.std(values) / np.median(values)) for name, values in memory.items()},
@@ -211,7 +212,7 @@ def _autocorrelated(values: np.ndarray, noise: Noise, axis: int) -> np.ndarray:
     return np.moveaxis(moved, 0, axis)
 
 
-def _heavy(rng: Any, cov: Sequence[Sequence[float]], shape: tuple[int, ...], df: float = 5.0) -> np.ndarray:
+def _heavy(rng: Any, cov: Sequence[Sequence[float]], shape: tuple[int, ...], df: float = SHIFT_DF) -> np.ndarray:
     """(*shape, K) Student's t in all phases at once, with this covariance."""
     values, vectors = np.linalg.eigh(np.array(cov))
     factor = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -234,17 +235,17 @@ def _rounds(recorded: Recorded) -> int:
     return max(1, round(float(np.median(lengths)) / recorded.template.config["protocol"]["steps_per_block"]))
 
 
-def _step_residuals(recorded: Recorded) -> np.ndarray:
-    """Logarithms of whole steps around their process's median."""
+def excess_kurtosis(recorded: Recorded) -> float:
+    """Of whole steps' logarithms around their process's median, in all equal runs, disturbed processes too."""
     series = [np.log(steps) for run in recorded.of("plain") for steps in run.metrics[STEP]]
-    return np.concatenate([steps - np.median(steps) for steps in series])
+    residuals = np.concatenate([steps - np.median(steps) for steps in series])
+    centred = residuals - residuals.mean()
+    return float(np.mean(centred**4) / np.mean(centred**2) ** 2) - 3
 
 
-def _tail_df(values: np.ndarray) -> float:
-    """Student's degrees of freedom with the sample's excess kurtosis, 6 / (df − 4), within what is reasonable."""
-    centred = values - values.mean()
-    excess = float(np.mean(centred**4) / np.mean(centred**2) ** 2) - 3
-    return float(np.clip(4 + 6 / excess if excess > 0 else _TAILS[1], *_TAILS))
+def _tail_df(excess: float) -> float:
+    """Student's degrees of freedom with this excess kurtosis, 6 / (df − 4), within TAILS_DF."""
+    return float(np.clip(4 + 6 / excess if excess > 0 else TAILS_DF[1], *TAILS_DF))
 
 
 def _lag_one(values: np.ndarray) -> float:

@@ -12,23 +12,23 @@ import pytest
 
 from bench.cell_folder import only_here
 from bench.errors import RecordError
+from bench.gating import Policy
 from bench.gating.matching import cell_key
 from bench.records.baseline import entry_of
 from bench.records.schema import RunRecord
-from tools.gate_proof import planted, simulate
+from tools.against.verb import CONFIRM, shared_alpha
+from tools.gate_proof import judge, planted, simulate
 from tools.gate_proof.__main__ import main, scenarios
+from tools.gate_proof.goals import conclude, show_count
 from tools.gate_proof.judge import (
     Count,
     Finding,
-    equal_pairs,
+    RealFindings,
     leak_named_right,
-    leaks,
     named_right,
-    slowed_groups,
 )
 from tools.gate_proof.noise import Design, Noise, draw_side, measure_noise
 from tools.gate_proof.real import Counts, schedule
-from tools.gate_proof.report import conclude, show_count
 from tools.gate_proof.runs import RUNS_VERSION, Recorded, Run, read_runs, with_values, write_runs
 
 PHASES = ["forward_ms", "backward_ms", "meta_ms"]
@@ -182,13 +182,13 @@ def test_the_drawn_phases_add_up_to_the_step_and_slow_down_where_told() -> None:
 
 
 def test_equal_pairs_pass_and_what_was_planted_is_found_and_named(recorded: Recorded) -> None:
-    pairs = equal_pairs(recorded)
-    assert {way: len(findings) for way, findings in pairs.items()} == {"neighbours": 6, "apart": 6, "in_turn": 6}
-    assert not any(finding.regressed for findings in pairs.values() for finding in findings)
-    for phase, sizes in slowed_groups(recorded).items():
+    real = RealFindings.of(recorded)
+    assert {way: len(findings) for way, findings in real.pairs.items()} == {"neighbours": 6, "apart": 6, "in_turn": 6}
+    assert not any(finding.regressed for findings in real.pairs.values() for finding in findings)
+    for phase, sizes in real.slowed.items():
         for findings in sizes.values():
             assert all(named_right(finding, phase) for finding in findings)
-    assert all(leak_named_right(finding) for findings in leaks(recorded).values() for finding in findings)
+    assert all(leak_named_right(finding) for findings in real.leaking.values() for finding in findings)
 
 
 def test_a_finding_elsewhere_is_not_named_right() -> None:
@@ -216,6 +216,25 @@ def test_a_chunk_is_the_same_whenever_it_is_drawn(recorded: Recorded, monkeypatc
     assert (equal.suites, equal.regressed) == (3, 0)
 
 
+def test_real_runs_are_judged_as_the_product_judges_and_drawn_ones_where_told(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Policy() == judge.RECORDED
+    assert shared_alpha(Policy(interleaved=True), CONFIRM) == judge.INTERLEAVED
+    policies: list[Policy] = []
+
+    def note(candidates: Any, baselines: Any, policy: Policy) -> Finding:
+        policies.append(policy)
+        return Finding(regressed=[], inconclusive=["meta_ms"])
+
+    monkeypatch.setattr(simulate, "CHUNK", 1)
+    monkeypatch.setattr(simulate, "judge", note)
+    for every_row in (False, True):
+        scenario = simulate.Scenario(design="apart", every_row=every_row)
+        assert simulate.run_chunk(recorded.template, NOISE, scenario, 0).inconclusive == 1
+    assert policies == [Policy(resample_all=False), Policy()]
+
+
 def test_what_was_simulated_is_taken_up_again_only_for_the_same_noise(tmp_path: Path) -> None:
     path = tmp_path / "simulated.json"
     done = simulate.Simulated(
@@ -234,7 +253,7 @@ def test_the_page_is_written_from_the_files_and_a_missed_goal_is_an_exit_code(
     write_runs(tmp_path / "runs.json", recorded)
     tallies = {
         scenario.key: simulate.Tally(suites=count, regressed=0 if not scenario.size_pct else count, named=count)
-        for scenario, count in scenarios(10_000, 200).items()
+        for scenario, count in scenarios(10_000, 400, 200).items()
     }
     simulated = simulate.Simulated(noise=NOISE, thresholds="", tallies=tallies)
     (tmp_path / "simulated.json").write_bytes(msgspec.json.encode(simulated))
@@ -247,7 +266,12 @@ def test_the_page_is_written_from_the_files_and_a_missed_goal_is_an_exit_code(
     assert "| at most 1 % false `regressed` per comparison of 8 equal cells, simulated, in turn" in text
     assert "0 of 10000, 0.00 % (95 % bounds 0.00 to 0.04 %) | met |" in text
     assert "| backward | 10 % | 100.0 % of 200 |" in text
-    assert "0 real ones, 0.0 %, stood more than six robust standard deviations off" in text
+    assert "Not usual are 0 real processes, 0.0 %: they stood more than six robust standard deviations off" in text
+    assert "6.0 degrees of freedom (excess kurtosis 3); the excess kurtosis measured over all processes" in text
+    assert "6 disjoint pairs, judged three ways" in text
+    assert "6 of the 6 neighbours hold memory" in text
+    assert "No pair lies further apart than 1 minute, and" in text
+    assert text.count("; every row resampled | 0 of 400, 0.00 % (95 % bounds 0.00 to 0.92 %) | 0 of 400") == 2
     assert (tmp_path / "detection.png").stat().st_size > 10_000
     (tmp_path / "simulated.json").write_text("{")
     assert main(["--output", str(tmp_path), "--page", str(page), "--report-only"]) == 2
@@ -266,7 +290,7 @@ def test_a_second_proof_at_once_is_refused_in_one_sentence(tmp_path: Path, capsy
 def test_a_false_alarm_too_many_misses_the_goal(recorded: Recorded) -> None:
     tally = simulate.Tally(suites=10_000, regressed=95)
     simulated = simulate.Simulated(noise=NOISE, thresholds="", tallies={"equal/in_turn": tally})
-    goal = conclude(recorded, simulated)[0]
+    goal = conclude(RealFindings.of(recorded), simulated)[0]
     assert not goal.met  # 0.95 %, but up to 1.16 % is possible
     assert goal.result.startswith("95 of 10000, 0.95 %")
 
@@ -278,7 +302,7 @@ def test_a_tiny_proof_runs_for_real_and_goes_on_where_it_was_stopped(
     monkeypatch.setattr("tools.gate_proof.real.SIZES_PCT", (20.0,))
     monkeypatch.setattr("tools.gate_proof.real.PHASES", ("backward",))
     monkeypatch.setattr("tools.gate_proof.real.LEAKS_PCT", (1.0,))
-    counts = ["--pairs", "2", "--groups", "1", "--leaks", "1", "--simulated", "50", "--slowed", "0"]
+    counts = ["--pairs", "2", "--groups", "1", "--leaks", "1", "--simulated", "50", "--resampled", "0", "--slowed", "0"]
     places = ["--output", str(tmp_path), "--page", str(tmp_path / "page.md"), "--scratch", str(tmp_path / "scratch")]
     assert main([*counts, *places]) in (0, 1)
     out, err = capsys.readouterr()
