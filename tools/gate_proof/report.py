@@ -159,8 +159,9 @@ def _untested(recorded: Recorded) -> str:
         "each other and in turn they are the same pairs, apart the same runs paired anew, so the three counts are not "
         f"independent and must not be added. {with_memory} of the {len(near)} neighbours hold memory, the other two "
         f"ways only times. In turn, {processes} processes a side are dealt out of two runs, where `--against` has "
-        f"{IN_TURN.processes} fresh runs a side. No pair lies further apart than {plural(round(apart_s / 60), 'minute')}, and all "
-        "are of one machine and one cell: what a machine does from day to day is in none of them, and the gate's "
+        f"{IN_TURN.processes} fresh runs a side. No pair lies further apart than "
+        f"{plural(round(apart_s / 60), 'minute')}, and all are of one machine and one cell: what a machine does from "
+        "day to day is in none of them, and the gate's "
         "allowance for it (`session_shift_pct`) is an assumption. No drawn suite holds accuracy, the share of integer "
         "products or a hypernetwork's memory."
     )
