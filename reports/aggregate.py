@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.records.schema import Interval, RunRecord, Summary
@@ -25,7 +25,7 @@ def build_row(records: tuple[RunRecord, ...], label: str) -> Row:
         records: one a seed, by seed.
         label: the row's name.
     """
-    shares = _mean_mapping(records, lambda t: t.phase_share_pct)
+    phases = _phase_samples(records)
     return Row(
         label=label,
         records=records,
@@ -34,8 +34,8 @@ def build_row(records: tuple[RunRecord, ...], label: str) -> Row:
         step_ms=_summary(records, lambda repeat: repeat.step_ms, lambda t: t.step_ms),
         fp32_step_ms=_summary(records, lambda repeat: repeat.fp32_step_ms, lambda t: t.fp32_step_ms),
         time_vs_fp32=_time_vs_fp32(records),
-        phases_ms=_mean_mapping(records, lambda t: {name: s.median for name, s in t.phases_ms.items()}),
-        phase_share_pct=shares,
+        phases_ms=_phase_medians(records, phases),
+        phase_share_pct=_phase_shares(records, phases),
         peak_allocated_bytes=_largest(records, "peak_allocated_bytes"),
         peak_process_bytes=_largest(records, "peak_process_bytes"),
         peak_reserved_bytes=_largest(records, "peak_reserved_bytes"),
@@ -130,15 +130,36 @@ def _time_vs_fp32(records: Sequence[RunRecord]) -> Ratio | Absent:
     return Ratio(value=interval.value, interval=interval)
 
 
-def _mean_mapping(
-    records: Sequence[RunRecord], values: Callable[[Any], Mapping[str, float]]
-) -> Mapping[str, float] | Absent:
+def _phase_samples(records: Sequence[RunRecord]) -> dict[str, list[float]]:
+    """The samples of each phase over all seeds and processes, as the step's are; in the phases' order."""
+    repeats = [repeat for timing in _timed(records) for repeat in timing.repeats]
+    names = _in_order({name for repeat in repeats for name in repeat.phases_ms})
+    return {name: [value for repeat in repeats for value in repeat.phases_ms.get(name, ())] for name in names}
+
+
+def _phase_medians(records: Sequence[RunRecord], phases: Mapping[str, Sequence[float]]) -> Mapping[str, float] | Absent:
     timings = _timed(records)
     if not timings:
         return Absent(reason=_why_none(records, "timing"))
-    maps = [values(timing) for timing in timings]
-    names = [*PHASES, *sorted({name for one in maps for name in one} - set(PHASES))]
-    return {n: math.fsum(m.get(n, 0.0) for m in maps) / len(maps) for n in names if any(n in m for m in maps)}
+    if len(timings) == 1:
+        return {name: timings[0].phases_ms[name].median for name in _in_order(timings[0].phases_ms)}
+    return {name: summarize(values).median for name, values in phases.items() if values}
+
+
+def _phase_shares(records: Sequence[RunRecord], phases: Mapping[str, Sequence[float]]) -> Mapping[str, float] | Absent:
+    """Shares of the mean step over all samples, percent."""
+    timings = _timed(records)
+    if not timings:
+        return Absent(reason=_why_none(records, "timing"))
+    if len(timings) == 1:
+        return {name: timings[0].phase_share_pct[name] for name in _in_order(timings[0].phase_share_pct)}
+    total = math.fsum(value for values in phases.values() for value in values)
+    return {name: 100 * math.fsum(values) / total for name, values in phases.items() if values}
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    present = set(names)
+    return [*(name for name in PHASES if name in present), *sorted(present - set(PHASES))]
 
 
 def _largest(records: Sequence[RunRecord], name: str) -> float | Absent:

@@ -13,27 +13,49 @@ from reports.wording import listed, points_text, with_interval
 
 
 def choice_sentence(section: Section) -> str:
-    """Which row to take on the section's machine and why, one clause a question; "" where no question has an answer."""
-    low_bit = [row for row in section.rows if row.is_low_bit]
-    clauses = [_speed(low_bit), _memory(low_bit), "" if section.synthetic else _accuracy(section, low_bit)]
+    """Which row to take on the section's machine and why, one clause a question; "" where no question has an answer.
+
+    All rows but FP32 are candidates, bf16 among them; one with seeds that did not finish is named and not ranked.
+    """
+    others = [row for row in section.rows if not row.is_fp32]
+    whole = [row for row in others if not row.unfinished]
+    clauses = [_speed(whole), _memory(whole), "" if section.synthetic else _accuracy(section, whole)]
+    cut = [_called(row) for row in others if row.unfinished]
+    if cut:
+        clauses.append(f"not ranked, since not all of their seeds finished: {listed(cut)}")
+    if section.fp32 is not None and section.fp32.unfinished and any(clauses):
+        clauses.append(f"of FP32 itself not all seeds finished: {section.fp32.named}")
     told = "; ".join(filter(None, clauses))
     return f"On {machine_name(section.rows[0].first)}, {told}." if told else ""
 
 
-def _speed(low_bit: Sequence[Row]) -> str:
-    ranked = [row for row in low_bit if _interval(row) is not None]
+def _called(row: Row) -> str:
+    """The row's name; of one that is not low-bit, with what it is instead."""
+    if row.is_low_bit:
+        return row.named
+    told = ("bfloat16" if row.method.name == "bf16" else "floating point", "not low-bit", *row.labels, *row.unfinished)
+    return f"{row.label} ({', '.join(told)})"
+
+
+def _kind(rows: Sequence[Row]) -> str:
+    """What the candidates are: "low-bit row" where all are."""
+    return "low-bit row" if all(row.is_low_bit for row in rows) else "other row"
+
+
+def _speed(rows: Sequence[Row]) -> str:
+    ranked = [row for row in rows if _interval(row) is not None]
     faster = [row for row in ranked if (found := _interval(row)) is not None and found.high < 1]
     if not faster:
-        return "for speed FP32: no low-bit row is shown to be faster" if ranked else ""
+        return f"for speed FP32: no {_kind(ranked)} is shown to be faster" if ranked else ""
     best = min(faster, key=_ratio_value)
     assert isinstance(best.time_vs_fp32, Ratio), "only rows with a ratio are ranked"
-    return f"for speed {best.named}, {with_interval(best.time_vs_fp32, 'the FP32 step’s time')}"
+    return f"for speed {_called(best)}, {with_interval(best.time_vs_fp32, 'the FP32 step’s time')}"
 
 
-def _memory(low_bit: Sequence[Row]) -> str:
+def _memory(rows: Sequence[Row]) -> str:
     shares = [
         (row, row.peak_allocated_bytes / row.fp32_peak_allocated_bytes)
-        for row in low_bit
+        for row in rows
         if not isinstance(row.peak_allocated_bytes, Absent)
         and not isinstance(row.fp32_peak_allocated_bytes, Absent)
         and row.fp32_peak_allocated_bytes > 0
@@ -41,37 +63,36 @@ def _memory(low_bit: Sequence[Row]) -> str:
     if not shares:
         return ""
     share = min(of for _, of in shares)
-    leanest = [row.named for row, of in shares if ratio_text(of) == ratio_text(share)]
+    leanest = [_called(row) for row, of in shares if ratio_text(of) == ratio_text(share)]
     if share < 1:
         return f"for memory {listed(leanest)}, {ratio_text(share)} FP32’s peak allocated"
+    kind = _kind([row for row, _ in shares])
     if len(leanest) > 1:
-        return (
-            f"for memory FP32: the leanest low-bit rows, {listed(leanest)}, have {ratio_text(share)} its peak allocated"
-        )
-    return f"for memory FP32: the leanest low-bit row, {leanest[0]}, has {ratio_text(share)} its peak allocated"
+        return f"for memory FP32: the leanest {kind}s, {listed(leanest)}, have {ratio_text(share)} its peak allocated"
+    return f"for memory FP32: the leanest {kind}, {leanest[0]}, has {ratio_text(share)} its peak allocated"
 
 
-def _accuracy(section: Section, low_bit: Sequence[Row]) -> str:
-    """The low-bit row with the highest mean, against FP32 and against the others, as far as seeds tell."""
-    ranked = [row for row in low_bit if isinstance(row.accuracy, Estimate)]
+def _accuracy(section: Section, rows: Sequence[Row]) -> str:
+    """The row with the highest mean, against FP32 and against the others, as far as seeds tell."""
+    ranked = [row for row in rows if isinstance(row.accuracy, Estimate)]
     if not ranked or section.fp32 is None:
         return ""
     best = max(ranked, key=_accuracy_value)
     assert isinstance(best.accuracy, Estimate), "only rows with an accuracy are ranked"
-    delta, mean = best.accuracy_vs_fp32, f"{best.accuracy.value:.2f} %"
+    delta, mean, kind = best.accuracy_vs_fp32, f"{best.accuracy.value:.2f} %", _kind(ranked)
     if isinstance(delta, Absent):
-        return f"for accuracy nothing is settled ({delta.reason}): of the low-bit rows {best.named} has most, {mean}"
+        return f"for accuracy nothing is settled ({delta.reason}): of the {kind}s {_called(best)} has most, {mean}"
     if isinstance(delta.interval, Absent):
-        highest = listed([row.named for row in ranked if _accuracy_value(row) == _accuracy_value(best)])
+        highest = listed([_called(row) for row in ranked if _accuracy_value(row) == _accuracy_value(best)])
         return (
-            f"for accuracy nothing is settled, since one seed shows no order: the highest of the low-bit rows is "
+            f"for accuracy nothing is settled, since one seed shows no order: the highest of the {kind}s is "
             f"{highest} with {mean}, {points_text(delta)} points against FP32"
         )
     over = f"{points_text(delta)} points against FP32’s over {plural(delta.n, 'seed')}"
     if delta.interval.high < 0:
-        return f"for accuracy FP32: the low-bit row with the highest mean, {best.named}, has {over}"
+        return f"for accuracy FP32: the {kind} with the highest mean, {_called(best)}, has {over}"
     told = f"{mean}, {over}{'' if delta.interval.low > 0 else ', no difference that they show'}"
-    return f"for accuracy {best.named} ({told}){_rivals(best, [row for row in ranked if row is not best])}"
+    return f"for accuracy {_called(best)} ({told}){_rivals(best, [row for row in ranked if row is not best])}"
 
 
 def _rivals(best: Row, others: Sequence[Row]) -> str:
@@ -79,9 +100,9 @@ def _rivals(best: Row, others: Sequence[Row]) -> str:
     alike = [row for row in others if not _is_shown_better(best, row)]
     if not alike:
         return ""
-    names = listed([row.named for row in alike])
+    names = listed([_called(row) for row in alike])
     fastest = min((row for row in (best, *alike) if _interval(row) is not None), key=_ratio_value, default=None)
-    of_these = f", and of all of these {fastest.named} takes the least time" if fastest is not None else ""
+    of_these = f", and of all of these {_called(fastest)} takes the least time" if fastest is not None else ""
     return f", from which {names} cannot be told by these seeds{of_these}"
 
 

@@ -16,7 +16,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("emulated", "INT4 codes in INT8 containers: the results are INT4's, the speed is not"),
     ("simulated", "floating-point products of the quantized values: the results are low-bit, the speed is not"),
     ("float", "no low-bit product ran"),
-    ("Step", "median of all measured steps with their quartiles; warm-up is left out"),
+    ("Step", "median of all measured steps with their quartiles; warm-up is left out; two rows' steps were not taken "
+     "side by side, so methods are compared by Step vs FP32"),
     ("Step vs FP32", "ratio of medians against FP32 steps that alternated with the row's own in the same processes, "
      "with its 95 % interval by bootstrap over processes; an interval wholly below 1 is faster; one process gives no "
      "interval and no order"),
@@ -40,6 +41,6 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("Integer share", "share of the multiply-accumulates of the model's layers that ran as integers; the hypernetwork "
      "is not in it"),
     ("Hypernetwork, float multiply-adds", "floating-point multiply-accumulates of the hypernetwork in the same step"),
-    ("bold", "the best value of a column as measured, which may be chance; a value of one seed or one process is never "
-     "marked"),
+    ("bold", "the best value of a column as measured, which may be chance; a value of one seed or one process, or of "
+     "a row with seeds that did not finish, is never marked"),
 )  # fmt: skip

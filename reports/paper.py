@@ -18,14 +18,15 @@ from reports.paper_settings import (
     METAQUANT_EPOCHS,
     data_differences,
     metagrad_setting,
+    metagrad_unstated,
     metaquant_setting,
-    setting_text,
+    metaquant_unstated,
     trained_epochs,
 )
 from reports.rows import Estimate, Row, Section
 from reports.text import signed
 
-Sameness = Literal["same", "same as far as stated", "differs"]
+Sameness = Literal["same as far as stated", "differs"]  # every paper leaves something open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,7 @@ class _Layout:
     model: str | None  # of tables that name none in their rows
     epochs: int | None  # None: the paper states none
     expected: Callable[[Mapping[str, Any], Row], Iterable[str]]  # further differences, in words
+    unstated: Callable[[Row], Sequence[str]]  # settings of ours that the paper does not give, "" among them
 
 
 def paper_tables(sections: Sequence[Section]) -> tuple[PaperTable, ...]:
@@ -110,27 +112,18 @@ def _paper_row(layout: _Layout, row: Mapping[str, Any], sections: Sequence[Secti
 def _our_row(layout: _Layout, published: Mapping[str, Any], section: Section, row: Row) -> OurRow:
     differences = [*data_differences(section, row), *layout.expected(published, row)]
     epochs = trained_epochs(row)
-    unstated = []
-    if layout.epochs is None:
-        # MetaGrad gives momentum no value, and neither batch size nor epochs nor what its first and last layers are.
-        settings = [
-            setting_text(row, "momentum", "optimizer", "momentum"),
-            setting_text(row, "batch", "protocol", "batch_size"),
-        ]
-        settings.append(f"{epochs} epochs" if epochs is not None else "")
-        settings.append(f"edge layers {row.method.edge_layers}")
-        unstated = [f"{', '.join(filter(None, settings))}: the paper states none of these"]
-    elif epochs is not None and epochs != layout.epochs:
+    if layout.epochs is not None and epochs is not None and epochs != layout.epochs:
         differences.append(f"{epochs} epochs, paper {layout.epochs}")
-    sameness: Sameness = "differs" if differences else "same as far as stated" if layout.epochs is None else "same"
+    unstated = list(filter(None, layout.unstated(row)))
+    told = f"{', '.join(unstated)}: the paper states {'none of these' if len(unstated) > 1 else 'none'}"
     return OurRow(
         label=row.label,
         where=", ".join(filter(None, (section.suite, section.data_name, section.device, _beside(published, row)))),
         anchor_row=row,
         accuracy=row.accuracy,
         accuracy_vs_fp32=row.accuracy_vs_fp32,
-        sameness=sameness,
-        differences=(*differences, *unstated),
+        sameness="differs" if differences else "same as far as stated",
+        differences=(*differences, told),
     )
 
 
@@ -180,28 +173,32 @@ _LAYOUTS: dict[str, _Layout] = {
         title="MetaGrad Table 1: INT4 gradients", setting="CIFAR-10, INT4; epochs not stated",
         headers=(("model", "Model"), ("method", "Method"), *_ACCURACIES),
         matches=_metagrad_bits(4), model=None, epochs=None, expected=metagrad_setting(4),
+        unstated=metagrad_unstated,
     ),
     "metagrad_table_2_int8_cifar10": _Layout(
         title="MetaGrad Table 2: INT8 gradients", setting="CIFAR-10, INT8; epochs not stated",
         headers=(("model", "Model"), ("method", "Method"), *_ACCURACIES),
         matches=_metagrad_bits(8), model=None, epochs=None, expected=metagrad_setting(8),
+        unstated=metagrad_unstated,
     ),
     "metagrad_table_3_hypernetworks_int4_cifar10": _Layout(
         title="MetaGrad Table 3: hypernetworks at INT4", setting="CIFAR-10, INT4; epochs not stated",
         headers=(("model", "Model"), ("hypernetwork", "Hypernetwork"), *_ACCURACIES),
         matches=_hypernet_int4, model=None, epochs=None, expected=metagrad_setting(4),
+        unstated=metagrad_unstated,
     ),
     "metaquant_table_5_slim_resnet20_cifar10_sgd_dorefa": _Layout(
         title="MetaQuant Table 5: slim against non-slim",
         setting="ResNet-20, CIFAR-10, SGD, DoReFa forward, 100 epochs",
         headers=(("hypernetwork", "Hypernetwork"), ("slim", "Published slim"), ("non_slim", "Published non-slim")),
         matches=_metaquant, model="resnet20", epochs=METAQUANT_EPOCHS,
-        expected=metaquant_setting(("sgd", "momentum"), "SGD"),
+        expected=metaquant_setting(("sgd", "momentum"), "SGD"), unstated=metaquant_unstated,
     ),
     "metaquant_table_6_multi_fc_resnet20_cifar10_adam_dorefa": _Layout(
         title="MetaQuant Table 6: hidden size of MultiFC",
         setting="ResNet-20, CIFAR-10, Adam, DoReFa forward, 100 epochs",
         headers=(("hidden", "Hidden size"), ("activation", "Activation"), ("accuracy", "Published accuracy")),
         matches=_metaquant, model="resnet20", epochs=METAQUANT_EPOCHS, expected=metaquant_setting(("adam",), "Adam"),
+        unstated=metaquant_unstated,
     ),
 }  # fmt: skip

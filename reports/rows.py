@@ -116,13 +116,22 @@ class Row:
 
     @property
     def named(self) -> str:
-        """Its label with how its figures came about (``uint8_int4 (emulated)``)."""
-        return f"{self.label} ({', '.join(self.labels)})" if self.labels else self.label
+        """Its label, how its figures came about and which seeds they lack (``x (emulated, 1 of 3 seeds diverged)``)."""
+        told = (*self.labels, *self.unfinished)
+        return f"{self.label} ({', '.join(told)})" if told else self.label
 
     @property
     def troubles(self) -> tuple[RunRecord, ...]:
         """Records that did not finish."""
         return tuple(record for record in self.records if record.status != "ok")
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """What became of the seeds that did not finish; () where all did: means are then of the others alone."""
+        statuses = sorted({status_text(record) for record in self.troubles})
+        if len(self.troubles) in (0, len(self.records)):
+            return tuple(statuses)
+        return (f"{len(self.troubles)} of {len(self.records)} seeds {' or '.join(statuses)}",)
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -241,7 +241,10 @@ def _unfinished(section: Section) -> str:
     counts = Counter(record.status for record in records if record.status != "ok")
     if not counts:
         return ""
-    parts = [f"{count} {STATUS_VERBS[status]}" for status, count in sorted(counts.items())]
+    parts = []
+    for status, count in sorted(counts.items()):
+        of = [row.label for row in section.rows if any(record.status == status for record in row.records)]
+        parts.append(f"{count} {STATUS_VERBS[status]} ({listed(of)})")
     return f"Of {plural(len(records), 'cell')}, {', '.join(parts)}: their rows give the reason."
 
 

@@ -46,9 +46,11 @@ def accuracy_vs_cost(section: Section, styles: RowStyles | None = None) -> Sketc
     sentences: list[str] = []
     alike: dict[tuple[str, ...], list[str]] = {}
     for ax, (pairs, what, unit) in zip(axes[0], drawn, strict=True):
-        front = pareto_front([(cost, accuracy_of(row)) for row, cost in pairs])
+        whole = [index for index, (row, _) in enumerate(pairs) if not row.unfinished]
+        front = [whole[i] for i in pareto_front([(pairs[i][1], accuracy_of(pairs[i][0])) for i in whole])]
         joined = sorted((pairs[index][1], accuracy_of(pairs[index][0])) for index in front)
-        ax.plot(*zip(*joined, strict=True), color=INK, linewidth=1.0, linestyle="--", alpha=0.6, zorder=1)
+        if joined:
+            ax.plot(*zip(*joined, strict=True), color=INK, linewidth=1.0, linestyle="--", alpha=0.6, zorder=1)
         groups = _one_on_another([(row.label, cost, accuracy_of(row)) for row, cost in pairs])
         alike |= {group: [*alike.get(group, []), what] for group in groups}
         for index, (row, cost) in enumerate(pairs):
@@ -70,18 +72,21 @@ def accuracy_vs_cost(section: Section, styles: RowStyles | None = None) -> Sketc
             f"{pairs[i][0].named} ({accuracy_of(pairs[i][0]):.4g} %, {pairs[i][1]:.4g} {unit})"
             for i in sorted(front, key=lambda i: pairs[i][1])
         )
-        sentences.append(f"On the Pareto front of accuracy against {what}, cheapest first: {best}.")
+        sentences.append(f"On the Pareto front of accuracy against {what}, cheapest first: {best or 'no row'}.")
     axes[0][0].set_ylabel("test accuracy, %")
     legend_below(figure, axes[0][0])
     caption = (
-        "Up and left is better. Outlined points, joined by the dashed line, are beaten by no row in both. Bars: "
-        f"quartiles of the time; 95 % over seeds where there are several (n).{more}"
+        "Up and left is better. Outlined points, joined by the dashed line, are beaten by no row in both as measured, "
+        "which may be chance; two rows’ step times were not taken side by side, and only their ratios to FP32 compare "
+        f"them. Bars: quartiles of the time; 95 % over seeds where there are several (n).{more}"
     )
     missing = [row.label for row in section.rows if row not in [row for pairs, *_ in drawn for row, _ in pairs]]
     for group, whats in alike.items():
         caption += (
             f" Of {clean_text(', '.join(group))}, which coincide over {' and '.join(whats)}, the first is drawn larger."
         )
+    if cut := [row.named for row in points if row.unfinished]:
+        caption += f" Never outlined, since not all of their seeds finished: {clean_text(', '.join(cut))}."
     if missing and not more:
         caption += f" Without accuracy or cost, so not shown: {clean_text(', '.join(missing))}."
     return Sketch(key=key, topic=topic, title=title, caption=caption, alt=" ".join(sentences), figure=figure)

@@ -6,7 +6,7 @@ import dataclasses
 
 from bench.records.schema import Interval, MethodFacts, Summary
 from bench.units import Absent, format_bytes, format_ms, format_percent
-from reports.rows import Estimate, Ratio, Row, status_text
+from reports.rows import Estimate, Ratio, Row
 from reports.tables.model import Cell, absent_cell
 from reports.text import ratio_text, signed
 
@@ -41,12 +41,9 @@ def grad_cell(facts: MethodFacts) -> Cell:
 
 def label_cell(row: Row) -> Cell:
     """Name of the row, what its figures are (emulated, synthetic), its seeds, and its status where it is not ok."""
-    troubles = sorted({status_text(record) for record in row.troubles})
-    if len(row.troubles) < len(row.records) and troubles:
-        troubles = [f"{len(row.troubles)} of {len(row.records)} {' or '.join(troubles)}"]
     seeds = row.seeds if len(row.seeds) <= 5 else (*row.seeds[:4], "…")
     detail = f"{'seed' if len(row.seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
-    return Cell(text=row.label, detail=detail, chips=(*row.labels, *troubles))
+    return Cell(text=row.label, detail=detail, chips=(*row.labels, *row.unfinished))
 
 
 def trouble_reasons(row: Row) -> tuple[str, ...]:

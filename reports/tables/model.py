@@ -68,21 +68,22 @@ def build_table(
 ) -> Table:
     """Mark the best value of each column that has a better end, where at least two rows have a value.
 
+    Rows with seeds that did not finish are not ranked: their figures are of the seeds that did.
     A column that is unknown for one reason in every row becomes a sentence, and one that applies to no row is left out.
     """
     columns, cells_of_rows, unknown = _fewer_columns(columns, [cells for _, cells in rows])
     marked = [list(cells) for cells in cells_of_rows]
     for index, column in enumerate(columns):
-        values = [
-            cells[index].value for cells in marked if cells[index].value is not None and not cells[index].unranked
-        ]
+        ranked = [cells[index] for cells, (row, _) in zip(marked, rows, strict=True) if not row.unfinished]
+        values = [cell.value for cell in ranked if cell.value is not None and not cell.unranked]
         pick: Callable[..., float] = min if column.best == "low" else max
         if not column.best or len(values) < 2 or len(set(values)) < 2:
             continue
         best = pick(values)
-        for cells in marked:
-            if cells[index].value == best and not cells[index].unranked and cells[index].text != "reference":
-                cells[index] = dataclasses.replace(cells[index], best=True)
+        for cells, (row, _) in zip(marked, rows, strict=True):
+            cell = cells[index]
+            if cell.value == best and not cell.unranked and not row.unfinished and cell.text != "reference":
+                cells[index] = dataclasses.replace(cell, best=True)
     table_rows = tuple(TableRow(cells=tuple(cells), row=row) for (row, _), cells in zip(rows, marked, strict=True))
     return Table(key=key, title=title, caption=caption, columns=columns, rows=table_rows, unknown=unknown)
 

@@ -7,6 +7,8 @@ from bench.records.schema import Interval, RunRecord
 from bench.units import Absent
 from reports.choice import choice_sentence
 from reports.sections import build_sections
+from reports.tables.main import main_table
+from reports.verdict import section_verdicts
 
 Make = Callable[..., list[RunRecord]]
 
@@ -67,6 +69,51 @@ def test_rows_that_seeds_do_not_tell_apart_are_named_and_the_fastest_of_them(dem
     assert "from which uint8_int8 (integer) cannot be told by these seeds" in told
     assert "and of all of these uint8_int8 (integer) takes the least time" in told
     assert "uint8_int4" not in told.split("for accuracy")[1], "that it is worse is shown"
+
+
+def test_bf16_is_a_candidate_and_named_as_what_it_is(demo_records: Make) -> None:
+    fp32, low, base = demo_records(["fp32", "uint8_int8", "ste_w4a4"])
+    facts = dataclasses.replace(fp32.method, name="bf16", weight_bits=16, activation_bits=16, error_bits=16)
+    assert base.memory is not None
+    memory = dataclasses.replace(base.memory, peak_allocated_bytes=30 * 1024**2)
+    bf16 = dataclasses.replace(base, key="bf16", variant="half", method=facts, memory=memory, gemms=None)
+    told = said([fp32, low, with_ratio(bf16, 0.5, 0.48, 0.53)])
+    assert "for speed half (bfloat16, not low-bit), 0.50× [0.48, 0.53] the FP32 step’s time" in told
+    assert "for memory half (bfloat16, not low-bit), 0.49× FP32’s peak allocated" in told
+    assert "the highest of the other rows is uint8_int8 (integer) with 98.06 %" in told
+    slow = said([fp32, with_ratio(low, 1.2, 1.1, 1.3), with_ratio(bf16, 1.2, 1.1, 1.3)])
+    assert "for speed FP32: no other row is shown to be faster" in slow
+
+
+def test_a_row_whose_seed_diverged_is_ranked_nowhere_and_says_so(demo_records: Make) -> None:
+    seeds = (0, 1, 2)
+    fp32 = with_accuracies(demo_records(["fp32"], seeds=seeds), 98.0, 98.1, 98.2)
+    whole = with_accuracies(demo_records(["ste_w4a4"], seeds=seeds), 97.0, 97.1, 97.2)
+    cut = with_accuracies(demo_records(["uint8_int4"], seeds=seeds), 99.3, 99.5, 0.0)
+    assert cut[2].accuracy is not None
+    lost = dataclasses.replace(cut[2].accuracy, test_accuracy_pct=Absent(reason="training diverged"))
+    cut[2] = dataclasses.replace(cut[2], status="diverged", reason="the loss", accuracy=lost)
+    cut = [with_ratio(record, 0.5, 0.4, 0.6) for record in cut]
+    told = said([*fp32, *whole, *cut])
+    assert "for accuracy FP32: the low-bit row with the highest mean, ste_w4a4 (emulated), has −1.00 [" in told
+    assert "for memory FP32: the leanest low-bit row, ste_w4a4 (emulated), has 1.08×" in told
+    assert told.endswith(
+        "; not ranked, since not all of their seeds finished: uint8_int4 (emulated, 1 of 3 seeds diverged)."
+    )
+    (section,) = build_sections([*fp32, *whole, *cut])
+    table = main_table(section)
+    bold = {column.key: [r.row.label for r in table.rows if r.cells[i].best] for i, column in enumerate(table.columns)}
+    assert bold["accuracy"] == ["fp32"], "99.40 % of two survivors is no best value"
+    assert bold["peak"] == ["fp32"]
+    page = {verdict.question: verdict.text for verdict in section_verdicts(section)}
+    assert page["unfinished"] == "Of 9 cells, 1 diverged (uint8_int4): their rows give the reason."
+    assert "uint8_int4 (emulated, 1 of 3 seeds diverged)" in page["accuracy"]
+    assert said([*fp32, *cut]) == (
+        "On Example CPU (cpu-89abcdef), not ranked, since not all of their seeds finished: "
+        "uint8_int4 (emulated, 1 of 3 seeds diverged)."
+    )
+    broken = dataclasses.replace(fp32[0], status="killed", reason="signal 9")
+    assert "of FP32 itself not all seeds finished: fp32 (1 of 3 seeds killed)." in said([broken, *fp32[1:], *whole])
 
 
 def test_questions_without_an_answer_are_left_out(demo_records: Make) -> None:

@@ -4,6 +4,9 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from bench.records.schema import RunRecord
 from reports.paper import paper_tables
@@ -54,7 +57,8 @@ def test_a_setting_that_differs_says_how(demo_records: Make) -> None:
         "residual form, paper literal",
         "learning rate 0.03, paper 0.01",
         "hidden size 4, paper 150",
-        "momentum 0.9, batch 64, 4 epochs, edge layers same: the paper states none of these",
+        "momentum 0.9, batch 64, 4 epochs, edge layers same, error signals of 4 bits, LSTM state not recorded: the "
+        "paper states none of these",
     )
 
 
@@ -84,13 +88,21 @@ def test_the_papers_own_setting_is_called_the_same_as_far_as_stated(demo_records
     assert record.data is not None
     record = dataclasses.replace(
         record,
-        data=dataclasses.replace(record.data, name="cifar10", train_samples=50_000),
+        data=dataclasses.replace(record.data, name="cifar10", train_samples=50_000, test_samples=10_000),
         method=dataclasses.replace(record.method, hypernet_form="literal", hidden=150),
         cell={**record.cell, "optimizer": {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}},
     )
+    record = dataclasses.replace(record, method=dataclasses.replace(record.method, hypernet_state="zero"))
     ours = paper_tables(build_sections([record]))[0].rows[1].ours[0]
     assert ours.sameness == "same as far as stated"
-    assert ours.differences == ("momentum 0.9, batch 64, 4 epochs, edge layers same: the paper states none of these",)
+    assert ours.differences == (
+        "momentum 0.9, batch 64, 4 epochs, edge layers same, error signals of 4 bits, LSTM state zero: the paper "
+        "states none of these",
+    )
+    assert record.data is not None
+    few = dataclasses.replace(record, data=dataclasses.replace(record.data, test_samples=100))
+    ours = paper_tables(build_sections([few]))[0].rows[1].ours[0]
+    assert (ours.sameness, ours.differences[0]) == ("differs", "100 test images, paper 10,000")
 
 
 def test_metaquant_rows_need_its_method_hypernetwork_and_hidden_size(make_record: Callable[..., RunRecord]) -> None:
@@ -105,47 +117,102 @@ def test_metaquant_rows_need_its_method_hypernetwork_and_hidden_size(make_record
     assert [bool(row.ours) for row in table_5.rows] == [True, False, False]
     assert table_5.rows[0].ours[0].differences == (
         "data digits (1,437 training images), paper CIFAR-10", "learning rate not recorded, paper 0.001",
-        "batch not recorded, paper 128", "crop and flip not recorded, paper yes",
-        "learning-rate schedule not recorded, paper step", "meta learning rate not recorded, paper 0.001",
-        "2 epochs, paper 100",
+        "layers of the hypernetwork not recorded, paper 2", "batch not recorded, paper 128",
+        "crop and flip not recorded, paper yes",
+        "learning-rate schedule not recorded, paper step",
+        "milestones not recorded, paper [0.3, 0.6, 0.9]", "meta learning rate not recorded, paper 0.001",
+        "2 epochs, paper 100", "weight decay not recorded: the paper states none",
     )  # fmt: skip
     assert table_5.rows[0].ours[0].where == "demo, digits, cpu, beside the published slim"
     table_6 = tables["metaquant_table_6_multi_fc_resnet20_cifar10_adam_dorefa"]
     assert {row.published[0] for row in table_6.rows if row.ours} == {"100"}
 
 
-def test_metaquants_own_recipe_is_called_the_same_and_any_change_of_it_is_named(
-    make_record: Callable[..., RunRecord],
-) -> None:
+TABLE_5 = "metaquant_table_5_slim_resnet20_cifar10_sgd_dorefa"
+TABLE_6 = "metaquant_table_6_multi_fc_resnet20_cifar10_adam_dorefa"
+
+
+def as_metaquant(make_record: Callable[..., RunRecord], **facts: Any) -> RunRecord:
+    """A record of MetaQuant's own recipe, with changes of its method."""
     base = make_record()
     assert base.data is not None
     assert base.accuracy is not None
     method = dataclasses.replace(
         base.method, name="metaquant", hypernet="multi_fc", hidden=100, strategy="retain", weight_bits=1,
         activation_bits=32, error_quantizer="none", error_bits=32, grad_bits=32, optimizer="sgd",
-        hypernet_form="literal",
+        hypernet_form="literal", hypernet_depth=2, pi_prime="one",
     )  # fmt: skip
+    method = dataclasses.replace(method, **facts)
     recipe = {
         "protocol": {"batch_size": 128, "augment": True, "pretrain_epochs": 200},
-        "optimizer": {"lr": 0.001, "schedule": "step"},
+        "optimizer": {"lr": 0.001, "schedule": "step", "milestones": [0.3, 0.6, 0.9], "weight_decay": 0.0},
         "hypernet": {"meta_lr": 0.001},
     }
-    record = make_record(
+    return make_record(
         method=method, cell=recipe, data_name="cifar10",
-        data=dataclasses.replace(base.data, name="cifar10", train_samples=50_000),
+        data=dataclasses.replace(base.data, name="cifar10", train_samples=50_000, test_samples=10_000),
         accuracy=dataclasses.replace(base.accuracy, epochs=100),
     )  # fmt: skip
-    key = "metaquant_table_5_slim_resnet20_cifar10_sgd_dorefa"
-    (ours,) = next(t for t in paper_tables(build_sections([record])) if t.key == key).rows[0].ours
-    assert (ours.sameness, ours.differences) == ("same", ())
-    assert ours.where.endswith("beside the published non-slim")
-    changed = {**recipe, "protocol": {"batch_size": 64, "augment": False, "pretrain_epochs": 0}}
-    record = dataclasses.replace(record, cell=changed, method=dataclasses.replace(method, hidden=30))
-    (ours,) = next(t for t in paper_tables(build_sections([record])) if t.key == key).rows[0].ours
-    assert ours.sameness == "differs"
-    assert ours.differences == (
+
+
+def settings_of(record: RunRecord, key: str) -> tuple[str, tuple[str, ...]]:
+    """What the table says of the one row beside a published one."""
+    table = next(table for table in paper_tables(build_sections([record])) if table.key == key)
+    ((ours, *more),) = (row.ours for row in table.rows if row.ours)
+    assert not more
+    return ours.sameness, ours.differences
+
+
+UNSTATED = "weight decay 0.0: the paper states none"
+
+
+def test_metaquants_own_recipe_is_called_the_same_as_far_as_stated_and_any_change_of_it_is_named(
+    make_record: Callable[..., RunRecord],
+) -> None:
+    record = as_metaquant(make_record)
+    assert settings_of(record, TABLE_5) == ("same as far as stated", (UNSTATED,))
+    table = next(table for table in paper_tables(build_sections([record])) if table.key == TABLE_5)
+    assert table.rows[0].ours[0].where.endswith("beside the published non-slim")
+    changed = {**record.cell, "protocol": {"batch_size": 64, "augment": False, "pretrain_epochs": 0}}
+    record = dataclasses.replace(record, cell=changed, method=dataclasses.replace(record.method, hidden=30))
+    assert settings_of(record, TABLE_5) == ("differs", (
         "hidden size 30, paper 100", "batch 64, paper 128", "crop and flip no, paper yes",
-        "started from random weights, paper from an FP32 model",
+        "started from random weights, paper from an FP32 model", UNSTATED,
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({}, None),
+        ({"strategy": "slim"}, "strategy slim, paper retain"),
+        ({"strategy": "tabulate"}, "strategy tabulate, paper retain"),
+        ({"error_bits": 4}, "error signals of 4 bits, paper 32"),
+        ({"hypernet_depth": 9}, "layers of the hypernetwork 9, paper 2"),
+        ({"pi_prime": "analytic"}, "π′ analytic, paper’s code one"),
+        ({"compact": True}, "batch-norm’s input kept in bfloat16, paper FP32"),
+    ],
+)
+def test_a_setting_of_table_6_that_differs_is_never_called_the_same(
+    make_record: Callable[..., RunRecord], facts: dict[str, Any], told: str | None
+) -> None:
+    record = as_metaquant(make_record, **{"optimizer": "adam"} | facts)
+    assert settings_of(record, TABLE_6) == (
+        ("same as far as stated", (UNSTATED,)) if told is None else ("differs", (told, UNSTATED))
+    )
+
+
+def test_a_setting_of_table_5_that_differs_is_never_called_the_same(make_record: Callable[..., RunRecord]) -> None:
+    for facts, told in (
+        ({"hypernet_activation": "relu"}, "activation relu, paper none"),
+        ({"error_bits": 4}, "error signals of 4 bits, paper 32"),
+        ({"hypernet": "lstm_fc", "hypernet_state": "carry"}, "LSTM state carry, paper zero"),
+    ):
+        assert settings_of(as_metaquant(make_record, **facts), TABLE_5) == ("differs", (told, UNSTATED))
+    record = as_metaquant(make_record, optimizer="momentum")
+    cell = {**record.cell, "optimizer": {**record.cell["optimizer"], "momentum": 0.9, "weight_decay": 0.1}}
+    assert settings_of(dataclasses.replace(record, cell=cell), TABLE_5) == (
+        "same as far as stated", ("momentum 0.9, weight decay 0.1: the paper states none of these",),
     )  # fmt: skip
 
 

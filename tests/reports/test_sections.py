@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import pytest
@@ -14,6 +15,12 @@ from reports.rows import AgainstRetain, Estimate, Ratio, machine_name
 from reports.sections import build_sections
 
 Make = Callable[..., list[RunRecord]]
+
+
+def pooled_phase(records: tuple[RunRecord, ...], name: str) -> list[float]:
+    """A phase's samples of all processes of all seeds."""
+    timings = [record.timing for record in records if record.timing is not None]
+    return [value for timing in timings for repeat in timing.repeats for value in repeat.phases_ms[name]]
 
 
 def test_one_seed_shows_the_records_own_figures(demo_records: Make) -> None:
@@ -37,6 +44,15 @@ def test_seeds_are_aggregated_with_mean_interval_and_all_samples(demo_records: M
     assert isinstance(row.accuracy.interval, Interval)
     assert isinstance(row.step_ms, Summary)
     assert row.step_ms.n == 3 * 24
+    forward, backward = (pooled_phase(row.records, name) for name in ("forward", "backward"))
+    assert isinstance(row.phases_ms, dict)
+    assert row.phases_ms["forward"] == median(forward), "the median of all samples, not a mean of the seeds' medians"
+    assert row.phases_ms["backward"] == median(backward)
+    assert isinstance(row.phase_share_pct, dict)
+    assert sum(row.phase_share_pct.values()) == pytest.approx(100)
+    assert row.phase_share_pct["forward"] / row.phase_share_pct["backward"] == pytest.approx(
+        sum(forward) / sum(backward)
+    )
     assert isinstance(row.time_vs_fp32, Ratio)
     assert isinstance(row.time_vs_fp32.interval, Interval)
     assert row.time_vs_fp32.interval.low < row.time_vs_fp32.value < row.time_vs_fp32.interval.high

@@ -151,7 +151,7 @@ def test_unfinished_cells_are_always_among_the_headlines(demo_records: Make, wit
     )
     lines = headlines(build_sections([*demo_records(), *failed]))
     assert len(lines) == 3
-    assert lines[-1] == "Of 9 cells, 1 ran out of memory: their rows give the reason."
+    assert lines[-1] == "Of 9 cells, 1 ran out of memory (metagrad_int4_retain): their rows give the reason."
 
 
 def test_headlines_name_their_section_when_there_are_several(demo_records: Make) -> None:

@@ -86,6 +86,23 @@ def test_rows_without_accuracy_or_cost_are_named_in_the_caption(
     broken = dataclasses.replace(broken, status="failed", reason="no", accuracy=None, timing=None, memory=None)
     sketch = sketch_of(accuracy_vs_cost(section_of([whole, broken])))
     assert sketch.caption.endswith("not shown: uint8_int8.")
+    assert "as measured, which may be chance; two rows’ step times were not taken side by side" in sketch.caption
+
+
+def test_a_row_with_a_lost_seed_is_drawn_but_never_on_the_front(
+    demo_records: Make, section_of: SectionOf, sketch_of: SketchOf
+) -> None:
+    one, other = demo_records(["uint8_int8"], seeds=(0, 1))
+    lost = dataclasses.replace(other, status="killed", reason="signal 9")
+    sketch = sketch_of(accuracy_vs_cost(section_of([*demo_records(["fp32"]), one, lost])))
+    assert "cheapest first: fp32 (" in sketch.alt
+    assert "uint8_int8" not in sketch.alt
+    assert "Never outlined, since not all of their seeds finished: uint8_int8 (integer, 1 of 2 seeds killed)." in (
+        sketch.caption
+    )
+    alone = sketch_of(accuracy_vs_cost(section_of([one, lost])))
+    assert "cheapest first: no row." in alone.alt
+    assert not [line for line in alone.figure.axes[0].lines if line.get_linestyle() == "--"]
 
 
 def test_points_on_one_another_all_show_and_are_named(
