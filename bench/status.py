@@ -109,6 +109,7 @@ class _Touch:
 
 
 _Live = dict[str, tuple[Pulse, str, bool]]  # by folder name: the pulse, when last touched, whether its writer is alive
+_GONE = (errno.ENOENT, errno.ENOTDIR)
 _UNREADABLE = (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _headers = msgspec.json.Decoder(_Header)
 _plans = msgspec.json.Decoder(Plan)
@@ -122,14 +123,17 @@ class StatusReader:
         """Name the folders of runs, at any height.
 
         Raises:
-            RecordError: one of them is not a folder.
+            RecordError: one of them is not a folder, or cannot be read.
         """
         self.paths = [Path(path) for path in paths]
         for path in self.paths:
             if not path.is_dir():
                 raise RecordError(f"{show_path(path)} is not a folder: give a folder of runs, such as out/demo.")
+            if reason := _why_shut(path):
+                raise RecordError(f"{show_path(path)} cannot be read ({reason}): ask for the right to.")
         self.machine = this_machine()
         self._records: dict[Path, _Header | str] = {}  # by run folder; a text says why it cannot be read
+        self._shut: dict[Path, str] = {}  # folders below that cannot be listed, and why: cells may be in them
         self._digests: dict[Path, str] = {}
         self._touches: dict[Path, _Touch] = {}
 
@@ -146,7 +150,7 @@ class StatusReader:
             suites.append((suite, runs, pulses))
             for run in runs:
                 known = self._records.get(run) if run.name not in pulses else None  # measured anew: read it again
-                found[run] = known if isinstance(known, _Header) else self._read_record(run)
+                found[run] = known if isinstance(known, _Header) else self._shut.get(run) or self._read_record(run)
         self._records = found
         durations = _durations(header for header in found.values() if isinstance(header, _Header))
         cells: list[CellStatus] = []
@@ -178,6 +182,7 @@ class StatusReader:
         pending = list(dict.fromkeys(path.absolute() for path in self.paths))
         known = self._records
         visited: set[tuple[int, int]] = set()
+        self._shut = {}
         while pending:
             folder = pending.pop()
             if _has_record(folder):  # a run's own folder was named
@@ -189,11 +194,18 @@ class StatusReader:
                     continue  # links may go in a circle
                 visited.add((place.st_dev, place.st_ino))
                 with os.scandir(folder) as entries:
-                    names = [entry.name for entry in entries if entry.is_dir()]
-            except OSError:
-                continue  # gone, or not ours to read
-            if PLANS in names or PULSES in names:
-                suites.setdefault(folder, [])
+                    names = [entry.name for entry in entries if _is_folder(entry)]
+            except OSError as error:
+                if error.errno not in _GONE:
+                    self._shut[folder] = f"{error.strerror}"
+                    suites.setdefault(folder.parent, []).append(folder)
+                continue
+            for path in (folder / PLANS, folder / PULSES):
+                if path.name in names:
+                    runs = suites.setdefault(folder, [])
+                    if reason := _why_shut(path):
+                        self._shut[path] = reason
+                        runs.append(path)
             for name in sorted(names):
                 if name.startswith(".") or name == SUPERSEDED:
                     continue
@@ -279,11 +291,28 @@ class StatusReader:
 
 
 def _has_record(folder: Path) -> bool:
+    """Whether a record is there, or may be: reading it says why nobody can tell."""
     try:
         (folder / RECORD_FILE).stat()
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno not in _GONE
     return True
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere
+        return False
+
+
+def _why_shut(folder: Path) -> str:
+    """Why a folder cannot be listed; empty where it can, or is gone."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return "" if error.errno in _GONE else f"{error.strerror}"
+    return ""
 
 
 def _read_file(path: Path) -> bytes:
@@ -322,7 +351,7 @@ def _recorded(folder: str, header: _Header | str) -> CellStatus:
     if isinstance(header, str):
         return CellStatus(
             state="unreadable", suite="", variant=folder, model="", data="", seed=None, device="", folder=folder,
-            reason=f"its record cannot be read: {header}",
+            reason=f"cannot be read: {header}",
         )  # fmt: skip
     return CellStatus(
         state=header.status, suite=header.suite, variant=header.variant, model=header.model_name,

@@ -345,6 +345,41 @@ def test_status_of_nothing_and_of_no_folder_says_so(tmp_path: Path, capsys: pyte
     assert "no cell" in capsys.readouterr().out
     with pytest.raises(RecordError, match="not a folder"):
         main([str(tmp_path / "missing")])
+    with pytest.raises(SystemExit, match="2"):
+        main([""])
+    assert "an empty path names nothing" in capsys.readouterr().err
+
+
+def test_folders_that_cannot_be_read_are_lines_and_not_left_out(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make, tmp_path: Path
+) -> None:
+    for name, cell in zip(("whole", "shut", "listed"), cells, strict=True):
+        write_record(suite / name, record_of(make_record, cell), config_yaml="")
+    for path in (suite / PLANS, suite.parent / "other"):
+        path.mkdir()
+    (suite / "circle").symlink_to("circle")
+    modes = {suite / "shut": 0, suite / "listed": 0o444, suite / PLANS: 0, suite.parent / "other": 0o311}
+    for path, mode in modes.items():
+        path.chmod(mode)
+    # Root reads everything, until it gives that right away.
+    rights = "-dac_override,-dac_read_search"
+    as_user = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.geteuid() == 0 else []
+    command = [*as_user, sys.executable, "-m", "tools.cli", "status", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    try:
+        below, named = (
+            subprocess.run([*command, path], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+            for path in (suite.parent, suite / "shut")
+        )
+    finally:
+        for path in modes:
+            path.chmod(0o755)
+    assert below.returncode == 0, below.stderr
+    reasons = {cell["folder"]: cell["reason"] for cell in json.loads(below.stdout)["cells"]}
+    assert {name for name, reason in reasons.items() if "Permission denied" in reason} == {path.name for path in modes}
+    assert reasons["whole"] == ""
+    assert (named.returncode, named.stdout) == (2, "")
+    assert "shut cannot be read (Permission denied)" in named.stderr
 
 
 def test_a_reader_that_looks_again_reads_no_record_twice(

@@ -6,14 +6,13 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, ExitCode
 from bench.records.store import show_text
 from bench.units import format_duration, format_ms
 from tools.output import emit
-from tools.verb_parser import verb_parser
+from tools.verb_parser import given_path, verb_parser
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,10 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
         "time, stopped (their runner is gone), done and failed. Reads the folders only, so it works beside a run, "
         "after one, and for several launchers and machines that share a folder.",
         epilog="example: metagrad-bench status out/demo\n"
-        "exit codes: 0 shown, 2 wrong usage or a folder that cannot be read, 6 there is no cell",
+        "exit codes: 0 shown (what cannot be read below RUNS is a line), 2 wrong usage or RUNS that cannot be read, "
+        "6 there is no cell",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUNS", help="folders that `metagrad-bench run` writes to"
+        "runs", nargs="+", type=given_path, metavar="RUNS", help="folders that `metagrad-bench run` writes to"
     )
     parser.add_argument("--once", action="store_true", help="print once; without a terminal it always does")
     parser.add_argument("--json", action="store_true", help="print once, machine-readable")
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: a folder that cannot be read, a period that is none.
     """
-    args = build_parser().parse_args(list(argv))
+    args = build_parser().parse_intermixed_args(list(argv))
     if not 0.1 <= args.every <= 3600:
         raise ConfigError(f"--every {args.every:g} is not possible: it must be 0.1 to 3600 seconds.")
     from bench.status import StatusReader
