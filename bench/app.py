@@ -67,14 +67,27 @@ def hydra_main(config: DictConfig) -> str:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Hydra's own arguments; a wrong flag is a ConfigError instead of an exit."""
+    """Hydra's own arguments, flags before settings too; a wrong flag is a ConfigError instead of an exit."""
     parser = get_args_parser()
 
     def refuse(message: str) -> None:
         raise ConfigError(f"{as_sentence(message)} See `metagrad-bench run --help`.")
 
     parser.error = refuse  # type: ignore[method-assign,assignment]
-    return parser.parse_args(list(argv))
+    return parser.parse_intermixed_args(list(argv))
+
+
+def settings_first(argv: Sequence[str]) -> list[str]:
+    """The same arguments in the order that Hydra takes: settings, then flags with their values.
+
+    Raises:
+        ConfigError: a wrong flag.
+    """
+    settings: list[str] = parse_arguments(argv).overrides
+    flags = list(argv)
+    for setting in settings:
+        flags.remove(setting)
+    return [*settings, *flags]
 
 
 def plan_cells(args: argparse.Namespace) -> Plan:

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 from hydra import compose
 from omegaconf import OmegaConf
 
-from bench.app import parse_arguments, plan_cells
+from bench.app import parse_arguments, plan_cells, settings_first
 from bench.composing.cells import CONFIG_NAME, compose_variants
 from bench.composing.groups import group_files, group_options
 from bench.composing.search_path import GROUPS, hydra_loader
 from bench.config import CellConfig
 from bench.errors import ConfigError
+from tools.run import main
 
 
 def plan(*argv: str) -> tuple[CellConfig, ...]:
@@ -112,6 +115,28 @@ def test_a_users_suites_and_variants_come_with_config_dir(tmp_path: Path) -> Non
         ("ours", "fp32", 0),
     ]
     assert group_files("variant", str(tmp_path))["mine"] == "Six bits."
+
+
+def test_what_the_docs_say_of_a_suite_of_ones_own_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "suites.md").read_text(encoding="utf-8")
+    files = re.findall(r"`configs/(\S+\.yaml)` .*?```yaml\n(.*?)```", page, flags=re.DOTALL)
+    assert [name for name, _ in files] == ["variant/six_bits.yaml", "suite/mine.yaml"]
+    for name, text in files:
+        write(tmp_path / "configs" / name, text)
+    monkeypatch.chdir(tmp_path)
+    (line,) = re.findall(r"`metagrad-bench run (suite=mine .* seed=0)` narrows", page)
+    cells = plan(*shlex.split(line))
+    assert [(cell.variant_name, cell.seed) for cell in cells] == [("fp32", 0), ("six_bits", 0)]
+    assert main([*shlex.split(line), "--cfg", "job"]) == 0, "Hydra takes it as well"
+    assert "suite_name: mine" in capsys.readouterr().out
+
+
+def test_flags_may_stand_before_settings() -> None:
+    given = ["a=1", "--config-dir", "d=4", "-m", "b=2", "--cfg=job", "c=3"]
+    assert settings_first(given) == ["a=1", "b=2", "c=3", "--config-dir", "d=4", "-m", "--cfg=job"]
+    assert "unrecognized arguments: --wrong" in refusal("suite=demo", "--wrong", "seed=0").lower()
 
 
 def test_a_users_variant_carries_the_name_of_its_file(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_the_verb_prints_and_writes_estimates_that_say_so(tmp_path: Path, capsys
         (["variant=fp32"], "Which GPU"),
         (["variant=fp32", "gpu=rtx9999"], "gpu=rtx9999 is not in the table"),
         (["gpu=t4", "batch=many"], "batch=many is not possible: give a whole number"),
-        (["gpu=t4", "batch=0"], "batch=0 is not possible"),
+        (["--json", "e.json", "gpu=t4", "--config-dir", "configs", "batch=0"], "batch=0 is not possible"),
         (["gpu=t4", "gpu=a10"], "gpu= is given 2 times"),
         (["gpu=t4", "variant=nope"], "There is no variant 'nope'"),
         (["gpu=t4", "data=nope"], "There is no data 'nope'"),

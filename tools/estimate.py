@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: one sentence about what is wrong.
     """
-    args = build_parser().parse_args(list(argv))
+    args = build_parser().parse_intermixed_args(list(argv))
     own = {name: _take(args.settings, name) for name in ("gpu", "batch")}
     if own["gpu"] is None:
         raise ConfigError("Which GPU? Add gpu=NAME, as in gpu=h100 (see `metagrad-bench list gpus`), or gpu=cpu.")

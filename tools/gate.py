@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         UserError: an unreadable record or baseline, no baseline, nothing compared; each with its exit code.
     """
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     _check_mode(arguments, parser.error)
     rules = read_rules(arguments, Policy(interleaved=arguments.against is not None or arguments.in_turn), parser.error)
     files = read_files(arguments, parser.error)

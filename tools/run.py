@@ -72,7 +72,8 @@ def main(argv: Sequence[str]) -> int:
         groups = "\n".join(f"  {group:<10} {', '.join(group_options(group))}" for group in GROUPS)
         print(HELP.format(groups=groups), end="")
         return ExitCode.OK
-    argv = _with_threads(["fresh=true" if argument == "--fresh" else argument for argument in argv])
+    argv = app.settings_first(["fresh=true" if argument == "--fresh" else argument for argument in argv])
+    argv = _with_threads(argv)
     args = app.parse_arguments(argv)
     if any(getattr(args, name) for name in app.PASSTHROUGH):
         return _call_hydra(argv)
@@ -125,7 +126,7 @@ def _with_threads(argv: Sequence[str]) -> list[str]:
         return list(argv)
     import torch
 
-    return [*argv, f"protocol.threads={torch.get_num_threads()}"]
+    return [f"protocol.threads={torch.get_num_threads()}", *argv]
 
 
 def _call_hydra(argv: Sequence[str]) -> int:

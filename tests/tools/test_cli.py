@@ -8,13 +8,14 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.app import parse_arguments, plan_cells
 from bench.hardware import probe
 from bench.hardware.probe import device_kinds
 from bench.records.store import read_record
 from tools.cli import VERBS, main
-from tools.run import _with_devices
+from tools.run import _with_devices, _with_threads
 
 PROGRAM = [sys.executable, "-m", "tools.cli"]
 ROOT = Path(__file__).parents[2]
@@ -235,6 +236,11 @@ def test_all_devices_are_a_sweep_over_one_of_each_kind(monkeypatch: pytest.Monke
     monkeypatch.setattr(probe, "device_kinds", lambda: ("cpu",))
     assert _with_devices(["variant=fp32", "device=all"]) == ["variant=fp32", "device=cpu"]
     assert _with_devices(["variant=fp32", "device=cuda:1"]) == ["variant=fp32", "device=cuda:1"]
+
+
+def test_threads_of_cells_side_by_side_are_those_of_one_wherever_the_flags_stand() -> None:
+    plan = plan_cells(parse_arguments(_with_threads(["seed=1,2", "hydra/launcher=joblib", "--multirun"])))
+    assert [cell.protocol.threads for cell in plan.cells] == [torch.get_num_threads()] * 2
 
 
 def test_all_devices_of_this_machine_are_measured_and_named_in_their_records(

@@ -16,7 +16,7 @@ from tools.gate import main
         (("", "--baseline", "b"), "an empty path names nothing to compare"),
         (("runs", "--baseline", ""), "an empty path names nothing"),
         (("runs",), "one of the arguments --baseline --against is required"),
-        (("suite=demo", "--against", "main", "--in-turn"), "--against measures in turn anyway"),
+        (("suite=demo", "--against", "main", "seed=0", "--in-turn"), "--against measures in turn anyway"),
         (("runs", "--baseline", "b", "--format", "html"), "invalid choice: 'html'"),
         (("runs", "--baseline", "b", "--nonsense"), "unrecognized arguments: --nonsense"),
         (("runs", "--baseline", "b", "--thresholds", "step=3"), "no metric 'step'; did you mean step_ms?"),
