@@ -129,8 +129,9 @@ def unit(metric: str, amount: float = 0.0) -> str:
 
 
 def format_change(row: Row) -> str:
-    """Print a change with its sign, in percent or points."""
-    return "" if row.change_pct is None else f"{row.change_pct:+.1f} {unit(row.metric)}"
+    """Print a change with its sign, in percent or points, and whether it is of times divided by the FP32 step's."""
+    of = " per FP32 step" if row.per_fp32_step else ""
+    return "" if row.change_pct is None else f"{row.change_pct:+.1f} {unit(row.metric)}{of}"
 
 
 def findings(rows: Iterable[Row]) -> list[tuple[str, ...]]:

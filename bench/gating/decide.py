@@ -67,7 +67,7 @@ def decide_ratio(
     row = replace(
         row, verdict=verdict, candidate=test.medians[0], baseline=test.medians[1], change_pct=test.change_pct,
         low_pct=test.low_pct, high_pct=test.high_pct, threshold_pct=limit, p_value=p_value, corrected_p=corrected,
-        reason=f"{reason}{note}.",
+        reason=f"{reason}{note}.", per_fp32_step=yardstick is not None,
     )  # fmt: skip
     return replace(row, explanation=_explain_ratio(row, threshold, tested, policy, yardstick, floor_pct))
 

@@ -46,7 +46,8 @@ class Row:
     reference: Reference = "baseline"  # what it was compared with: the baseline, or the pinned one of a release
     baseline: float | None = None  # median in the metric's unit; None: there is none, and the reason says why
     candidate: float | None = None
-    change_pct: float | None = None  # times relative to the FP32 step where both have one; points for shares
+    change_pct: float | None = None  # points for shares
+    per_fp32_step: bool = False  # the change is not the times' own: both were divided by the FP32 step beside them
     low_pct: float | None = None  # 95 % interval of the change; None: judged without one
     high_pct: float | None = None
     threshold_pct: float | None = None

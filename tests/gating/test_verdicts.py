@@ -104,6 +104,8 @@ def test_a_phase_says_against_what_it_was_measured(entry: Entry) -> None:
     assert (row.baseline, row.candidate, row.change_pct) == (30.0, 60.0, pytest.approx(60.0))
     assert row.reason.startswith("worse: +60 % (95 % interval +")
     assert row.reason.endswith(", relative to the FP32 step (20.0 ms, now 25.0 ms).")
+    assert row.per_fp32_step
+    assert not of(judge(entry, entry), "fp32_step_ms").per_fp32_step
 
 
 def test_a_change_from_nothing_has_no_percentage_but_a_verdict(entry: Entry) -> None:

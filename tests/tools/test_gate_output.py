@@ -29,7 +29,7 @@ def test_the_table_is_worst_first_and_ends_in_one_line(bench: Bench, capsys: pyt
     assert verdicts == ["regressed", "missing", "not comparable", "new", "improved", "ok"]
     assert lines[0].split() == ["verdict", "cell", "metric", "baseline", "candidate", "change", "why"]
     regressed = next(line for line in lines if line.startswith("regressed"))
-    for part in ("step_ms", "100 ms", "130 ms", "+30.0 %", "worse: +30 %"):
+    for part in ("step_ms", "100 ms", "130 ms", "+30.0 % per FP32 step", "worse: +30 %"):
         assert part in regressed
     assert lines[-1] == (
         "Gate failed: step_ms of demo/a resnet20 digits seed 0 regressed "
@@ -56,6 +56,7 @@ def test_json_holds_every_row_and_the_thresholds(bench: Bench, capsys: pytest.Ca
         "baseline": 40 * 1024**2,
         "candidate": 44 * 1024**2,
         "change_pct": pytest.approx(10.0),
+        "per_fp32_step": False,
         "low_pct": None,
         "high_pct": None,
         "threshold_pct": 0.5,
