@@ -22,12 +22,12 @@ from bench.profilers.memory import MemoryMeter, MemoryPeaks, process_bytes
 from bench.profilers.memory_categories import MemoryProfile
 from bench.profilers.process_memory import give_back_memory, keep_large_blocks_apart, load_libraries
 from bench.profilers.untouched_workspaces import UntouchedWorkspaces
+from bench.timing_summary import difference
 from bench.training.assemble import Parts, build_parts
 from bench.training.drawn_layer import take_largest_layer
 from bench.training.memory import snapshot_steps, track_steps
 from bench.training.shapes import bound_hypernet_bytes, track_shapes
 from bench.training.step import train_step
-from bench.timing_summary import difference
 from bench.units import Absent
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ def _grow(
     """Build the cell and run it, and tell by how many bytes the process grew to its peak: a median over steps.
 
     What earlier steps left in glibc's heap and Python's arenas depends on which they were: it is there before the cell
-    is built and drops out. The data set is there all along. No hypernetwork runs in the first step; the
-    peaks of the others differ by how they fill the heap's gaps.
+    is built and drops out. The data set is there all along. No hypernetwork runs in the first step; the peaks of the
+    others differ by how they fill the heap's gaps.
     """
     clear_workspace()
     give_back_memory()
