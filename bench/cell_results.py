@@ -22,9 +22,9 @@ def memory_result(own: MemoryAnswer, fp32: MemoryAnswer, without: MemoryAnswer |
     )
     if without is not None:
         cold = difference(own.peaks.peak_process_bytes, without.peaks.peak_process_bytes)
-        warm = difference(own.warm_process_bytes, without.warm_process_bytes)
+        grown = difference(own.grown_process_bytes, without.grown_process_bytes)
         allocated = difference(own.peaks.peak_allocated_bytes, without.peaks.peak_allocated_bytes)
-        extra = {"allocated": allocated, "process": warm, "code": difference(cold, warm)}
+        extra = {"allocated": allocated, "process": grown, "code": difference(cold, grown)}
     ran = {phase.phase for phase in own.profile.phases}
     missing = {
         "data": "batches are drawn before the steps, so that the data set is no part of their peaks",

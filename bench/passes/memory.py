@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from bench.kernels.workspace import clear_workspace
 from bench.layers.dispatch import Paths
 from bench.passes.inputs import Report, batches_of, endless, load_weights, prepare
 from bench.profilers.base import NO_PHASES
-from bench.profilers.memory import MemoryMeter, MemoryPeaks
+from bench.profilers.memory import MemoryMeter, MemoryPeaks, process_bytes
 from bench.profilers.memory_categories import MemoryProfile
 from bench.profilers.process_memory import give_back_memory, keep_large_blocks_apart, load_libraries
 from bench.profilers.untouched_workspaces import UntouchedWorkspaces
+from bench.timing_summary import difference
 from bench.training.assemble import Parts, build_parts
 from bench.training.drawn_layer import take_largest_layer
 from bench.training.memory import snapshot_steps, track_steps
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from bench.data import AnyData
 
 
+_GROWTH_STEPS = 6  # one without a hypernetwork, then five whose median counts
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryAnswer:
     """What a few steps held; `snapshot` names the file of the allocator's history."""
@@ -41,7 +46,8 @@ class MemoryAnswer:
     snapshot: str | Absent
     hypernet_bound_bytes: int | Absent
     untouched_bytes: int | Absent
-    warm_process_bytes: int | Absent  # the process's peak again, after another cell's steps
+    # by how much a process that has run both cells' steps grows from before this cell is built to its peak: a median
+    grown_process_bytes: int | Absent
 
 
 def memory_pass(
@@ -59,7 +65,7 @@ def memory_pass(
 
     Slim takes its largest layer in each. The data set, which batches are drawn from, is let go before. Where the
     process is to be compared with another cell's, that cell's steps run here once and this cell's again: code and
-    caches of libraries are then in both processes, and the second peaks differ by what the steps hold.
+    caches of libraries are then in both processes, and what they grow by from there differs by what the steps hold.
 
     Args:
         report: told about each step.
@@ -77,7 +83,7 @@ def memory_pass(
     stream = endless(batches_of(cell, data, where))
     count, lr = cell.protocol.memory_steps, cell.optimizer.lr
     steps = itertools.count(1)
-    total = count * (2 if beside is None else 4)
+    total = count * 2 if beside is None else count * 3 + _GROWTH_STEPS
 
     def beat() -> None:
         report({"phase": f"memory {name}", "done": next(steps), "total": total})
@@ -89,16 +95,11 @@ def memory_pass(
     with MemoryMeter(where, track=False) as meter:
         _take_steps(parts, drawn[0], lr, beat)
     peaks = meter.peaks()
-    warm: int | Absent = Absent("no other cell was run beside it")
+    grown: int | Absent = Absent("no other cell was run beside it")
     if beside is not None:
         del parts  # one cell at a time
         _take_steps(_parts_for_memory(beside, prepare(beside, device)[1], where, weights, paths), drawn[0], lr, beat)
-        parts = _parts_for_memory(cell, prepare(cell, device)[1], where, weights, paths)
-        clear_workspace()
-        give_back_memory()
-        with MemoryMeter(where, track=False) as meter:
-            _take_steps(parts, drawn[0], lr, beat)
-        warm = meter.peaks().peak_process_bytes
+        parts, grown = _grow(cell, prepare(cell, device)[1], where, weights, paths, drawn[0], beat)
     kept: str | Absent = Absent("only CUDA's allocator keeps a history")
     if snapshot is not None and where.type == "cuda":
         snapshot_steps(parts, drawn[0], lr, Path(snapshot))
@@ -116,7 +117,7 @@ def memory_pass(
         peaks = dataclasses.replace(peaks, peak_allocated_bytes=tracker.peak_allocated_bytes)
     return MemoryAnswer(
         peaks=peaks, profile=tracker.profile(), snapshot=kept, hypernet_bound_bytes=bound, untouched_bytes=untouched,
-        warm_process_bytes=warm,
+        grown_process_bytes=grown,
     )  # fmt: skip
 
 
@@ -127,6 +128,38 @@ def _parts_for_memory(
     parts.model.train()
     take_largest_layer(parts)
     return parts
+
+
+def _grow(
+    cell: CellConfig,
+    data: AnyData,
+    device: torch.device,
+    weights: str | None,
+    paths: Paths | None,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    beat: Callable[[], None],
+) -> tuple[Parts, int | Absent]:
+    """Build the cell and run it, and tell by how many bytes the process grew to its peak: a median over steps.
+
+    What earlier steps left in glibc's heap and Python's arenas depends on which they were: it is there before the cell
+    is built and drops out. The data set is there all along. No hypernetwork runs in the first step; the peaks of the
+    others differ by how they fill the heap's gaps.
+    """
+    clear_workspace()
+    give_back_memory()
+    before = process_bytes(device)
+    parts = _parts_for_memory(cell, data, device, weights, paths)
+    clear_workspace()
+    give_back_memory()
+    peaks: list[int] = []
+    for index in range(_GROWTH_STEPS):
+        with MemoryMeter(device, track=False) as meter:
+            _take_steps(parts, [batches[index % len(batches)]], cell.optimizer.lr, beat)
+        peak = meter.peaks().peak_process_bytes
+        if isinstance(peak, Absent):
+            return parts, peak
+        peaks.append(peak)
+    return parts, difference(statistics.median_low(peaks[1:]), before)
 
 
 def _take_steps(parts: Parts, batches: Sequence[tuple[Tensor, Tensor]], lr: float, beat: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 
+import psutil
 import torch
 
 from bench.hardware.probe import open_nvml
@@ -91,12 +92,20 @@ class MemoryMeter:
         return self._peaks
 
 
+def process_bytes(device: torch.device) -> int | Absent:
+    """What the system counts for this process now, in bytes: NVML's figure on CUDA, else resident memory."""
+    if device.type != "cuda":
+        return int(psutil.Process().memory_info().rss)
+    gpu = open_nvml(device)
+    return gpu if isinstance(gpu, Absent) else gpu.process_bytes()
+
+
 def _cuda_peaks(device: torch.device) -> MemoryPeaks:
     torch.cuda.synchronize(device)
     gpu = open_nvml(device)
     return MemoryPeaks(
         peak_allocated_bytes=torch.cuda.max_memory_allocated(device),
         peak_reserved_bytes=torch.cuda.max_memory_reserved(device),
-        peak_process_bytes=gpu if isinstance(gpu, Absent) else gpu.process_bytes(),
+        peak_process_bytes=process_bytes(device),
         peak_device_bytes=gpu if isinstance(gpu, Absent) else gpu.memory_used_bytes(),
     )

@@ -56,7 +56,8 @@ class MemoryResult:
     fp32_peak_allocated_bytes: int | Absent  # the same steps of the FP32 model
     fp32_peak_process_bytes: int | Absent
     hypernet_extra_allocated_bytes: int | Absent  # with minus without hypernetwork, two fresh processes
-    hypernet_extra_process_bytes: int | Absent  # the same; both processes have run both cells' steps before
+    # the same of the processes' growth over their cell's steps, both cells' steps having run in both before
+    hypernet_extra_process_bytes: int | Absent
     hypernet_bound_bytes: int | Absent = NOT_RECORDED  # computed from shapes: most that the hypernetwork holds at once
     # of the allocated extra, what oneDNN's LSTM reserves and never writes, less what it takes inside its operators: the
     # process's extra lacks it
