@@ -7,6 +7,10 @@ import os
 import resource
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from bench.config import CellConfig
 from bench.data import DATASETS, check_data
@@ -14,7 +18,7 @@ from bench.errors import ConfigError, RecordError
 from bench.hardware.probe import resolve_device
 from bench.methods import build_method
 from bench.models import CUSTOM, check_model
-from bench.models.custom import build_custom
+from bench.models.custom import build_custom, check_answer, said
 from bench.seeding import global_stream
 from bench.training.assemble import check_training
 
@@ -38,7 +42,8 @@ def check_cells(cells: Sequence[CellConfig], *, here: bool = True) -> None:
     for cell in cells:
         build_method(cell)
         check_training(cell)
-        for check in (*([_check_device] if here else []), _check_output, _check_model, _check_data):
+        checks = (_check_device, _check_output, _check_model, _check_answer, _check_data)
+        for check in checks if here else (_check_output, _check_model, _check_data):
             what = f"{check.__name__} {cell.device} {cell.output_dir} {cell.model} {cell.data}"
             if what not in seen:  # a suite's cells share most of it
                 check(cell)
@@ -70,18 +75,44 @@ def _check_device(cell: CellConfig) -> None:
 
 
 def _check_model(cell: CellConfig) -> None:
-    entry = DATASETS.get(cell.data.name)
-    image_size = cell.data.image_size
-    if image_size is None and entry is not None:
-        image_size = entry.image_size
     model = cell.model
-    check_model(model.name, image_size=image_size, shortcut=model.shortcut, factory=model.factory)
-    if model.name == CUSTOM and entry is not None and model.factory is not None and image_size is not None:
-        # As build_parts will, so that a factory that fails does so before anything is written.
-        with global_stream(cell.seed, "model_init"):
-            build_custom(
-                model.factory, num_classes=entry.num_classes, in_channels=entry.in_channels, image_size=image_size
-            )
+    check_model(model.name, image_size=_image_size(cell), shortcut=model.shortcut, factory=model.factory)
+    _build_users(cell)
+
+
+def _check_answer(cell: CellConfig) -> None:
+    """Try a user's network on images of the data's shape; one for a GPU may need its GPU, and is tried in its cell."""
+    network = _build_users(cell) if resolve_device(cell.device).type == "cpu" else None
+    if network is None:
+        return
+    entry, size, factory = DATASETS[cell.data.name], _image_size(cell), cell.model.factory or ""
+    images = torch.zeros(2, entry.in_channels, size, size)  # type: ignore[arg-type]  # built with that size
+    channels_last: dict[str, Any] = {"memory_format": torch.channels_last}  # as in training
+    try:
+        check_answer(factory, network.to(**channels_last), images.to(**channels_last), entry.num_classes)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"model.factory={factory}: the network does not take {cell.data.name}'s images, float32 of shape "
+            f"{tuple(images.shape)}: {said(error)}."
+        ) from error
+
+
+def _build_users(cell: CellConfig) -> nn.Module | None:
+    """A user's network, as build_parts will, so that a factory that fails does so before anything is written."""
+    entry, size, factory = DATASETS.get(cell.data.name), _image_size(cell), cell.model.factory
+    if cell.model.name != CUSTOM or entry is None or size is None or factory is None:
+        return None
+    with global_stream(cell.seed, "model_init"):
+        return build_custom(factory, num_classes=entry.num_classes, in_channels=entry.in_channels, image_size=size)
+
+
+def _image_size(cell: CellConfig) -> int | None:
+    entry = DATASETS.get(cell.data.name)
+    if cell.data.image_size is None and entry is not None:
+        return entry.image_size
+    return cell.data.image_size
 
 
 def _check_data(cell: CellConfig) -> None:

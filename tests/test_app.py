@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bench.composing.groups import group_files, group_options
 from bench.composing.search_path import GROUPS, hydra_loader
 from bench.config import CellConfig
 from bench.errors import ConfigError
+from bench.precheck import check_cells
 from tools.run import main
 
 
@@ -131,6 +133,17 @@ def test_what_the_docs_say_of_a_suite_of_ones_own_holds(
     assert [(cell.variant_name, cell.seed) for cell in cells] == [("fp32", 0), ("six_bits", 0)]
     assert main([*shlex.split(line), "--cfg", "job"]) == 0, "Hydra takes it as well"
     assert "suite_name: mine" in capsys.readouterr().out
+    assert group_files("suite", "configs")["mine"].startswith("Six bits against FP32")
+
+
+def test_the_docs_network_of_ones_own_can_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "suites.md").read_text(encoding="utf-8")
+    (network,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (settings,) = re.findall(r"`(model=custom model.factory=mynets:make)`", page)
+    write(tmp_path / "mynets.py", network)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    check_cells(plan(*settings.split(), "variant=uint8_int8", "data=digits", "protocol=demo", "device=cpu"))
 
 
 def test_flags_may_stand_before_settings() -> None:

@@ -44,7 +44,7 @@ def import_factory(factory: str) -> Callable[..., Any]:
             raise ConfigError(
                 f"{key}: there is no module {error.name} in the working folder {folder} or among installed packages."
             ) from error
-        raise ConfigError(f"{key}: importing {module_name} failed with {_said(error)}.") from error
+        raise ConfigError(f"{key}: importing {module_name} failed with {said(error)}.") from error
     if not hasattr(module, attribute):
         place = getattr(module, "__file__", None) or "a folder without __init__.py"
         raise ConfigError(f"{key}: module {module_name} ({place}) has no {attribute}.")
@@ -73,7 +73,7 @@ def build_custom(factory: str, **offered: int) -> nn.Module:
     try:
         model = make(**arguments)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{key}: the call failed with {_said(error)}.") from error
+        raise ConfigError(f"{key}: the call failed with {said(error)}.") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{key} returned a {type(model).__name__} and not a torch.nn.Module.")
     return model
@@ -135,7 +135,7 @@ def _is_part_of(missing: str | None, module_name: str) -> bool:
     return missing is not None and f"{module_name}.".startswith(f"{missing}.")
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """An exception on one line."""
     text = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
