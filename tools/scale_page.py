@@ -17,7 +17,7 @@ NAMES = {
     "status": "`status`, first look",
     "baseline": "`baseline`",
     "gate": "`gate`, against another measurement",
-    "report": "`report`; of over 20,000 cells one of each variant",
+    "report": "`report`; over 20,000 cells: a report of each variant, one after another",
 }
 
 

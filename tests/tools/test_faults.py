@@ -100,7 +100,8 @@ def test_a_campaign_that_was_stopped_goes_on_and_one_that_ended_starts_anew(
 
 def test_a_page_quotes_the_counts_in_their_place() -> None:
     kept = {
-        "started_at": "2026-01-02T03:04:05+00:00", "elapsed_s": 12.3, "sittings": 1, "counts": {"kills": 40},
+        "started_at": "2026-01-02T03:04:05+00:00", "elapsed_s": 12.3, "sittings": 1,
+        "counts": {"kills": 40, "disks filled": 1},
         "machine": {"cores": 2, "python": "3.11.7"}, "wrong": [],
     }  # fmt: skip
     page = quote(f"before\n{BEGIN}old\n{END}after\n", kept)
@@ -109,6 +110,7 @@ def test_a_page_quotes_the_counts_in_their_place() -> None:
         "```",
         "2026-01-02: The campaign took 12 s, on 2 cores, Python 3.11.7:",
         "    40 kills",
+        "     1 disk filled",
         "Everything held.",
         "```",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import re
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ def as_text(kept: dict[str, Any]) -> str:
         f"The campaign took {kept['elapsed_s']:.0f} s{times}, on {kept['machine']['cores']} cores, Python "
         f"{kept['machine']['python']}:"
     ]
-    lines += [f"  {count:>4} {name}" for name, count in kept["counts"].items() if count]
+    lines += [f"  {count:>4} {_one(name) if count == 1 else name}" for name, count in kept["counts"].items() if count]
     lines += [f"  WRONG: {sentence}" for sentence in kept["wrong"]]
     lines.append("Everything held." if not kept["wrong"] else f"{len(kept['wrong'])} things did not hold.")
     return "\n".join(lines)
@@ -98,6 +99,11 @@ def quote(page: str, kept: dict[str, Any]) -> str:
         kept: a finished campaign, as its JSON holds it.
     """
     return put_between(page, BEGIN, END, f"```\n{kept['started_at'][:10]}: {as_text(kept)}\n```\n")
+
+
+def _one(counted: str) -> str:
+    """What is counted, in the singular; weights and the like stay."""
+    return re.sub(r"\b(answer|cell|checkpoint|disk|file|folder|suite|training)s\b", r"\1", counted, count=1)
 
 
 def _now() -> str:
