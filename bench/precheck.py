@@ -82,11 +82,11 @@ def _check_model(cell: CellConfig) -> None:
 
 def _check_answer(cell: CellConfig) -> None:
     """Try a user's network on images of the data's shape; one for a GPU may need its GPU, and is tried in its cell."""
-    network = _build_users(cell) if resolve_device(cell.device).type == "cpu" else None
-    if network is None:
+    network, size = _build_users(cell) if resolve_device(cell.device).type == "cpu" else None, _image_size(cell)
+    if network is None or size is None:
         return
-    entry, size, factory = DATASETS[cell.data.name], _image_size(cell), cell.model.factory or ""
-    images = torch.zeros(2, entry.in_channels, size, size)  # type: ignore[arg-type]  # built with that size
+    entry, factory = DATASETS[cell.data.name], cell.model.factory or ""
+    images = torch.zeros(2, entry.in_channels, size, size)
     channels_last: dict[str, Any] = {"memory_format": torch.channels_last}  # as in training
     try:
         check_answer(factory, network.to(**channels_last), images.to(**channels_last), entry.num_classes)
