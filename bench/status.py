@@ -64,7 +64,7 @@ class CellStatus:
     passes: int | None = None
     elapsed_s: float | None = None
     pass_left_s: float | None = None  # of the running pass, by its own step time
-    left_s: float | None = None  # of the cell, by what finished cells of the same model and data took
+    left_s: float | None = None  # of the cell, by what finished cells of the same suite, model and data took
     last_seen: str | None = None  # UTC
 
 
@@ -360,12 +360,14 @@ def _recorded(folder: str, header: _Header | str) -> CellStatus:
     )  # fmt: skip
 
 
-def _pulsing(pulse: Pulse, seen: str, alive: bool, durations: dict[tuple[str, str], float]) -> CellStatus:
+def _pulsing(pulse: Pulse, seen: str, alive: bool, durations: dict[tuple[str, str, str], float]) -> CellStatus:
     cell = pulse.cell
     counted = pulse.total > 0 and pulse.step_ms is not None
     pass_left_s = max(0, pulse.total - pulse.done) * cast(float, pulse.step_ms) / 1e3 if counted else None
-    usual_s = durations.get((cell.model, cell.data))
-    left_s = None if usual_s is None else max(pass_left_s or 0.0, usual_s - pulse.elapsed_s)
+    usual_s = durations.get((cell.suite, cell.model, cell.data))
+    left_s = pass_left_s if usual_s is not None else None
+    if usual_s is not None and usual_s > pulse.elapsed_s:  # one that takes longer than usual tells nothing of the rest
+        left_s = max(pass_left_s or 0.0, usual_s - pulse.elapsed_s)
     state: State = "stopped" if not alive else "waiting" if pulse.phase.startswith("waiting") else "running"
     return CellStatus(
         state=state, suite=cell.suite, variant=cell.variant, model=cell.model, data=cell.data, seed=cell.seed,
@@ -386,24 +388,28 @@ def _waiting(cell: PlannedCell, seen: str, alive: bool) -> CellStatus:
     )  # fmt: skip
 
 
-def _durations(headers: Iterable[_Header]) -> dict[tuple[str, str], float]:
-    """Median seconds of finished cells by model and data."""
-    seconds: dict[tuple[str, str], list[float]] = {}
+def _durations(headers: Iterable[_Header]) -> dict[tuple[str, str, str], float]:
+    """Median seconds of finished cells by suite, model and data."""
+    seconds: dict[tuple[str, str, str], list[float]] = {}
     for header in headers:
         if header.status == "ok":
-            seconds.setdefault((header.model_name, header.data_name), []).append(header.duration_s)
+            seconds.setdefault((header.suite, header.model_name, header.data_name), []).append(header.duration_s)
     return {key: statistics.median(values) for key, values in seconds.items()}
 
 
-def _all_left_s(cells: Sequence[CellStatus], durations: dict[tuple[str, str], float]) -> float | None:
+def _all_left_s(cells: Sequence[CellStatus], durations: dict[tuple[str, str, str], float]) -> float | None:
     """Seconds until the last cell, at the pace of the finished ones and with as many at a time as run now."""
     running = [cell for cell in cells if cell.state == "running"]
-    if not durations or not running:
+    suites = {cell.suite for cell in running}
+    usual = [seconds for (suite, _, _), seconds in durations.items() if suite in suites]
+    if not usual:
         return None
-    usual_s = statistics.median(durations.values())
+    usual_s = statistics.median(usual)
     work_s = sum(cell.left_s if cell.left_s is not None else usual_s for cell in running)
     work_s += sum(
-        durations.get((cell.model, cell.data), usual_s) for cell in cells if cell.state in ("queued", "waiting")
+        durations.get((cell.suite, cell.model, cell.data), usual_s)
+        for cell in cells
+        if cell.state in ("queued", "waiting")
     )
     return work_s / len(running)
 

@@ -103,6 +103,25 @@ def test_a_running_cell_shows_its_rate_and_what_is_left_of_its_pass_and_itself(
         assert states(suite)["fp32"] == "waiting"
 
 
+def test_what_is_left_is_told_by_the_same_suite_and_never_by_cells_that_took_less(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make
+) -> None:
+    (first, folder), (second, done), (third, other) = place(cells, suite)
+    assert folder is not None
+    assert done is not None
+    assert other is not None
+    write_record(other, record_of(make_record, third, suite="another", duration_s=600.0), config_yaml="")
+    with CellPulse(folder, first, device="cpu") as pulse:
+        pulse.update(phase="timing", done=132, total=880)
+        status = StatusReader([suite]).read()
+        assert (status.cells[0].left_s, status.left_s) == (None, None), "another suite's protocol tells nothing"
+        record = record_of(make_record, second, suite=first.suite_name, duration_s=0.0)
+        write_record(done, record, config_yaml="")
+        status = StatusReader([suite]).read()
+        assert status.cells[0].left_s is None, "it has taken longer than the finished one"
+        assert "  –" in as_text(status).splitlines()[1]
+
+
 def test_a_pulse_is_written_once_a_second_at_most_and_at_once_when_the_phase_changes(
     cells: tuple[CellConfig, ...], suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,7 +169,7 @@ def main(argv: Sequence[str]) -> int:
     finally:
         progress.close()
     for name, result in results.items():
-        render(name, result, console)
+        render(name, result, console, quick=args.quick)
     if args.json:
         plain = {name: as_plain_result(result) for name, result in results.items()}
         document = {**plain, "quick": args.quick, "environment": environment}
@@ -260,18 +260,21 @@ def as_plain_result(result: CaseResult) -> dict[str, Any]:
     return plain
 
 
-def render(name: str, result: CaseResult, console: Console) -> None:
+def render(name: str, result: CaseResult, console: Console, *, quick: bool = False) -> None:
     """Print a case as two tables and its ratios.
 
     Args:
         name: of the case.
         result: what ``measure_case`` answers.
         console: where to print.
+        quick: it was measured with small shapes, which stands beside all that might be quoted.
     """
     from rich.table import Table
 
+    mark = "--quick, not to be quoted: " if quick else ""
     console.print(
-        f"\n[bold]{name}[/bold]: DualLSTMFC, H = {result.hidden}, {result.num_weights:,} weights of {result.model}"
+        f"\n[bold]{name}[/bold]: {mark}DualLSTMFC, H = {result.hidden}, {result.num_weights:,} weights of "
+        f"{result.model}"
     )
     if result.note:
         console.print(result.note)
@@ -298,7 +301,7 @@ def render(name: str, result: CaseResult, console: Console) -> None:
         "an axis)",
     ]
     for line in lines:
-        console.print(line)
+        console.print(f"{mark}{line}")
 
 
 def _fitting(whole: Work, run: PassRunner) -> tuple[Work, str]:

@@ -98,6 +98,8 @@ def row_of(cell: CellStatus) -> tuple[str, ...]:
         left = format_duration(cell.left_s)
     elif cell.pass_left_s is not None:
         left = f"{format_duration(cell.pass_left_s)} (pass)"
+    elif cell.state == "running":
+        left = "–"
     texts = (cell.state.replace("_", " "), name, cell.device, now, step, elapsed, left, cell.reason)
     return tuple(show_text(text) for text in texts)
 

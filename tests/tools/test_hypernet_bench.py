@@ -62,7 +62,8 @@ def test_a_quick_case_measures_everything_and_writes_the_named_keys(
     assert retain["extra_bytes"] > 0
     assert retain["update_ms"]["n"] == hypernet_bench.QUICK.rounds
     out, err = capsys.readouterr()
-    assert "DualLSTMFC, H = 8" in out
+    assert "resnet20_h100: --quick, not to be quoted: DualLSTMFC, H = 8" in out
+    assert "--quick, not to be quoted: the step with tabulate takes" in out
     assert "resnet20_h100" in err, "progress is shown"
 
 
