@@ -95,7 +95,7 @@ class Sampled:
 
     blocks: dict[str, list[PhaseSamples]]
     windows: list[StepWindow] = field(default_factory=list)
-    stopped_by: str = ""  # interval or budget
+    stopped_by: str = ""  # interval, blocks or budget
     half_width_pct: float = 0.0  # of the wider of both medians' 95 % intervals
 
     def step_ms(self, name: str) -> tuple[float, ...]:
@@ -153,6 +153,8 @@ def _sample(sides: Sequence[Side], limits: Limits, sampled: Sampled, report: Rep
         sampled.half_width_pct = 100 * max(median_half_width(values) for values in medians)
         if sampled.half_width_pct <= limits.timing_interval_pct:
             sampled.stopped_by = "interval"
+        elif not limits.timing_budget_s:
+            sampled.stopped_by = "blocks"
         elif spent_s + spent_s / rounds > limits.timing_budget_s:
             sampled.stopped_by = "budget"
 

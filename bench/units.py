@@ -76,10 +76,11 @@ def format_stopping(ends: Sequence[tuple[str | Absent, float | Absent]]) -> str:
     if not widths:
         return ""
     known = [width for width in widths if not isinstance(width, Absent)]
-    reach = f"; the widest 95 % interval of a median reaches ±{max(known):.1f} %" if known else ""
+    reach = f"±{max(known):.1f} %" if known else ""
+    widest = f"; the 95 % interval of a median within one process reaches {reach} at the widest" if known else ""
     return (
         f"{len(widths)} of {len(ends)} timing processes ended with protocol.timing_budget_s before both medians were "
-        f"as narrow as protocol.timing_interval_pct asks{reach}."
+        f"as narrow as protocol.timing_interval_pct asks{widest}."
     )
 
 

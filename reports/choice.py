@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from bench.records.schema import Interval
@@ -45,8 +46,11 @@ def _kind(rows: Sequence[Row]) -> str:
 def _speed(rows: Sequence[Row]) -> str:
     ranked = [row for row in rows if _interval(row) is not None]
     faster = [row for row in ranked if (found := _interval(row)) is not None and found.high < 1]
+    if not ranked:
+        timed = any(row.timed_once for row in rows)
+        return "for speed nothing is settled, since one process shows no order" if timed else ""
     if not faster:
-        return f"for speed FP32: no {_kind(ranked)} is shown to be faster" if ranked else ""
+        return f"for speed FP32: no {_kind(ranked)} is shown to be faster"
     best = min(faster, key=_ratio_value)
     assert isinstance(best.time_vs_fp32, Ratio), "only rows with a ratio are ranked"
     return f"for speed {_called(best)}, {with_interval(best.time_vs_fp32, 'the FP32 step’s time')}"
@@ -79,7 +83,7 @@ def _accuracy(section: Section, rows: Sequence[Row]) -> str:
         return ""
     best = max(ranked, key=_accuracy_value)
     assert isinstance(best.accuracy, Estimate), "only rows with an accuracy are ranked"
-    delta, mean, kind = best.accuracy_vs_fp32, f"{best.accuracy.value:.2f} %", _kind(ranked)
+    delta, mean, kind = best.accuracy_vs_fp32, f"{best.accuracy.value:.2f} %{_chance(best)}", _kind(ranked)
     if isinstance(delta, Absent):
         return f"for accuracy nothing is settled ({delta.reason}): of the {kind}s {_called(best)} has most, {mean}"
     if isinstance(delta.interval, Absent):
@@ -93,6 +97,18 @@ def _accuracy(section: Section, rows: Sequence[Row]) -> str:
         return f"for accuracy FP32: the {kind} with the highest mean, {_called(best)}, has {over}"
     told = f"{mean}, {over}{'' if delta.interval.low > 0 else ', no difference that they show'}"
     return f"for accuracy {_called(best)} ({told}){_rivals(best, [row for row in ranked if row is not best])}"
+
+
+def _chance(row: Row) -> str:
+    """That guessing reaches about as much, where the mean is within three standard errors of its share of classes."""
+    data = row.first.data
+    if data is None or min(data.num_classes, data.test_samples) < 2:
+        return ""
+    guess = 1 / data.num_classes
+    error_pct = 100 * math.sqrt(guess * (1 - guess) / data.test_samples)
+    if _accuracy_value(row) > 100 * guess + 3 * error_pct:
+        return ""
+    return f" (no more than guessing: chance is {100 * guess:g} % for {data.num_classes:,} classes)"
 
 
 def _rivals(best: Row, others: Sequence[Row]) -> str:

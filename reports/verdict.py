@@ -123,12 +123,12 @@ def _unranked_speed(timed: Sequence[tuple[Row, Ratio]]) -> str:
     if len(ordered) == 1:
         return (
             f"The training step of {first.named} takes {ratio_text(lowest.value)} the FP32 step’s time on {machine}"
-            f"{_median_clause(first)} ({ONE_PROCESS}): whether it differs from FP32 cannot be told."
+            f"{_median_clause(first)} ({ONE_PROCESS}): against FP32 that is not confirmed."
         )
     return (
         f"The training steps of {len(ordered)} low-bit rows take {ratio_text(lowest.value)} ({first.named}) to "
-        f"{ratio_text(highest.value)} ({last.named}) the FP32 step’s time on {machine} ({ONE_PROCESS}): no order among "
-        "them or against FP32 can be told."
+        f"{ratio_text(highest.value)} ({last.named}) the FP32 step’s time on {machine} ({ONE_PROCESS}): no order "
+        "among them or against FP32 is confirmed."
     )
 
 

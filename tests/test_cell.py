@@ -55,7 +55,7 @@ def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell
     assert sum(record.timing.phase_share_pct.values()) == pytest.approx(100)
     assert len(record.timing.repeats[0].step_ms) == len(record.timing.repeats[0].fp32_step_ms) == 4
     (repeat,) = record.timing.repeats
-    assert repeat.stopped_by == "budget"
+    assert repeat.stopped_by == "blocks"
     assert repeat.half_width_pct == Absent("fewer than six blocks have no 95 % interval")
     assert record.timing.phase_mark_cost_pct is not None
     assert repeat.device is not None

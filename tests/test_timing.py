@@ -90,9 +90,14 @@ def test_one_noisy_side_keeps_sampling_until_its_median_is_narrow_too() -> None:
 
 
 def test_a_spent_budget_ends_sampling_after_the_blocks_that_were_asked_for() -> None:
-    sampled, _ = sample(limits=Limits(timing_blocks=3, timing_budget_s=0.0))
+    sampled, _ = sample(limits=Limits(timing_blocks=3, timing_budget_s=1e-9))
     assert (sampled.stopped_by, len(sampled.blocks["cell"])) == ("budget", 3)
     assert sampled.half_width_pct == float("inf")
+
+
+def test_without_a_budget_sampling_ends_as_asked_and_not_for_want_of_time() -> None:
+    sampled, _ = sample(limits=Limits(timing_blocks=3, timing_budget_s=0.0))
+    assert (sampled.stopped_by, len(sampled.blocks["cell"])) == ("blocks", 3)
 
 
 class MarkClock:

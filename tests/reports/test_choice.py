@@ -43,6 +43,13 @@ def test_the_fastest_row_that_is_shown_to_be_faster_is_taken_for_speed(demo_reco
     assert "for speed FP32: no low-bit row is shown to be faster" in said([with_ratio(one, 0.8, 0.5, 1.2)])
 
 
+def test_an_accuracy_that_guessing_reaches_is_said_to_be_chance(demo_records: Make) -> None:
+    records = demo_records(["fp32", "uint8_int8"])
+    told = said(with_accuracies(records, 10.0, 10.83))
+    assert "with 10.83 % (no more than guessing: chance is 10 % for 10 classes), +0.83 points against FP32" in told
+    assert "guessing" not in said(with_accuracies(records, 10.0, 16.0)), "360 images leave 1.6 points of error"
+
+
 def test_one_seed_settles_nothing_about_accuracy_but_the_highest_is_named(demo_records: Make) -> None:
     told = said(demo_records())
     assert "for accuracy nothing is settled, since one seed shows no order: the highest of the low-bit rows is" in told

@@ -100,11 +100,12 @@ def test_a_row_of_one_process_is_never_called_faster_or_slower(demo_records: Mak
     assert said["speed"].endswith("; not ranked, since one process gives no interval: uint8_int8 (integer).")
     alone = [one_process(record) for record in records]
     said = _said(build_sections(alone)[0])
-    assert "(one process, no interval): no order among them or against FP32 can be told." in said["speed"]
+    assert "(one process, no interval): no order among them or against FP32 is confirmed." in said["speed"]
+    assert "for speed nothing is settled, since one process shows no order" in said["choice"]
     assert "the step time (one process, no interval)" in said["strategies"]
     assert not [text for text in said.values() if "faster" in text or "slower" in text or "fastest" in text]
     said = _said(build_sections(alone[:3:2])[0])
-    assert said["speed"].endswith("(one process, no interval): whether it differs from FP32 cannot be told.")
+    assert said["speed"].endswith("(one process, no interval): against FP32 that is not confirmed.")
 
 
 def test_accuracy_is_compared_only_as_far_as_the_seeds_show(demo_records: Make) -> None:

@@ -66,8 +66,8 @@ def test_processes_that_ran_out_of_budget_are_one_line(
     told = f"Timing: 1 of {len(ends)} timing processes ended with protocol.timing_budget_s before "
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(told)]
     assert len(lines) == 1
-    assert lines[0].endswith("asks; the widest 95 % interval of a median reaches ±4.2 %.")
-    assert format_stopping([("interval", 1.0)]) == ""
+    assert lines[0].endswith("asks; the 95 % interval of a median within one process reaches ±4.2 % at the widest.")
+    assert format_stopping([("interval", 1.0), ("blocks", 29.3)]) == "", "a protocol without a budget asks for no more"
     assert format_stopping([("budget", Absent("few"))]).endswith("timing_interval_pct asks.")
 
 

@@ -46,7 +46,8 @@ class TimingRepeat:
     fp32_step_ms: tuple[float, ...]
     phases_ms: dict[str, tuple[float, ...]]  # data, forward, backward, meta, optimizer, unattributed; one sample a step
     throttled: bool | Absent
-    stopped_by: str | Absent = NOT_RECORDED  # interval: both medians were narrow enough; budget: time was up
+    # interval: both medians were narrow enough; budget: time was up; blocks: no time beyond timing_blocks was asked for
+    stopped_by: str | Absent = NOT_RECORDED
     half_width_pct: float | Absent = NOT_RECORDED  # of the wider median's 95 % interval when sampling stopped
     marked_step_ms: tuple[float, ...] = ()  # steps with each phase marked `mark_repeats` times, in turn with
     unmarked_step_ms: tuple[float, ...] = ()  # steps without marks
