@@ -219,7 +219,7 @@ def test_records_without_any_measurement_still_give_a_report(
     records = demo_records(["fp32", "uint8_int8"], status="failed", reason="the self-check failed", **nothing)
     result = build_report([write_runs(records)], tmp_path / "out")
     assert "the self-check failed" in result.html.read_text(encoding="utf-8")
-    assert result.headlines[-1] == "Of 2 cells, 2 failed: their rows give the reason."
+    assert result.headlines[-1] == "Of 2 cells, 2 failed (fp32 and uint8_int8): their rows give the reason."
 
 
 def test_many_sections_have_figures_for_the_largest_only_and_say_so(
