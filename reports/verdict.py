@@ -14,6 +14,7 @@ from reports.choice import choice_sentence
 from reports.rows import AgainstRetain, Estimate, Ratio, Row, Section, machine_name
 from reports.text import plural, ratio_text
 from reports.values import ONE_PROCESS
+from reports.why import why_sentence
 from reports.wording import difference_clauses, joined, listed, points_text, shows_difference, with_interval
 from reports.worth import worth_sentence
 
@@ -22,6 +23,7 @@ _COARSE_POINTS = 0.05  # what one test image is worth from where on the sentence
 
 _HEADINGS = {
     "choice": "What to take here", "worth": "Is the hypernetwork worth it?", "speed": "Speed",
+    "why": "Where its time goes",
     "hypernetwork": "What the hypernetwork costs", "strategies": "Its strategies", "accuracy": "Accuracy",
     "unfinished": "Unfinished", "scope": "What this cannot tell",
 }  # fmt: skip
@@ -31,7 +33,9 @@ _HEADINGS = {
 class Verdict:
     """One sentence and the question it answers."""
 
-    question: Literal["choice", "worth", "speed", "accuracy", "hypernetwork", "strategies", "unfinished", "scope"]
+    question: Literal[
+        "choice", "worth", "speed", "why", "accuracy", "hypernetwork", "strategies", "unfinished", "scope"
+    ]
     text: str
 
     @property
@@ -46,6 +50,7 @@ def section_verdicts(section: Section) -> tuple[Verdict, ...]:
         ("choice", choice_sentence(section)),
         ("worth", worth_sentence(section)),
         ("speed", _speed(section)),
+        ("why", why_sentence(section)),
         ("hypernetwork", _hypernetwork(section)),
         ("strategies", _strategies(section)),
         ("accuracy", _accuracy(section)),
