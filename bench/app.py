@@ -20,7 +20,6 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 
 from bench.composing.cells import CONFIG_NAME, Composer, to_cell
@@ -32,11 +31,10 @@ from bench.composing.refusals import (
     refuse_suite_sweep,
 )
 from bench.composing.search_path import CONFIG_PATH, hydra_loader
-from bench.composing.sentences import CONFIG_ERRORS, as_sentence, explain
+from bench.composing.sentences import as_sentence
 from bench.config import CellConfig
 from bench.errors import ConfigError
 
-_LONGEST_MESSAGE = 600  # a message of Hydra's may quote a whole file
 PASSTHROUGH = ("cfg", "info", "hydra_help", "shell_completion")  # Hydra's own questions: nothing runs
 
 
@@ -97,12 +95,7 @@ def plan_cells(args: argparse.Namespace) -> Plan:
         ConfigError: an unknown name or key, a wrong type, a value out of range, a refused override.
     """
     with hydra_loader(args.config_dir):
-        try:
-            return _plan(args)
-        except OverrideParseException as error:
-            raise ConfigError(f"Cannot read {error.override!r}: write key=value, as in seed=1.") from error
-        except (*CONFIG_ERRORS, OSError, ValueError, RecursionError) as error:
-            raise ConfigError(explain(error)[:_LONGEST_MESSAGE]) from error
+        return _plan(args)
 
 
 def _plan(args: argparse.Namespace) -> Plan:

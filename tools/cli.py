@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's end is like Ctrl-C: children go, records stay
+        _let_print()
     try:
         code = _answer(arguments)
         if sys.stdout is not None:
@@ -129,6 +131,16 @@ def _answer(arguments: Sequence[str]) -> int:
         raise UserError(f"There is no verb {verb!r}: use one of {', '.join(VERBS)} (see metagrad-bench --help).")
     _check_working_folder()
     return int(importlib.import_module(VERBS[verb][0]).main(rest))
+
+
+def _let_print() -> None:
+    """Argparse, Hydra and rich print too: closed streams lead nowhere, letters that one lacks are escaped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  as above; kept open
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _interrupt(number: int, frame: object) -> None:

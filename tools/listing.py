@@ -15,6 +15,7 @@ from rich.text import Text
 
 from bench.errors import ExitCode
 from bench.units import Absent, format_absent
+from tools.output import emit_json
 
 if TYPE_CHECKING:
     from bench.config import CellConfig
@@ -34,13 +35,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"any of {', '.join(LISTS)}; none: all")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     parser.add_argument("--config-dir", metavar="DIR", help="also list the suites and variants of this folder")
-    args = parser.parse_args(list(argv))
+    args = parser.parse_intermixed_args(list(argv))
     unknown = [name for name in args.what if name not in LISTS]
     if unknown:
         parser.error(f"there is no list of {unknown[0]!r}: choose from {', '.join(LISTS)}")
     lists = {name: LISTS[name](args.config_dir) for name in args.what or LISTS}
     if args.json:
-        print(json.dumps(lists, indent=2, ensure_ascii=False))
+        emit_json(json.dumps(lists, indent=2, ensure_ascii=False) + "\n")
         return ExitCode.OK
     # A pipe has no width: there a name stays in one piece and a row on one line, for grep.
     console = Console() if sys.stdout is not None and sys.stdout.isatty() else Console(width=PIPE_COLUMNS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -24,6 +25,17 @@ def emit(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         raise RecordError(f"The output cannot be written: {error.strerror}; free space or print elsewhere.") from error
+
+
+def emit_json(text: str) -> None:
+    """Print JSON; where the output knows fewer letters, the others are written as JSON escapes them.
+
+    Raises:
+        RecordError: if the output cannot be written.
+    """
+    if not knows_unicode():  # outside of strings JSON has none
+        text = "".join(letter if letter.isascii() else json.dumps(letter)[1:-1] for letter in text)
+    emit(text)
 
 
 def knows_unicode() -> bool:

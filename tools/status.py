@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import ConfigError, ExitCode
 from bench.records.store import show_text
 from bench.units import format_duration, format_ms
-from tools.output import emit
+from tools.output import emit, emit_json
 from tools.verb_parser import given_path, verb_parser
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     reader = StatusReader(args.runs)
     status = reader.read()
     if args.json:
-        emit(to_json(status))
+        emit_json(to_json(status))
     elif args.once or not sys.stdout or not sys.stdout.isatty():
         emit(as_text(status))
     else:

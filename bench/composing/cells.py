@@ -17,7 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.composing.groups import config_repository, fixed_keys, options
 from bench.composing.search_path import hydra_loader
+from bench.composing.sentences import CONFIG_ERRORS, explain
 from bench.config import CellConfig
+from bench.errors import ConfigError
 
 CONFIG_NAME = "config"
 
@@ -35,10 +37,24 @@ def to_cell(config: DictConfig) -> CellConfig:
 
 
 def compose_variants(config_dir: str | None = None) -> dict[str, CellConfig]:
-    """Every variant as the cell that it makes."""
+    """Every variant as the cell that it makes.
+
+    Raises:
+        ConfigError: one that cannot be composed.
+    """
+    variants = {}
     with hydra_loader(config_dir):
-        names = [name for name in options("variant") if name != "custom"]
-        return {name: to_cell(compose(config_name=CONFIG_NAME, overrides=[f"variant={name}"])) for name in names}
+        for name in options("variant"):
+            if name == "custom":
+                continue
+            try:
+                variants[name] = to_cell(compose(config_name=CONFIG_NAME, overrides=[f"variant={name}"]))
+            except (*CONFIG_ERRORS, ConfigError) as error:
+                sentence = str(error) if isinstance(error, ConfigError) else explain(error)
+                if f"variant/{name}" not in sentence:
+                    sentence = f"variant/{name}.yaml: {sentence}"
+                raise ConfigError(sentence) from error
+    return variants
 
 
 class Composer:

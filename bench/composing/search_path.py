@@ -16,7 +16,10 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
 
+from bench.composing.sentences import CONFIG_ERRORS, explain
 from bench.config import CellConfig
 from bench.errors import ConfigError
 
@@ -26,6 +29,8 @@ GROUPS = (
     "protocol",
 )  # fmt: skip
 _LONGEST_FILE_BYTES, _MOST_VALUES = 2**20, 100_000  # of a configuration file
+_LONGEST_MESSAGE = 600  # a message of Hydra's may quote a whole file
+_BAD_INPUT = (*CONFIG_ERRORS, OSError, ValueError, RecursionError)  # what reading and composing a configuration raise
 _ALIAS = re.compile(r"\*\w")
 
 
@@ -44,11 +49,13 @@ def hydra_loader(config_dir: str | None) -> Iterator[None]:
         config_dir: a user's folder of configurations, or None.
 
     Raises:
-        ConfigError: it is no folder, or holds what is refused.
+        ConfigError: it is no folder, or holds what is refused; inside, a configuration that cannot be composed.
     """
     register()
     search_path = create_config_search_path(CONFIG_PATH)
     if config_dir is not None:
+        if not config_dir:  # would be the working folder
+            raise ConfigError("--config-dir is given an empty path: is a variable unset?")
         folder = Path(config_dir).absolute()
         if not folder.is_dir():
             raise ConfigError(
@@ -61,6 +68,11 @@ def hydra_loader(config_dir: str | None) -> Iterator[None]:
     try:
         Hydra.create_main_hydra2(task_name="metagrad-bench", config_search_path=search_path)
         yield
+    except OverrideParseException as error:
+        raise ConfigError(f"Cannot read {error.override!r}: write key=value, as in seed=1.") from error
+    except _BAD_INPUT as error:
+        damaged = None if config_dir is None else _find_damaged(Path(config_dir).absolute(), error)
+        raise ConfigError(damaged or explain(error)[:_LONGEST_MESSAGE]) from error
     finally:
         GlobalHydra.instance().clear()
 
@@ -76,8 +88,7 @@ def _refuse_shadows(folder: Path) -> None:
 
 def _refuse_bombs(folder: Path) -> None:
     """OmegaConf copies what an alias stands for: some lines of aliases of aliases would fill the memory."""
-    files = [*folder.glob("*.yaml"), *(path for group in GROUPS for path in (folder / group).rglob("*.yaml"))]
-    for path in filter(Path.is_file, files):
+    for path in _config_files(folder):
         name = path.relative_to(folder).as_posix()
         if path.stat().st_size > _LONGEST_FILE_BYTES:
             raise ConfigError(
@@ -94,6 +105,26 @@ def _refuse_bombs(folder: Path) -> None:
                 f"{name} in --config-dir {folder} stands for more than {_MOST_VALUES:,} values, since its aliases "
                 "(*name) are copied where they stand: write out what is meant."
             )
+
+
+def _config_files(folder: Path) -> Iterator[Path]:
+    files = [*folder.glob("*.yaml"), *(path for group in GROUPS for path in (folder / group).rglob("*.yaml"))]
+    return filter(Path.is_file, files)
+
+
+def _find_damaged(folder: Path, error: Exception) -> str | None:
+    """A sentence about the file whose reading fails with that error, where the error itself names none."""
+    if not isinstance(error, UnicodeDecodeError | RecursionError) and type(error) is not ValueError:
+        return None
+    reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    for path in _config_files(folder):
+        try:
+            OmegaConf.load(path)
+        except _BAD_INPUT as found:
+            if type(found) is type(error):
+                name = path.relative_to(folder).as_posix()
+                return f"{name} in --config-dir {folder} cannot be read ({reason}): mend it, or take it out."
+    return None
 
 
 def _count_values(node: yaml.Node, known: dict[int, float]) -> float:

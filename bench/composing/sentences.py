@@ -22,9 +22,12 @@ def explain(error: BaseException) -> str:
     if not message:  # OmegaConf says nothing about some mappings
         message = f"The configuration cannot be composed ({type(cause or error).__name__}): check keys and values"
     lines = [line.strip() for line in message.splitlines()]
+    key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
     dropped = ("object_type=", "reference_type=", "full_key:", "To append to your config use", "See https://")
     sentence = as_sentence(" ".join(line for line in lines if line and not line.startswith(dropped)))
     unknown = re.search(r"Key '(\w+)' (?:is )?not in '(\w+)'", sentence)
+    if key and not re.search(rf"\b{re.escape(key)}\b", sentence):
+        sentence = f"{sentence.rstrip('.')} (key {key})."
     if unknown:
         sentence += _near_keys(unknown.group(1), unknown.group(2))
     return sentence

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import types
@@ -73,6 +74,62 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
     assert len(captured.err.strip().splitlines()) <= 6
     assert "Traceback" not in captured.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"\xff\xfe", "variant/mine.yaml in --config-dir"),
+        (b"a: " + b"[" * 5000, "nested too deeply"),
+        (b"# @package _global_\nseed: " + b"9" * 6000, "variant/mine.yaml in --config-dir"),
+        (b"a:\n\t- 1", "variant/mine.yaml"),
+        (b"# @package _global_\nseed: ${seed}", "variant/mine.yaml: Recursive interpolation detected (key seed)."),
+        (b"# @package _global_\nseed: abc", "In 'variant/mine'"),
+        (b"# @package _global_\nseed: -4", "variant/mine.yaml: seed=-4"),
+        (b"seed: *nobody", "variant/mine.yaml"),
+    ],
+)
+def test_a_damaged_variant_of_ones_own_is_named_in_a_sentence(
+    content: bytes, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "variant").mkdir()
+    (tmp_path / "variant" / "mine.yaml").write_bytes(content)
+    assert main(["list", "variants", "--config-dir", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert named in captured.err
+    assert (captured.out, len(captured.err.splitlines())) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["list", "--config-dir", ""], "empty path"),
+        (["estimate", "gpu=h100", "--config-dir", ""], "empty path"),
+        (["run", "variant=fp32", "--config-dir", ""], "empty path"),
+        (["estimate", "gpu=h100", "--config-dir", "nowhere", "variant=fp32"], "nowhere is not a folder"),
+    ],
+)
+def test_an_empty_path_is_refused_and_flags_may_stand_between_settings(
+    argv: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_an_output_that_is_ascii_or_closed_changes_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "mine.yaml").write_text("# \u00e9\u2207\U0001f600\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    lists = [*PROGRAM, "list", "suites", "--config-dir", str(tmp_path)]
+    text, as_json = (
+        subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True).stdout
+        for argv in (lists, [*lists, "--json"])
+    )
+    assert "\\u2207" in text
+    assert {"name": "mine", "what": "\u00e9\u2207\U0001f600"} in json.loads(as_json)["suites"]
+    closed = f"exec {shlex.join([*PROGRAM, 'run', 'variant=fp32', '--cfg', 'job'])} >&-"
+    run = subprocess.run(closed, shell=True, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
