@@ -27,6 +27,7 @@ from bench.composing.refusals import (
     check_group_choices,
     refuse_changed_labels,
     refuse_fixed_keys,
+    refuse_odd_flags,
     refuse_preset_groups,
     refuse_suite_sweep,
 )
@@ -102,6 +103,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     loader = GlobalHydra.instance().config_loader()
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(args.overrides))
     task = [override for override in overrides if not override.key_or_group.startswith("hydra")]
+    refuse_odd_flags(task)
     check_group_choices(task)
     refuse_suite_sweep(task)
     config_name = args.config_name or CONFIG_NAME

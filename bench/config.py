@@ -15,6 +15,7 @@ from typing import Any
 from bench.errors import ConfigError
 
 FLOAT_BITS = 32
+MOST, MOST_THREADS, MOST_PROCESSES = 2**20, 4096, 1000  # beyond them are slips of the finger that no machine gets done
 PASSES = ("timing", "memory", "profile", "accuracy")
 # What says where files lie or how a run is shown, not what is measured: left out of keys and of records.
 PLACE_KEYS = (
@@ -70,7 +71,8 @@ class DataConfig:
         """Check ranges."""
         for name in ("image_size", "train_limit", "test_limit", "workers"):
             value = getattr(self, name)
-            require(value is None or value > 0, f"data.{name}", value, "above 0")
+            most = {"workers": MOST_THREADS, "image_size": MOST}.get(name, 10**9)
+            require(value is None or 0 < value <= most, f"data.{name}", value, f"1 to {most:,}")
 
 
 @dataclass(kw_only=True)
@@ -228,9 +230,13 @@ class ProtocolConfig:
         require(cell_s is None or 0 < cell_s < math.inf, "protocol.cell_limit_s", cell_s, "above 0 and finite")
         schedules = ("constant", "step", "cosine")
         require(self.pretrain_schedule in schedules, "protocol.pretrain_schedule", self.pretrain_schedule, "constant, step or cosine")  # fmt: skip  # noqa: E501
-        known = bool(self.passes) and set(self.passes) <= set(PASSES)
-        require(known, "protocol.passes", list(self.passes), f"some of {', '.join(PASSES)}")
-        require(self.threads is None or 0 < self.threads <= 4096, "protocol.threads", self.threads, "1 to 4096")
+        for name in (*counts, "warmup_steps", "pretrain_epochs"):
+            most = MOST_PROCESSES if name == "timing_processes" else MOST
+            require(getattr(self, name) <= most, f"protocol.{name}", getattr(self, name), f"at most {most:,}")
+        known = bool(self.passes) and set(self.passes) <= set(PASSES) and len(set(self.passes)) == len(self.passes)
+        require(known, "protocol.passes", list(self.passes), f"some of {', '.join(PASSES)}, each once")
+        threads = self.threads
+        require(threads is None or 0 < threads <= MOST_THREADS, "protocol.threads", threads, "1 to 4096")
         require(self.pass_limit_s <= 10**7, "protocol.pass_limit_s", self.pass_limit_s, "at most 10,000,000")
         energy = self.energy_window_s
         require(energy == 0 or energy >= 0.1, "protocol.energy_window_s", energy, "0, or 0.1 and more")

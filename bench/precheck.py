@@ -1,10 +1,11 @@
-"""Checks every cell before the first one runs: names, combinations, data, device, output folder. Writes nothing."""
+"""Checks every cell before the first one runs: names, combinations, data, device, output folder. Leaves nothing."""
 
 from __future__ import annotations
 
 import math
 import os
 import resource
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,10 @@ def _check_output(cell: CellConfig) -> None:
         )
     if not os.access(path, os.W_OK | os.X_OK):
         raise RecordError(f"output_dir={output_dir} cannot be written, since {path} is not writable: choose another.")
+    try:  # what answers for some file systems (/proc, an export that squashes root) is the attempt alone
+        Path(tempfile.mkdtemp(prefix=".metagrad-bench-", dir=path)).rmdir()
+    except OSError as error:
+        raise RecordError(
+            f"output_dir={output_dir} cannot be made, since no folder can be in {path} ({error.strerror}): "
+            "choose another."
+        ) from error

@@ -15,6 +15,8 @@ from bench.composing.sentences import unknown_name
 from bench.config import CellConfig
 from bench.errors import ConfigError
 
+_DEFAULTS = CellConfig()
+
 
 def check_group_choices(overrides: Sequence[Override]) -> None:
     """An unknown choice of a group is refused by name, with the near misses."""
@@ -27,6 +29,18 @@ def check_group_choices(overrides: Sequence[Override]) -> None:
         for value in values:
             if str(value).strip("'\"") not in known:
                 raise ConfigError(unknown_name(group, str(value), known))
+
+
+def refuse_odd_flags(overrides: Sequence[Override]) -> None:
+    """A number other than 0 and 1 for true or false is refused: OmegaConf takes it for true."""
+    for override in overrides:
+        key = override.key_or_group
+        values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+        for value in values if isinstance(_look_up(_DEFAULTS, key), bool) else ():
+            if str(value).strip("'\"").lower() in ("0", "1"):
+                continue
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                raise ConfigError(f"{key}={value} is not possible: it must be true or false.")
 
 
 def refuse_suite_sweep(overrides: Sequence[Override]) -> None:

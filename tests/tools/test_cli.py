@@ -62,6 +62,12 @@ def test_an_unknown_verb_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
         (["suite=demo", "model=vgg16", "data.image_size=2"], "vgg16"),
         (["model=custom"], "model.factory"),
         (["variant=custom", "method=ste"], "weight_bits"),
+        (["variant=fp32", "output_dir=/proc/x"], "no folder can be in /proc"),
+        (["variant=fp32", "protocol.batch_size=99999999999999999999"], "at most 1,048,576"),
+        (["variant=fp32", "protocol.timing_processes=1000000000000"], "at most 1,000"),
+        (["variant=fp32", "data.workers=100000"], "1 to 4,096"),
+        (["variant=fp32", "protocol.passes=[timing,timing]"], "each once"),
+        (["variant=fp32", "compact=7"], "true or false"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(

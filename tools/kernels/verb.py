@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.config import MOST_THREADS
 from bench.errors import ConfigError, ExitCode
 from bench.models import CUSTOM, MODELS, check_model
 from bench.units import Absent
@@ -35,7 +36,7 @@ PEAK_MEANING = {
     "cuda": "peak of the CUDA allocator over two training steps of a fresh process",
 }
 CONSOLE_COLUMNS = 170  # where no terminal says how wide it is
-MOST = 2**20  # images, pixels, steps, threads
+MOST = 2**20  # images, pixels, steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,8 +245,9 @@ def _check_arguments(args: argparse.Namespace, models: Sequence[str], effort: Ef
     ):  # fmt: skip
         if value < least:
             raise ConfigError(f"--{key} {value} is not possible: it must be {least} or more.")
-        if value > MOST:
-            raise ConfigError(f"--{key} {value} is not possible: it must be {MOST:,} or less.")
+        most = MOST_THREADS if key == "threads" else MOST
+        if value > most:
+            raise ConfigError(f"--{key} {value} is not possible: it must be {most:,} or less.")
     if not 0 < effort.budget_s < float("inf"):
         raise ConfigError(f"--budget-s {effort.budget_s:g} is not possible: name a number of seconds above 0.")
     for name in models:

@@ -117,6 +117,7 @@ def test_compiled_sides_run_and_say_how_long_compiling_took(own_net: Path) -> No
         (["--batch", "9" * 23], "it must be 1,048,576 or less"),
         (["--steps", "0"], "--steps 0"),
         (["--threads", "0"], "--threads 0"),
+        (["--threads", "5000"], "must be 4,096 or less"),
         (["--budget-s", "-1"], "--budget-s -1"),
         (["--budget-s", "nan"], "--budget-s nan"),
         (["--dispatch", "magic"], "magic"),
