@@ -30,7 +30,7 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
      "process, whose memory the device's figure shows, holds the FP32 model besides"),
     ("Peak device", "everything on the device, other processes included"),
     ("Hypernetwork adds", "peak with the hypernetwork minus peak without it, measured in two fresh processes; of "
-     "process memory true to about 2 MiB"),
+     "process memory true to about 1 MiB"),
     ("vs retain", "against the row that keeps the whole graph and is otherwise the same; step times are compared "
      "through their ratios to FP32, and both intervals add up; retain and slim run an LSTM as the published nn.LSTM, "
      "recompute and tabulate as our reduced cell"),
