@@ -64,7 +64,7 @@ def memory_pass(
     """Peaks of a few training steps, model and optimizer included; then as many steps told apart by category.
 
     Slim takes its largest layer in each. The data set, which batches are drawn from, is let go before. Where the
-    process is to be compared with another cell's, that cell's steps run here once and this cell's again: code and
+    process is to be compared with another cell's, both cells' steps run here and then this cell's again: code and
     caches of libraries are then in both processes, and what they grow by from there differs by what the steps hold.
 
     Args:
@@ -83,7 +83,9 @@ def memory_pass(
     stream = endless(batches_of(cell, data, where))
     count, lr = cell.protocol.memory_steps, cell.optimizer.lr
     steps = itertools.count(1)
-    total = count * 2 if beside is None else count * 3 + _GROWTH_STEPS
+    total = count * 2
+    if beside is not None:
+        total += _GROWTH_STEPS + (count if parts.delayed is not None else 2 * count)
 
     def beat() -> None:
         report({"phase": f"memory {name}", "done": next(steps), "total": total})
@@ -97,8 +99,11 @@ def memory_pass(
     peaks = meter.peaks()
     grown: int | Absent = Absent("no other cell was run beside it")
     if beside is not None:
+        # both processes end with the cell without a hypernetwork: growth refills the gaps that the last cell left
+        history = (beside,) if parts.delayed is not None else (beside, cell)
         del parts  # one cell at a time
-        _take_steps(_parts_for_memory(beside, prepare(beside, device)[1], where, weights, paths), drawn[0], lr, beat)
+        for one in history:
+            _take_steps(_parts_for_memory(one, prepare(one, device)[1], where, weights, paths), drawn[0], lr, beat)
         parts, grown = _grow(cell, prepare(cell, device)[1], where, weights, paths, drawn[0], beat)
     kept: str | Absent = Absent("only CUDA's allocator keeps a history")
     if snapshot is not None and where.type == "cuda":
