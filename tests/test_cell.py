@@ -326,9 +326,8 @@ def test_what_a_hypernetwork_adds_to_the_process_agrees_with_the_tracked_bytes(
     argv = (f"variant={variant}", f"model={model}", f"hypernet.hidden={hidden}")
     memory = run_cell(cell_of(*argv, "protocol.passes=[memory]", "protocol.pretrain_epochs=0")).memory
     assert memory is not None
-    # What glibc's heap has free at the peak is no tensor's, and differs from process to process
-    # (docs/measuring.md); 10 % of what a kept graph adds is more than that.
-    scatter = 0 if variant.endswith("retain") else MEBIBYTE
+    # Gaps in the heap and whole pages are no tensor's (docs/measuring.md); 10 % of what a kept graph adds is more.
+    scatter = 0 if variant.endswith("retain") else MEBIBYTE // 2
     extra = pytest.approx(memory.hypernet_extra_allocated_bytes, rel=0.1, abs=scatter)
     assert memory.hypernet_extra_process_bytes == extra
     assert isinstance(memory.hypernet_code_bytes, int)

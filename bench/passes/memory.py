@@ -7,6 +7,7 @@ import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from bench.passes.inputs import Report, batches_of, endless, load_weights, prepa
 from bench.profilers.base import NO_PHASES
 from bench.profilers.memory import MemoryMeter, MemoryPeaks, process_bytes
 from bench.profilers.memory_categories import MemoryProfile
-from bench.profilers.process_memory import give_back_memory, keep_large_blocks_apart, load_libraries
+from bench.profilers.process_memory import give_back_memory, in_fresh_heap, keep_large_blocks_apart, load_libraries
 from bench.profilers.untouched_workspaces import UntouchedWorkspaces
 from bench.timing_summary import difference
 from bench.training.assemble import Parts, build_parts
@@ -85,7 +86,7 @@ def memory_pass(
     steps = itertools.count(1)
     total = count * 2
     if beside is not None:
-        total += _GROWTH_STEPS + (count if parts.delayed is not None else 2 * count)
+        total += count + _GROWTH_STEPS
 
     def beat() -> None:
         report({"phase": f"memory {name}", "done": next(steps), "total": total})
@@ -99,12 +100,12 @@ def memory_pass(
     peaks = meter.peaks()
     grown: int | Absent = Absent("no other cell was run beside it")
     if beside is not None:
-        # both processes end with the cell without a hypernetwork: growth refills the gaps that the last cell left
-        history = (beside,) if parts.delayed is not None else (beside, cell)
         del parts  # one cell at a time
-        for one in history:
-            _take_steps(_parts_for_memory(one, prepare(one, device)[1], where, weights, paths), drawn[0], lr, beat)
-        parts, grown = _grow(cell, prepare(cell, device)[1], where, weights, paths, drawn[0], beat)
+        other = _parts_for_memory(beside, prepare(beside, device)[1], where, weights, paths)
+        _take_steps(other, drawn[0], lr, beat)
+        del other
+        grow = partial(_grow, cell, prepare(cell, device)[1], where, weights, paths, drawn[0], beat)
+        parts, grown = in_fresh_heap(grow) if where.type == "cpu" else grow()
     kept: str | Absent = Absent("only CUDA's allocator keeps a history")
     if snapshot is not None and where.type == "cuda":
         snapshot_steps(parts, drawn[0], lr, Path(snapshot))
@@ -146,9 +147,8 @@ def _grow(
 ) -> tuple[Parts, int | Absent]:
     """Build the cell and run it, and tell by how many bytes the process grew to its peak: a median over steps.
 
-    What earlier steps left in glibc's heap and Python's arenas depends on which they were: it is there before the cell
-    is built and drops out. The data set is there all along. No hypernetwork runs in the first step; the peaks of the
-    others differ by how they fill the heap's gaps.
+    What earlier steps left in Python's arenas depends on which they were: it is there before the cell is built and
+    drops out. The data set is there all along. No hypernetwork runs in the first step.
     """
     clear_workspace()
     give_back_memory()

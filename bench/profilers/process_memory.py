@@ -7,12 +7,17 @@ import ctypes
 import gc
 import mmap
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from bench.units import Absent
+
+_T = TypeVar("_T")
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
 _APART_BYTES = 16 * 1024
@@ -85,6 +90,24 @@ def load_libraries() -> None:
     """
     torch.autograd.backward(torch.ones(2, requires_grad=True) * 1, torch.ones(2))
     nn.LSTM(2, 4)(torch.ones(1, 1, 2))[0].sum().backward()
+
+
+def in_fresh_heap(call: Callable[[], _T]) -> _T:
+    """Answer of a call made in a thread of its own, which glibc gives a part of the heap that nothing has used.
+
+    In a used one small blocks fill gaps that lie in RAM, gaps that do not, and new pages, in shares that the run's
+    addresses decide: a megabyte of scatter in what the steps of a deep network make a process grow by. Another C
+    library's heap is its own affair. Grad mode, current device and OpenMP's number of threads are a thread's own in
+    torch: the call starts from their defaults, but for the last.
+    """
+    num_threads = torch.get_num_threads()
+
+    def begin() -> _T:
+        torch.set_num_threads(num_threads)
+        return call()
+
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(begin).result()
 
 
 def give_back_memory() -> None:

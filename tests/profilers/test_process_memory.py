@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ctypes
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.profilers.process_memory import read_process_peak, reset_process_peak, resident_bytes
+from bench.profilers.process_memory import in_fresh_heap, read_process_peak, reset_process_peak, resident_bytes
 from bench.units import MEBIBYTE, Absent
 
 FRESH_PROCESS = """
@@ -58,3 +60,30 @@ def test_pages_that_are_written_are_resident() -> None:
         pytest.skip(found.reason)
     assert 4 * MEBIBYTE <= found <= 4 * MEBIBYTE + 8192
     assert isinstance(resident_bytes(0, 4096), Absent), "no memory lies there"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives a thread a part of the heap of its own")
+def test_a_fresh_heap_is_not_the_one_that_this_thread_has_used() -> None:
+    (heap,) = (line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("[heap]"))
+    start, end = (int(address, base=16) for address in heap.split("-"))
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+
+    def malloced() -> int:
+        address = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(1024)))
+        libc.free(address)
+        return address.value or 0
+
+    assert start <= malloced() < end
+    assert not start <= in_fresh_heap(malloced) < end
+
+
+def test_a_call_in_a_fresh_heap_runs_on_as_many_threads_and_raises_what_it_raised() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert in_fresh_heap(torch.get_num_threads) == 1
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ZeroDivisionError):
+        in_fresh_heap(lambda: 1 // 0)
