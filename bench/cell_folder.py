@@ -23,10 +23,13 @@ import filelock
 from bench.errors import RecordError
 from bench.files import write_whole
 from bench.keys import is_folder_of
+from bench.printable import show_path
 from bench.records.curves import write_curves
+from bench.records.find import SUPERSEDED
+from bench.records.read import read_record
 from bench.records.schema import FINISHED, HypernetPoint, HypernetSurface, RunRecord
-from bench.records.store import RECORD_FILE, SUPERSEDED, read_record, show_path, write_record
 from bench.records.surface import write_surface
+from bench.records.write import RECORD_FILE, write_record
 
 _POLL_S = 0.2
 

@@ -85,3 +85,8 @@ class DivergedError(UserError):
     """Training left the finite numbers; a result, recorded as status ``diverged``."""
 
     exit_code = ExitCode.OK
+
+
+def system_reason(error: Exception) -> str:
+    """The system's own words for an error, without the path that it repeats."""
+    return str(getattr(error, "strerror", None) or error)

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Self
 import msgspec
 
 from bench.config import CellConfig, as_plain
+from bench.records.write import RECORD_FILE
 
 PLANS = ".plans"
 PULSES = ".pulses"
@@ -261,7 +262,7 @@ def _remove_replaced(suite: Path, cells: Sequence[PlannedCell]) -> None:
 
 
 def _is_recorded(suite: Path, cell: PlannedCell) -> bool:
-    return cell.folder is not None and (suite / cell.folder / "record.json").is_file()
+    return cell.folder is not None and (suite / cell.folder / RECORD_FILE).is_file()
 
 
 def utc_now() -> str:

@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from bench.errors import RecordError
+from bench.printable import show_path
 from bench.pulse import (
     PLANS,
     PULSES,
@@ -35,8 +36,9 @@ from bench.pulse import (
     this_machine,
     utc_now,
 )
+from bench.records.find import SUPERSEDED
 from bench.records.schema import FINISHED, Status
-from bench.records.store import RECORD_FILE, SUPERSEDED, show_path
+from bench.records.write import RECORD_FILE
 
 State = Literal["running", "waiting", "stopped", "queued", "unreadable"] | Status
 

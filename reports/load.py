@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.errors import NothingMeasuredError, RecordError
+from bench.printable import show_path
+from bench.records.find import count_records, find_records
 from bench.records.schema import RunRecord
-from bench.records.store import count_records, find_records, show_path
 
 MAX_FILES = 20  # named of one folder
 MOST_RECORDS = 20_000  # of one page: nobody reads a longer one, and all of them are in memory meanwhile

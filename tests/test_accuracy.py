@@ -12,7 +12,7 @@ from bench.data import build_data
 from bench.data.base import DataSet
 from bench.data.loader import EvalBatches, TrainBatches
 from bench.methods import METHODS
-from bench.records.store import find_records
+from bench.records.find import find_records
 from bench.training.assemble import Parts, build_parts, for_pretraining
 from bench.training.loop import evaluate, fit
 from tools.cli import main

@@ -17,8 +17,8 @@ from bench.config import CellConfig
 from bench.keys import cell_key, weights_path
 from bench.profilers import nvml_sampler
 from bench.profilers.device_sensors import AbsentSensor
+from bench.records.read import read_record
 from bench.records.schema import RunRecord, Summary
-from bench.records.store import read_record
 from bench.records.surface import read_surface
 from bench.timing_summary import busy_notices, busy_sentences
 from bench.training.assemble import for_pretraining

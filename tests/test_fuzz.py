@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.records.encoding import encode_record
 from bench.records.schema import RunRecord
-from bench.records.store import encode_record
 from tests.fuzz_lines import draw_line, make_files
 from tools.cli import EXIT_CODES, VERBS, main
 

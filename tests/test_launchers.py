@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from bench.app import parse_arguments, plan_cells
 from bench.errors import ConfigError, WorkerError
 from bench.jobs import JobLog, check_shared, shared_mark
-from bench.records.store import find_records
+from bench.records.find import find_records
 from bench.status import StatusReader
 from hydra_plugins.metagrad_launchers import ray_launcher
 from hydra_plugins.metagrad_launchers.ray_launcher import task_resources

@@ -22,8 +22,10 @@ from bench.cell import locate, run_cell
 from bench.config import CellConfig
 from bench.errors import RecordError
 from bench.files import write_sealed
+from bench.records.find import find_records
+from bench.records.read import read_record
 from bench.records.schema import RunRecord
-from bench.records.store import find_records, read_record, write_record
+from bench.records.write import write_record
 from tests.edited_records import edit_record
 
 MakeCell = Callable[..., CellConfig]

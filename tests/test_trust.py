@@ -13,7 +13,7 @@ from bench.data import fashion_mnist, place
 from bench.data.cifar import CIFAR10, CIFAR100
 from bench.errors import ConfigError, DataError
 from bench.records.schema import RunRecord
-from bench.records.store import write_record
+from bench.records.write import write_record
 from tools.cli import main
 
 ROOT = Path(__file__).parents[1]

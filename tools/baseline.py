@@ -13,8 +13,8 @@ from pathlib import Path
 from bench.errors import ExitCode, NothingMeasuredError
 from bench.gating import CELL, Row, Verdict, compare
 from bench.gating.decide import show_value
+from bench.printable import show_path, show_text
 from bench.records.baseline import Entry, cell_label, is_measured, read_baseline, write_baseline
-from bench.records.store import show_path, show_text
 from bench.units import plural
 from tools.gate import read_entries
 from tools.gate_output import format_change

@@ -17,8 +17,10 @@ from bench.errors import ConfigError, NoBaselineError, NothingMeasuredError, Rec
 from bench.gating import CELL, THRESHOLDS, Comparison, Policy, Threshold, compare
 from bench.gating.policy_file import Rules, Treat, read_policy, read_treat, with_threshold
 from bench.gating.verdicts import OUTCOMES
+from bench.printable import show_path, show_text
 from bench.records.baseline import Baseline, Entry, entry_of, is_baseline, newest_entries, read_baseline
-from bench.records.store import RECORD_FILE, find_records, read_records, show_path, show_text
+from bench.records.find import find_records, read_records
+from bench.records.write import RECORD_FILE
 from bench.units import plural
 from tools.against.verb import CONFIRM, REPEATS, compare_with_revision, shared_alpha
 from tools.gate_output import RENDERERS, conclude, publish, unit

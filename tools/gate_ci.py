@@ -14,7 +14,7 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from bench.errors import ExitCode, RecordError
 from bench.gating import CELL, Verdict
-from bench.records.store import show_text
+from bench.printable import show_text
 from bench.units import plural
 
 if TYPE_CHECKING:

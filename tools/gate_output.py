@@ -24,7 +24,8 @@ from bench.errors import ExitCode, RecordError
 from bench.gating import CELL, THRESHOLDS, Comparison, Row, Threshold, Verdict, exit_code
 from bench.gating.decide import show_value
 from bench.gating.policy_file import Rules
-from bench.records.store import show_text, write_atomic
+from bench.printable import show_text
+from bench.records.write import write_atomic
 from bench.units import plural
 from tools.gate_ci import append_summary, is_github, render_github, render_junit, without_commands
 from tools.output import emit

@@ -27,7 +27,7 @@ def write_json_file(path: Path, document: dict[str, Any]) -> None:
     Raises:
         RecordError: it cannot be written.
     """
-    from bench.records.store import write_atomic
     from bench.records.text import pretty_json
+    from bench.records.write import write_atomic
 
     write_atomic(path, pretty_json(json.dumps(document, ensure_ascii=False).encode()), replace=True)

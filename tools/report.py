@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from bench.errors import ExitCode
-from bench.records.store import show_path, show_text
+from bench.printable import show_path, show_text
 from reports.build import build_report
 from tools.output import emit
 from tools.verb_parser import given_path, verb_parser

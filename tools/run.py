@@ -200,8 +200,9 @@ def sum_up(folders: Sequence[Path]) -> int:
     Returns:
         The exit code.
     """
+    from bench.records.read import read_record
     from bench.records.schema import FINISHED
-    from bench.records.store import read_record
+    from bench.records.write import RECORD_FILE
     from bench.units import format_span_overhead, format_stopping
 
     counts: dict[str, int] = {}
@@ -210,7 +211,7 @@ def sum_up(folders: Sequence[Path]) -> int:
     ends: list[tuple[str | Absent, float | Absent]] = []
     for folder in folders:
         try:
-            record = read_record(folder / "record.json")
+            record = read_record(folder / RECORD_FILE)
         except RecordError as error:
             counts["failed"] = counts.get("failed", 0) + 1
             lines.append(f"{'failed':<13} {folder.name}: {error}")

@@ -57,7 +57,7 @@ def again(work: Work) -> Run:
     """Give the command of a sweep again when all of it is measured."""
     from bench.app import parse_arguments, plan_cells
     from bench.cell import is_settled, locate_all
-    from bench.records.store import write_record
+    from bench.records.write import write_record
 
     output = work.folder / "measured"
     shutil.rmtree(output, ignore_errors=True)
@@ -89,7 +89,7 @@ def fill(work: Work) -> Run:
 
 
 def _write(work: Work, target: Path) -> Run:
-    from bench.records.store import write_record
+    from bench.records.write import write_record
 
     shutil.rmtree(target, ignore_errors=True)
 

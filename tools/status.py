@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError, ExitCode
-from bench.records.store import show_text
+from bench.printable import show_text
 from bench.units import format_duration, format_ms
 from tools.output import emit, emit_json
 from tools.verb_parser import given_path, verb_parser

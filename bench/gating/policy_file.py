@@ -15,7 +15,8 @@ import yaml
 from bench.errors import ConfigError, ExitCode
 from bench.gating.metrics import PHASE, Policy, Threshold
 from bench.gating.verdicts import OUTCOMES, Verdict
-from bench.records.store import read_bytes, show_path
+from bench.printable import show_path
+from bench.records.read import read_bytes
 
 Treat = dict[Verdict, ExitCode]
 _KEYS = ("alpha", "prior_df", "resamples", "thresholds", "treat")

@@ -1,1 +1,1 @@
-"""Records of runs: the versioned schema, the store that writes and reads them, one flat row per run."""
+"""Records of runs: the versioned schema, and how they are written, read and found."""

@@ -21,11 +21,13 @@ from typing import Any
 import msgspec
 
 from bench.errors import RecordError
+from bench.printable import show_path
 from bench.privacy import without_places
+from bench.records.read import check_header, read_bytes
 from bench.records.schema import RunRecord, Status
-from bench.records.store import RECORD_FILE, check_header, read_bytes, show_path, write_atomic
 from bench.records.text import pretty_json
 from bench.records.throttled import Unthrottled, set_throttled_aside
+from bench.records.write import RECORD_FILE, write_atomic
 from bench.units import Absent
 
 BASELINE_VERSION = 2

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.records.schema import HypernetPoint, RunRecord, TimingResult
-from bench.records.store import write_atomic
+from bench.records.write import write_atomic
 from bench.units import Absent
 
 # TensorBoard's own writer puts the host's name into the file name; a run folder is made to be shared.

@@ -9,9 +9,11 @@ from pathlib import Path
 import msgspec
 
 from bench.errors import RecordError
+from bench.printable import show_path
+from bench.records.read import check_header, read_bytes
 from bench.records.schema import SCHEMA_VERSION, HypernetSurface
-from bench.records.store import check_header, read_bytes, show_path, write_atomic
 from bench.records.text import pretty_json
+from bench.records.write import write_atomic
 
 SURFACE_FILE = "hypernet_surface.json"
 _DIGITS = 6  # significant; the file is for looking at a function

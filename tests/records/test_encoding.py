@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from bench.errors import RecordError
 from bench.records import schema
+from bench.records.encoding import encode_record
+from bench.records.read import read_record
 from bench.records.schema import RunRecord
-from bench.records.store import encode_record, read_record
 from bench.records.text import sealed
 from bench.units import Absent
 from tests.records.written import write

@@ -12,10 +12,12 @@ import msgspec
 import pytest
 
 from bench.errors import RecordError
+from bench.records.find import find_records
 from bench.records.outline import StoredProfileError
+from bench.records.read import read_record
 from bench.records.schema import Ceilings, ProfileResult, RunRecord, SideProfile, SpanTime
-from bench.records.store import find_records, read_record, write_record
 from bench.records.text import sealed
+from bench.records.write import write_record
 from bench.units import Absent
 from tests.edited_records import edit_record
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.records.schema import RunRecord
-from bench.records.store import write_record
+from bench.records.write import write_record
 
 
 def write(folder: Path, record: RunRecord) -> Path:

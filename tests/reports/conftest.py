@@ -30,8 +30,8 @@ from bench.records.schema import (
     TimingResult,
     TraceResult,
 )
-from bench.records.store import write_record
 from bench.records.surface import write_surface
+from bench.records.write import write_record
 from bench.stats import ratio_interval, summarize
 from bench.units import MEBIBYTE, Absent
 

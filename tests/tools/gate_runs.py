@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.records.baseline import entry_of, write_baseline
 from bench.records.schema import RunRecord
-from bench.records.store import write_record
+from bench.records.write import write_record
 from tools.gate import main
 
 MakeRecord = Callable[..., RunRecord]

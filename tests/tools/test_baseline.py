@@ -15,7 +15,7 @@ import pytest
 from bench.errors import ExitCode, NothingMeasuredError, RecordError
 from bench.records.baseline import read_baseline
 from bench.records.schema import RunRecord
-from bench.records.store import write_record
+from bench.records.write import write_record
 from tools.baseline import main
 from tools.gate import main as gate
 

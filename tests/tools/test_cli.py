@@ -14,7 +14,7 @@ import torch
 from bench.app import parse_arguments, plan_cells
 from bench.hardware import probe
 from bench.hardware.probe import device_kinds
-from bench.records.store import read_record
+from bench.records.read import read_record
 from tools.cli import VERBS, main
 from tools.run import _with_devices, _with_threads
 

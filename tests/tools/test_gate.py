@@ -9,7 +9,7 @@ import pytest
 
 from bench.errors import ExitCode, NoBaselineError, NothingMeasuredError, RecordError, UserError
 from bench.records.schema import RunRecord
-from bench.records.store import write_record
+from bench.records.write import write_record
 from bench.units import Absent
 from tests.tools.gate_runs import Bench, failed, larger, slower, unsteady
 from tools.gate import main

@@ -15,7 +15,7 @@ from bench.errors import RecordError
 from bench.gating import Verdict
 from bench.records.baseline import entry_of, write_baseline
 from bench.records.schema import RunRecord
-from bench.records.store import write_record
+from bench.records.write import write_record
 from bench.units import Absent
 from tests.tools.gate_runs import failed
 from tools import gate_output

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from bench.progress import SuiteProgress
-from bench.records.store import find_records
+from bench.records.find import find_records
 from tools.cli import main
 
 ROOT = Path(__file__).parents[2]

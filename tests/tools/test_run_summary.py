@@ -12,7 +12,7 @@ from bench.cell import locate_all
 from bench.config import CellConfig
 from bench.errors import ExitCode
 from bench.records.schema import Ceilings, ProfileResult, RunRecord, SideProfile
-from bench.records.store import write_record
+from bench.records.write import write_record
 from bench.units import Absent, format_span_overhead, format_stopping
 from tools.run import main, sum_up
 

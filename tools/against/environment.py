@@ -24,7 +24,7 @@ from packaging.specifiers import SpecifierSet
 
 from bench.errors import UserError
 from bench.keys import DISTRIBUTION
-from bench.records.store import show_text
+from bench.printable import show_text
 
 _INSTALL_LIMIT_S = 3600
 _WHERE = "import bench, pathlib, tools; print(pathlib.Path(bench.__file__).parents[1])"

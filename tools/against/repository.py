@@ -19,7 +19,7 @@ import psutil
 
 from bench.errors import UserError
 from bench.keys import DISTRIBUTION
-from bench.records.store import show_text
+from bench.printable import show_text
 from bench.units import plural
 
 WORKTREE_PREFIX = "metagrad-bench-against-"  # then the process's id: what a killed process left behind is found by it

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.errors import ConfigError, ExitCode, RecordError
-from bench.records.store import RECORD_FILE, show_text
+from bench.printable import show_text
+from bench.records.write import RECORD_FILE
 from bench.units import format_duration
 from tools.against.environment import clean_variables
 from tools.against.lifetime import ending_with_parent

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import ConfigError, RecordError
+from bench.printable import show_path
 from bench.records.baseline import Entry
-from bench.records.store import show_path
 from tools.against.environment import make_environment
 from tools.against.lifetime import ended_by_signal
 from tools.against.merge import align, merged_entries, read_runs

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.records.find import find_records
 from bench.records.schema import RunRecord
-from bench.records.store import find_records
 
 VARIANTS = ("fp32", "uint8_int8", "metagrad_int4_recompute", "metagrad_int8_tabulate")
 NETS = "tools.faults.nets"

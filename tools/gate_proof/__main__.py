@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import ExitCode, RecordError, UserError
-from bench.records.store import show_path
+from bench.printable import show_path
 from tools.against.lifetime import ended_by_signal
 from tools.against.rounds import tell_on_stderr
 from tools.gate_proof.real import PHASES, SIZES_PCT, Counts, record

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gating.comparison import MANY_TESTS
-from bench.records.store import write_atomic
+from bench.records.write import write_atomic
 from bench.units import plural
 from tools.gate_proof.goals import DESIGN_WORDS, POWER, WAYS, Goal, count_of, show_count, slowed, tally_of
 from tools.gate_proof.judge import (

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 
 from bench.errors import RecordError
+from bench.printable import show_path
 from bench.records.baseline import Entry, Metric
-from bench.records.store import read_bytes, show_path, write_atomic
+from bench.records.read import read_bytes
+from bench.records.write import write_atomic
 from bench.units import Absent
 
 RUNS_VERSION = 1

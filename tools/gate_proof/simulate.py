@@ -18,8 +18,10 @@ import numpy as np
 
 from bench.errors import RecordError
 from bench.hardware.environment import usable_cores
+from bench.printable import show_path
 from bench.records.baseline import Entry, cell_label, config_digest
-from bench.records.store import read_bytes, show_path, write_atomic
+from bench.records.read import read_bytes
+from bench.records.write import write_atomic
 from tools.against.merge import merge
 from tools.against.verb import REPEATS
 from tools.gate_proof.judge import INTERLEAVED, RECORDED, judge, named_right

@@ -2,7 +2,7 @@
 
 A value that could not be known is ``Absent(reason)``; in JSON it reads ``{"reason": "..."}`` where the number would
 stand. A whole part that a run does not have is None, with its reason in ``RunRecord.missing`` under the part's name.
-Nothing in these files formats, logs or saves itself: ``records/store.py`` saves, ``reports/`` formats.
+Nothing in these files formats, logs or saves itself: ``records/write.py`` saves, ``reports/`` formats.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from bench.records.encoding import encode_record
 from bench.records.schema import RunRecord
-from bench.records.store import encode_record
 
 PROJECT = """[project]
 name = "metagrad-bench"

@@ -12,8 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bench.errors import ConfigError
 from bench.records.baseline import entry_of, write_baseline
+from bench.records.read import read_record
 from bench.records.schema import RunRecord
-from bench.records.store import read_record, write_record
+from bench.records.write import write_record
 from tools import run
 from tools.against import confirm
 from tools.against.rounds import quoted, run_overrides

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench.errors import RecordError
+from bench.records.encoding import encode_record
+from bench.records.find import Found, find_records, read_records
 from bench.records.schema import RunRecord
-from bench.records.store import Found, encode_record, find_records, read_records, write_record
+from bench.records.write import write_record
 from tests.records.written import write
 
 MakeRecord = Callable[..., RunRecord]

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from bench.errors import RecordError
+from bench.records.encoding import encode_record
+from bench.records.read import read_record
 from bench.records.schema import RunRecord
-from bench.records.store import encode_record, read_record, write_atomic, write_record
+from bench.records.write import write_atomic, write_record
 from tests.records.written import write
 
 MakeRecord = Callable[..., RunRecord]
@@ -106,7 +108,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, make_record: Ma
     script = (
         "import sys; from pathlib import Path\n"
         "from bench.errors import RecordError\n"
-        "from bench.records.store import read_record, write_record\n"
+        "from bench.records.read import read_record\n"
+        "from bench.records.write import write_record\n"
         "record = read_record(Path('data.json'))\n"
         "try: write_record(Path('run'), record, config_yaml='seed: 0')\n"
         "except RecordError as error: sys.exit(str(error))\n"

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from bench.errors import RecordError
+from bench.records.encoding import encode_record
+from bench.records.find import find_records
 from bench.records.plausible import find_implausible
+from bench.records.read import read_record
 from bench.records.schema import RunRecord
-from bench.records.store import encode_record, find_records, read_record, write_record
+from bench.records.write import write_record
 from tests.edited_records import edit_record
 from tests.records.written import write
 
