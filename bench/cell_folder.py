@@ -20,7 +20,7 @@ from pathlib import Path
 
 import filelock
 
-from bench.errors import RecordError
+from bench.errors import RecordError, system_reason
 from bench.files import write_whole
 from bench.keys import is_folder_of
 from bench.printable import show_path
@@ -67,7 +67,7 @@ def only_here(path: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
             on_wait()
             lock.acquire(poll_interval=_POLL_S)
     except (OSError, NotImplementedError) as error:  # the second is filelock's where a file system has no locks
-        why = getattr(error, "strerror", None) or error
+        why = system_reason(error)
         raise RecordError(f"{show_path(path.parent)} cannot be used ({why}): choose another output_dir.") from error
     try:
         yield
@@ -145,7 +145,7 @@ def set_aside(folder: Path) -> None:
         # Not only the time: clocks are set back.
         folder.rename(superseded / f"{folder.name}-{stamp}-{secrets.token_hex(3)}")
     except OSError as error:
-        raise RecordError(f"{show_path(folder)} cannot be set aside ({error.strerror}): move it away.") from error
+        raise RecordError(f"{show_path(folder)} cannot be set aside ({system_reason(error)}): move it away.") from error
 
 
 def _write(folder: Path, files: CellFiles) -> None:
@@ -159,8 +159,7 @@ def _write(folder: Path, files: CellFiles) -> None:
             _copy(path, folder / path.name)
     except OSError as error:
         raise RecordError(
-            f"{show_path(folder)} cannot be written ({error.strerror or error}): make room or choose another "
-            "output_dir."
+            f"{show_path(folder)} cannot be written ({system_reason(error)}): make room or choose another output_dir."
         ) from error
     write_curves(folder, files.record, files.losses, files.hypernet_points)
     if files.surface is not None:

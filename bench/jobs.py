@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError, WorkerError
+from bench.errors import UserError, WorkerError, system_reason
 
 _measured: frozenset[tuple[str, ...]] = frozenset()
 _SHARED_WAIT_S = 15.0  # a shared folder may show a new file to other machines only after some seconds
@@ -85,7 +85,7 @@ def shared_mark(folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         mark.touch()
     except OSError as error:
-        raise WorkerError(f"{folder} cannot be written ({error.strerror}): choose another output_dir.") from error
+        raise WorkerError(f"{folder} cannot be written ({system_reason(error)}): choose another output_dir.") from error
     try:
         yield mark
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from bench.errors import system_reason
 from bench.files import DamagedFileError, read_sealed, write_sealed
 from bench.process import PassOutcome
 from bench.records.schema import FINISHED, Status
@@ -114,7 +115,6 @@ class Journal:
         return self.folder / f"{name.replace(' ', '-')}.answer"
 
     def _notice(self, what: str, error: Exception) -> None:
-        why = getattr(error, "strerror", None) or error
-        sentence = f"{what} ({str(why).rstrip('.')})."
+        sentence = f"{what} ({system_reason(error).rstrip('.')})."
         if sentence not in self.notices:
             self.notices.append(sentence)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from bench.errors import HardwareError
+from bench.errors import HardwareError, system_reason
 from bench.hardware.probe import open_nvml
 from bench.units import Absent
 
@@ -51,7 +51,7 @@ def device_lock(
         raise HardwareError(f"another pass holds {device}: wait until it is done.") from error
     except OSError as error:
         raise HardwareError(
-            f"the lock of {device} in {folder} cannot be taken ({error.strerror or error}): make that a folder that "
+            f"the lock of {device} in {folder} cannot be taken ({system_reason(error)}): make that a folder that "
             "everybody may write to, or set TMPDIR."
         ) from error
     try:

@@ -15,7 +15,7 @@ from torch import nn
 
 from bench.config import CellConfig
 from bench.data import DATASETS, check_data
-from bench.errors import ConfigError, RecordError
+from bench.errors import ConfigError, RecordError, system_reason
 from bench.hardware.probe import resolve_device
 from bench.methods import build_method
 from bench.models import CUSTOM, check_model
@@ -136,7 +136,7 @@ def _check_output(cell: CellConfig) -> None:
             path = path.parent
         path.stat()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = system_reason(error)
         raise RecordError(f"output_dir={output_dir[:200]} cannot be used ({reason}): choose another.") from error
     if not path.is_dir():
         raise RecordError(
@@ -148,6 +148,6 @@ def _check_output(cell: CellConfig) -> None:
         Path(tempfile.mkdtemp(prefix=".metagrad-bench-", dir=path)).rmdir()
     except OSError as error:
         raise RecordError(
-            f"output_dir={output_dir} cannot be made, since no folder can be in {path} ({error.strerror}): "
+            f"output_dir={output_dir} cannot be made, since no folder can be in {path} ({system_reason(error)}): "
             "choose another."
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 from bench import passes
 from bench.cell_folder import only_here
 from bench.cell_passes import CellPasses
+from bench.errors import system_reason
 from bench.files import DamagedFileError, remove_leftovers
 from bench.keys import weights_path
 from bench.training.assemble import for_pretraining
@@ -50,7 +51,7 @@ def _stored(path: Path, notices: list[str]) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (DamagedFileError, OSError) as error:
-        why = getattr(error, "strerror", None) or error
+        why = system_reason(error)
         notices.append(f"The FP32 weights {path.name} were damaged ({why}) and have been trained again.")
         with suppress(OSError):
             path.replace(path.with_name(f"{path.name}.damaged"))

@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from bench.errors import RecordError
+from bench.errors import RecordError, system_reason
 from bench.printable import show_path
 from bench.pulse import (
     PLANS,
@@ -199,7 +199,7 @@ class StatusReader:
                     names = [entry.name for entry in entries if _is_folder(entry)]
             except OSError as error:
                 if error.errno not in _GONE:
-                    self._shut[folder] = f"{error.strerror}"
+                    self._shut[folder] = system_reason(error)
                     suites.setdefault(folder.parent, []).append(folder)
                 continue
             for path in (folder / PLANS, folder / PULSES):
@@ -224,7 +224,7 @@ class StatusReader:
             header.cell = header.cell.copy()  # a view would keep the whole file in memory
             return header
         except _UNREADABLE as error:
-            return str(getattr(error, "strerror", None) or error)
+            return system_reason(error)
 
     def _read_pulses(self, suite: Path) -> _Live:
         """By folder name: the pulse, when it was last touched, and whether its writer is alive."""
@@ -313,7 +313,7 @@ def _why_shut(folder: Path) -> str:
     try:
         os.scandir(folder).close()
     except OSError as error:
-        return "" if error.errno in _GONE else f"{error.strerror}"
+        return "" if error.errno in _GONE else system_reason(error)
     return ""
 
 

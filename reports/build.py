@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import RecordError
+from bench.errors import RecordError, system_reason
 from bench.files import write_whole
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _write_report(loaded: Loaded, out_dir: Path) -> ReportResult:
             write_whole(html, render_html(page).encode())
             write_whole(markdown, render_markdown(page).encode())
     except OSError as error:
-        reason = error.strerror or error
+        reason = system_reason(error)
         raise RecordError(
             f"the report cannot be written to {out_dir}: {reason}; name another folder with -o"
         ) from error

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from bench.errors import STORAGE_ERRORS, ExitCode, UserError
+from bench.errors import STORAGE_ERRORS, ExitCode, UserError, system_reason
 
 # verb -> (module with main(argv) -> int, one line)
 VERBS = {
@@ -104,14 +104,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     except OSError as error:
         if error.errno in _PATH_ERRORS and isinstance(error.filename, str):
-            return _complain(f"{_shorten(error.filename)} cannot be opened ({error.strerror}): name another path.")
+            return _complain(
+                f"{_shorten(error.filename)} cannot be opened ({system_reason(error)}): name another path."
+            )
         code = _failure_of(arguments)
         if not _has_working_folder():  # gone while the verb was at work
             return _complain(_NO_WORKING_FOLDER, code)
         if error.errno not in (*STORAGE_ERRORS, errno.EBADF):
             raise
         _forget_output()
-        return _complain(f"The output cannot be written ({error.strerror}).", code)
+        return _complain(f"The output cannot be written ({system_reason(error)}).", code)
 
 
 def _answer(arguments: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
-from bench.errors import ExitCode, RecordError
+from bench.errors import ExitCode, RecordError, system_reason
 from bench.gating import CELL, Verdict
 from bench.printable import show_text
 from bench.units import plural
@@ -107,7 +107,8 @@ def append_summary(environment: Mapping[str, str], markdown: str) -> None:
             stream.write(markdown + os.linesep)
     except OSError as error:
         raise RecordError(
-            f"The step summary {name} (GITHUB_STEP_SUMMARY) cannot be written: {error.strerror}; unset it or free it."
+            f"The step summary {name} (GITHUB_STEP_SUMMARY) cannot be written: {system_reason(error)}; unset it or "
+            "free it."
         ) from error
 
 

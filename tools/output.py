@@ -6,7 +6,7 @@ import json
 import os
 import sys
 
-from bench.errors import RecordError
+from bench.errors import RecordError, system_reason
 
 
 def emit(text: str) -> None:
@@ -24,7 +24,9 @@ def emit(text: str) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        raise RecordError(f"The output cannot be written: {error.strerror}; free space or print elsewhere.") from error
+        raise RecordError(
+            f"The output cannot be written: {system_reason(error)}; free space or print elsewhere."
+        ) from error
 
 
 def emit_json(text: str) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import STORAGE_ERRORS, ConfigError, ExitCode, RecordError, UserError
+from bench.errors import STORAGE_ERRORS, ConfigError, ExitCode, RecordError, UserError, system_reason
 
 if TYPE_CHECKING:
     from bench.app import Plan
@@ -145,7 +145,7 @@ def _call_hydra(argv: Sequence[str]) -> int:
         except OSError as error:
             if error.errno not in STORAGE_ERRORS:
                 raise
-            return _say(f"{error.filename or 'the output'} cannot be written ({error.strerror}): make room.")
+            return _say(f"{error.filename or 'the output'} cannot be written ({system_reason(error)}): make room.")
         except UserError as error:
             # Cells have run: this is no usage error, and the summary still has to be given.
             return _say(str(error))

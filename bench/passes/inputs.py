@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.config import CellConfig
 from bench.data import build_data, eval_batches, train_batches
 from bench.data.loader import EvalStream, TrainStream
-from bench.errors import DataError
+from bench.errors import DataError, system_reason
 from bench.files import DamagedFileError
 from bench.seeding import seed_globals
 from bench.training.checkpoint import unseal_weights
@@ -84,7 +84,7 @@ def read_weights(path: str) -> dict[str, Any]:
     try:
         return unseal_weights(Path(path))
     except (DamagedFileError, OSError) as error:
-        why = getattr(error, "strerror", None) or error
+        why = system_reason(error)
         raise DataError(
             f"the pretrained weights in {path} cannot be read ({why}): run again, which trains them anew."
         ) from error

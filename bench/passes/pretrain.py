@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.config import CellConfig
-from bench.errors import RecordError
+from bench.errors import RecordError, system_reason
 from bench.passes.inputs import Report, batches_of, eval_batches_of, prepare
 from bench.training.assemble import build_parts, for_pretraining
 from bench.training.checkpoint import Checkpoints, seal_weights
@@ -46,7 +46,7 @@ def pretrain_pass(*, report: Report, cell: CellConfig, device: str, target: str,
         seal_weights(path, state, accuracy_pct=accuracy_pct, notices=result.notices)
     except OSError as error:
         raise RecordError(
-            f"the FP32 weights cannot be written to {path.parent}: {error.strerror or error}; free space or choose "
+            f"the FP32 weights cannot be written to {path.parent}: {system_reason(error)}; free space or choose "
             "another output_dir."
         ) from error
     checkpoints.remove()

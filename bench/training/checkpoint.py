@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from bench.errors import system_reason
 from bench.files import LEFTOVER_SUFFIX, DamagedFileError, read_sealed, write_sealed
 from bench.seeding import globals_state, set_globals_state
 from bench.training.assemble import Parts
@@ -141,7 +142,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             seal_state(path, {"owner": self.owner, "step": step, "state": state})
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
-            self._notice("Checkpoints of the training could not be written", getattr(error, "strerror", None) or error)
+            self._notice("Checkpoints of the training could not be written", system_reason(error))
         else:
             for older in self._paths()[KEPT:]:
                 with contextlib.suppress(OSError):
@@ -161,7 +162,7 @@ class Checkpoints:
             except (DamagedFileError, KeyError, TypeError, ValueError) as error:
                 self._notice(f"The checkpoint {path.name} is damaged and was left for the one before", error)
             except OSError as error:
-                self._notice(f"The checkpoint {path.name} could not be read", error.strerror or error)
+                self._notice(f"The checkpoint {path.name} could not be read", system_reason(error))
         return None
 
     def remove(self) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.errors import ConfigError, ExitCode, RecordError
+from bench.errors import ConfigError, ExitCode, RecordError, system_reason
 from bench.printable import show_text
 from bench.records.write import RECORD_FILE
 from bench.units import format_duration
@@ -121,7 +121,7 @@ def share_weights(records: Path, output: Path) -> None:
         if not (output / WEIGHTS).is_symlink():
             (output / WEIGHTS).symlink_to(os.path.relpath(weights, output), target_is_directory=True)
     except OSError as error:
-        raise RecordError(f"{output} cannot be made ({error.strerror}): choose another --output.") from error
+        raise RecordError(f"{output} cannot be made ({system_reason(error)}): choose another --output.") from error
 
 
 def run_command(command: Sequence[str], *, cwd: Path, log: Path, show: Callable[[str], None]) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import ConfigError, RecordError
+from bench.errors import ConfigError, RecordError, system_reason
 from bench.printable import show_path
 from bench.records.baseline import Entry
 from tools.against.environment import make_environment
@@ -173,7 +173,9 @@ def make_records_folder(output: Path | None, revision: Revision) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         taken = any(folder.iterdir())
     except OSError as error:
-        raise RecordError(f"{show_path(folder)} cannot be made ({error.strerror}): choose another --output.") from error
+        raise RecordError(
+            f"{show_path(folder)} cannot be made ({system_reason(error)}): choose another --output."
+        ) from error
     if taken:
         raise RecordError(f"{show_path(folder)} is not empty: give a new folder, so that no older run is compared.")
     return folder
@@ -184,7 +186,9 @@ def _temporary_folder() -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(prefix=f"{WORKTREE_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise RecordError(f"No temporary folder can be made ({error.strerror}): free space, or set TMPDIR.") from error
+        raise RecordError(
+            f"No temporary folder can be made ({system_reason(error)}): free space, or set TMPDIR."
+        ) from error
     with folder as path:
         yield Path(path).resolve()
 
