@@ -23,7 +23,7 @@ VERBS = {
     "estimate": ("tools.estimate", "memory, largest batch and step time of a suite on a GPU that is not here"),
     "doctor": ("tools.doctor.verb", "what this machine can do, and what would spoil a measurement"),
     "kernels": ("tools.kernels.verb", "INT8 and INT4 training steps against FP32 and bf16, layer by layer"),
-    "hypernets": ("tools.hypernet_bench", "what the hypernetwork costs, by strategy and within a training step"),
+    "hypernets": ("tools.hypernets.verb", "what the hypernetwork costs, by strategy and within a training step"),
     "list": ("tools.listing", "suites, variants, presets, models, methods and their parts, datasets, GPUs known"),
 }
 EXIT_CODES = {

@@ -11,6 +11,7 @@ from bench.errors import UserError
 from bench.kernels.spans import PIECES
 from tools.kernels import verb
 from tools.kernels.layers import OTHER, SHARED
+from tools.kernels.measure import QUICK
 from tools.kernels.results import NOT_COMPILED, ModelResult
 from tools.kernels.verb import busy_before, main
 
@@ -33,7 +34,7 @@ def test_a_quick_run_measures_everything_and_its_ratios_are_those_of_the_stored_
     medians = {side: times["step_ms"]["median"] for side, times in figures["steps"].items() if "step_ms" in times}
     for side in medians:
         samples = figures["steps"][side]["samples_ms"]
-        assert len(samples) == verb.QUICK.steps
+        assert len(samples) == QUICK.steps
         assert medians[side] == pytest.approx(sorted(samples)[len(samples) // 2])
     for width in ("int8", "int4"):
         found = figures[width]
