@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +17,7 @@ from bench.records.surface import is_finite
 from bench.training.assemble import Parts
 from bench.training.history import FitResult
 from bench.units import Absent
-from bench.update import TabulationSample, surface_axes, surface_output, surface_values
-from bench.update.delayed import finite_or_absent
+from bench.update import TabulationSample, read_whole_step, surface_axes, surface_output, surface_values
 from bench.update.tabulate import widest
 
 UNFINISHED = Absent("the training did not come to its end")
@@ -84,9 +82,9 @@ def accuracy_answer(
                 if finite.numel()
                 else Absent("no layer's gradient and what replaced it were finite and above zero")
             )
-        norm = float(result.observation.meta_gradient_norm)
-        observed["meta_grad_norm"] = norm if math.isfinite(norm) else Absent("the meta-gradient is not finite")
-        observed |= _tabulation(result.observation.tabulation, layer_sizes)
+        observed |= read_whole_step(result.observation)
+        if result.observation.tabulation is not None:
+            observed["same_codes"] = _same_codes(result.observation.tabulation, layer_sizes)
     return AccuracyAnswer(
         fit=_without_tensors(result),
         accuracy_pct=result.curve[-1].test_accuracy_pct if result.curve else Absent("no epoch was finished"),
@@ -100,20 +98,12 @@ def accuracy_answer(
     )
 
 
-def _tabulation(sample: TabulationSample | None, layer_sizes: list[int]) -> dict[str, float | Absent]:
-    """How `tabulate` compared with the exact strategy; empty where another strategy ran."""
-    if sample is None:
-        return {}
-    same: float | Absent = Absent("nothing is rounded after the hypernetwork")
-    if sample.same_codes is not None:
-        shares = sample.same_codes.tolist()
-        same = sum(size * share for size, share in zip(layer_sizes, shares, strict=True)) / sum(layer_sizes)
-    angle = float(sample.meta_angle_deg)
-    return {
-        "interpolation_error": finite_or_absent(sample.error, "the interpolation error is not finite"),
-        "same_codes": same,
-        "meta_angle_deg": finite_or_absent(angle, "the meta-gradient is zero or not finite"),
-    }
+def _same_codes(sample: TabulationSample, layer_sizes: list[int]) -> float | Absent:
+    """The share of all weights whose code by `tabulate` is that of the exact strategy."""
+    if sample.same_codes is None:
+        return Absent("nothing is rounded after the hypernetwork")
+    shares = sample.same_codes.tolist()
+    return float(sum(size * share for size, share in zip(layer_sizes, shares, strict=True)) / sum(layer_sizes))
 
 
 def weights_digest(model: nn.Module) -> str:

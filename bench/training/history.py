@@ -139,7 +139,7 @@ def hypernet_points(step: int, observation: Observation, layers: list[str]) -> l
     """An observation as one point per layer; waits for the device."""
     seen = read_observation(observation, layers)
     by_layer = {key: cast(dict[str, float | Absent], seen[key]) for key in ("amplification", "cosine", "zero_share")}
-    norm = cast(float | Absent, seen["meta_gradient_norm"])
+    norm = cast(float | Absent, seen["meta_grad_norm"])
     same = cast(dict[str, float], seen.get("same_codes", {}))
     points = []
     for layer in layers:

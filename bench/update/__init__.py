@@ -7,7 +7,8 @@ from typing import Any
 
 from bench.errors import ConfigError
 from bench.update.base import Strategy
-from bench.update.delayed import DelayedUpdate, Observation, no_phases, read_observation
+from bench.update.delayed import DelayedUpdate, no_phases
+from bench.update.observation import Observation, read_observation, read_whole_step
 from bench.update.recompute import Recompute
 from bench.update.retain import Retain
 from bench.update.slim import Slim
@@ -55,6 +56,7 @@ __all__ = [
     "build_strategy",
     "no_phases",
     "read_observation",
+    "read_whole_step",
     "surface_axes",
     "surface_output",
     "surface_values",
