@@ -58,13 +58,11 @@ def fastest_fprop(
             y = y.to(torch.float32).mul_(scale)
             return y if bias is None else y.add_(bias)
 
-    paths: dict[str, Callable[[], Result]] = {
-        INT_MM: lambda: integer_fprop(a, w, plan, layer.name, bias=bias, after=after)
-    }
-    if _can_sum_directly(plan, device, bound):
-        paths[DIRECT] = direct
-    for name in exact_floats(device, bound):
-        paths[name] = functools.partial(floating, name)
+    paths = _paths(
+        lambda: integer_fprop(a, w, plan, layer.name, bias=bias, after=after),
+        direct if _can_sum_directly(plan, device, bound) else None,
+        floating, exact_floats(device, bound),
+    )  # fmt: skip
     return cast(Tensor, run_fastest(layer.paths, "fprop", paths))
 
 
@@ -99,13 +97,11 @@ def fastest_dgrad(
             dx = dx.to(torch.float32).mul_(scale)
             return dx if inside is None else dx.mul_(unpack_bits(inside, dx.shape))
 
-    paths: dict[str, Callable[[], Result]] = {
-        INT_MM: lambda: integer_dgrad(error, w, plan, layer.name, inside=inside, after=after)
-    }
-    if _can_sum_directly(plan, device, bound):
-        paths[DIRECT] = direct
-    for path in exact_floats(device, bound):
-        paths[path] = functools.partial(floating, path)
+    paths = _paths(
+        lambda: integer_dgrad(error, w, plan, layer.name, inside=inside, after=after),
+        direct if _can_sum_directly(plan, device, bound) else None,
+        floating, exact_floats(device, bound),
+    )  # fmt: skip
     return cast(Tensor, run_fastest(layer.paths, name, paths))
 
 
@@ -135,12 +131,21 @@ def fastest_wgrad(a: QTensor, error: QTensor, plan: ConvPlan, layer: IntegerLaye
             scale = a.scale * (by_channel.view(-1, 1, 1, 1) if by_channel.dim() else by_channel)
             return dw.to(torch.float32).mul_(scale), channel_sums(error.codes)
 
-    paths: dict[str, Callable[[], Result]] = {INT_MM: lambda: integer_wgrad(a, error, plan, layer.name)}
-    if depthwise.is_depthwise(plan) and native.usable(device):
-        paths[DIRECT] = direct
-    for name in exact_floats(device, bound):
-        paths[name] = functools.partial(floating, name)
+    paths = _paths(
+        lambda: integer_wgrad(a, error, plan, layer.name),
+        direct if depthwise.is_depthwise(plan) and native.usable(device) else None,
+        floating, exact_floats(device, bound),
+    )  # fmt: skip
     return cast(tuple[Tensor, Tensor], run_fastest(layer.paths, part_name("wgrad", part), paths))
+
+
+def _paths(
+    integer: Callable[[], Result], direct: Callable[[], Result] | None, floating: Callable[[str], Result],
+    floats: tuple[str, ...],
+) -> dict[str, Callable[[], Result]]:  # fmt: skip
+    """A product's paths by name, the integer one first; without direct sums where they do not run."""
+    sums = {} if direct is None else {DIRECT: direct}
+    return {INT_MM: integer, **sums, **{name: functools.partial(floating, name) for name in floats}}
 
 
 def _can_sum_directly(plan: ConvPlan, device: torch.device, bound: int) -> bool:

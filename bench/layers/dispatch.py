@@ -48,9 +48,8 @@ def run_fastest(chosen: dict[str, PathChoice], gemm: str, paths: Mapping[str, Ca
     """
     if gemm in chosen:
         known = chosen[gemm]
-        if (
-            known.path not in paths
-        ):  # longer sums, or a grid that has grown since; from now on the one path always there
+        if known.path not in paths:
+            # Longer sums, or a grid that has grown since; from now on the one path that is always there.
             known = chosen[gemm] = PathChoice(
                 path=INT_MM,
                 reason=f"{known.path} ran before ({known.reason}), until sums grew past what is exact there",

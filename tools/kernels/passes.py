@@ -116,9 +116,7 @@ def paths_pass(*, report: Report, work: Work, names: Sequence[str]) -> dict[str,
     Raises:
         ConfigError: a user's network that cannot be trained on the images.
     """
-    where = prepare(work)
-    (images, labels), *_ = make_batches(work, where)
-    _check_network(work, images, labels, where)
+    images, labels = _checked_batch(work)
     chosen = {}
     for done, name in enumerate(names):
         report({"phase": f"choosing paths, {name}", "done": done, "total": len(names)})
@@ -135,9 +133,7 @@ def saved_pass(*, report: Report, work: Work, names: Sequence[str]) -> dict[str,
     Raises:
         ConfigError: a user's network that cannot be trained on the images.
     """
-    where = prepare(work)
-    (images, labels), *_ = make_batches(work, where)
-    _check_network(work, images, labels, where)
+    images, labels = _checked_batch(work)
     answers = {}
     for done, name in enumerate(names):
         report({"phase": f"bytes saved, {name}", "done": done, "total": len(names)})
@@ -145,7 +141,7 @@ def saved_pass(*, report: Report, work: Work, names: Sequence[str]) -> dict[str,
         train_step(parts, images, labels, LEARNING_RATE, NO_PHASES)
 
         def forward(parts: Parts = parts) -> Tensor:
-            with torch.autocast(where.type, torch.bfloat16, enabled=parts.autocast_bf16):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=parts.autocast_bf16):
                 return F.cross_entropy(parts.model(images), labels)
 
         answers[name] = count_saved(forward, apart=[images, *parts.model.parameters(), *parts.model.buffers()])
@@ -335,10 +331,16 @@ def build_side(name: str, work: Work, images: Tensor) -> Parts:
     )
 
 
-def _check_network(work: Work, images: Tensor, labels: Tensor, device: torch.device) -> None:
-    """A user's network meets the images before anything is measured."""
+def _checked_batch(work: Work) -> tuple[Tensor, Tensor]:
+    """The first images and labels, in a process made ready; a user's network has met them before anything is measured.
+
+    Raises:
+        ConfigError: a user's network that cannot be trained on the images.
+    """
+    device = prepare(work)
+    (images, labels), *_ = make_batches(work, device)
     if work.model != CUSTOM:
-        return
+        return images, labels
     parts = build_side("fp32", work, images)
     shape = "×".join(map(str, images.shape))
     if not any(parameter.requires_grad for parameter in parts.model.parameters()):
@@ -355,6 +357,7 @@ def _check_network(work: Work, images: Tensor, labels: Tensor, device: torch.dev
     _wait(device)
     del parts
     gc.collect()
+    return images, labels
 
 
 def _label(model: nn.Module) -> str:
