@@ -100,6 +100,31 @@ def test_a_mistake_is_refused_by_name_in_one_sentence(override: str, named: str)
     assert named in refusal(override)
 
 
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["seed=0", "-m", "seed=1"], ["seed=0", "seed=1", "seed=0,1"]),
+        (["seed=0", "++seed=0"], ["seed=0", "give it once"]),
+        (["suite=demo", "variant=fp32", "variant=bf16"], ["variant=fp32", "variant=bf16", "variant=fp32,bf16"]),
+        (["suite=demo", "variant=fp32", "hydra.sweeper.params.variant=bf16"], ["variant=fp32,bf16"]),
+        (["suite=demo", "suite=single"], ["suite=demo", "suite=single", "give it once"]),
+        (["hydra/launcher=ray", "hydra/launcher=joblib", "-m"], ["hydra/launcher", "give it once"]),
+    ],
+)  # fmt: skip
+def test_a_key_given_twice_is_refused_with_both_values(argv: list[str], named: list[str]) -> None:
+    message = refusal(*argv)
+    assert [part for part in named if part not in message] == []
+    assert ("a list" in message) is ("," in named[-1]), "a list is offered where it sweeps"
+
+
+def test_keys_that_share_a_beginning_and_keys_that_are_taken_out_first_are_not_given_twice() -> None:
+    (cell,) = plan("model=resnet32", "model.shortcut=B", "~seed", "+seed=2", "protocol=tiny", "protocol.epochs=3")
+    assert (cell.model.name, cell.model.shortcut, cell.seed, cell.protocol.epochs) == ("resnet32", "B", 2, 3)
+    assert parse_arguments(["optimizer@a=sgd", "optimizer@b=adam"]).overrides == ["optimizer@a=sgd", "optimizer@b=adam"]
+    narrowed = plan("suite=demo", "variant=fp32,ste_int4", "seed=1")
+    assert len(narrowed) == 2, "a suite's own sweep is narrowed, not given twice"
+
+
 def test_several_values_without_multirun_are_refused() -> None:
     assert "--multirun" in refusal("seed=1,2")
 

@@ -16,6 +16,42 @@ from bench.config import CellConfig
 from bench.errors import ConfigError
 
 _DEFAULTS = CellConfig()
+_SWEPT = "hydra.sweeper.params."  # the sweeper's own name of a key
+_LONGEST_SHOWN = 80
+_SINGLE = ("suite", "output_dir", "fresh", "progress")  # a list of them is no sweep that anybody means
+
+
+def refuse_repeats(settings: Sequence[str]) -> None:
+    """A key given twice is refused: Hydra lets the last one win, and who meant a sweep would get a part of it unasked.
+
+    Args:
+        settings: as the command line has them. ``~key`` takes out and ``key={...}`` merges: neither replaces anything.
+
+    Raises:
+        ConfigError: one sentence with both values, and the list that sweeps over them.
+    """
+    given: dict[str, str] = {}
+    for setting in settings:
+        key, equals, value = setting.lstrip("+").partition("=")
+        key = key.removeprefix(_SWEPT)
+        if not equals or key.startswith("~") or value.startswith("{"):
+            continue
+        if key in given:
+            raise ConfigError(_say_repeat(key, given[key], value))
+        given[key] = value
+
+
+def _say_repeat(key: str, first: str, second: str) -> str:
+    remedy = "give it once"
+    if first != second and first and second and key not in _SINGLE and not key.startswith("hydra"):
+        remedy = f"give one, or a list that sweeps over both, {_show(f'{key}={first},{second}')}"
+    both = f"{_show(f'{key}={first}')} and {_show(f'{key}={second}')}"
+    return f"{_show(key)} is given twice ({both}), and the last would win in silence: {remedy}."
+
+
+def _show(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
 def check_group_choices(overrides: Sequence[Override]) -> None:
