@@ -157,4 +157,5 @@ def _jobs(loader: Any, settings: DictConfig, overrides: Sequence[str]) -> list[l
     params = [f"{key}={value}" for key, value in (settings.sweeper.params or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *overrides])
     task = [override for override in parsed if not override.key_or_group.startswith("hydra")]
+    refuse_odd_flags(task)
     return [job for batch in BasicSweeper.split_arguments(task, None) for job in batch]

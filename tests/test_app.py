@@ -93,7 +93,7 @@ def test_a_swept_variant_fixes_its_keys_too() -> None:
         ("optimizer.lr=inf", "optimizer.lr=inf"), ("optimizer.lr=nan", "optimizer.lr=nan"),
         ("protocol.pass_limit_s=inf", "pass_limit_s"), ("protocol.threads=100000000", "protocol.threads"),
         ("suite_name=../x", "suite_name"), ("data.image_size=-8", "data.image_size=-8"), ("+new=1", "'new'"),
-        ("model={a:1}", "model"),
+        ("model={a:1}", "model"), ("compact='7'", "true or false"), ("compact=maybe", "true or false"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_refused_by_name_in_one_sentence(override: str, named: str) -> None:
@@ -185,6 +185,30 @@ def test_a_users_variant_carries_the_name_of_its_file(tmp_path: Path) -> None:
 def test_a_typo_in_a_users_variant_is_refused_by_its_key(tmp_path: Path) -> None:
     write(tmp_path / "variant" / "mine.yaml", "# @package _global_\nvariant_name: mine\nwieght_bits: 4\n")
     assert "wieght_bits" in refusal("variant=mine", "--config-dir", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("variant/mine", "# @package _global_\nvariant_name: mine\ncompact: 7", "variant/mine.yaml has compact: 7, "),
+        ("protocol/mine", "augment: '3'", "protocol/mine.yaml has protocol.augment: 3, "),
+        ("suite/mine", "# @package _global_\nsuite_name: mine\nprogress: null", "suite/mine.yaml has progress: null, "),
+        (
+            "suite/mine",
+            "# @package _global_\nsuite_name: mine\nhydra: {mode: MULTIRUN, sweeper: {params: {compact: 7}}}",
+            "compact=7 is not possible",
+        ),
+    ],
+)
+def test_only_true_and_false_stand_for_themselves_in_a_users_file(
+    name: str, text: str, sentence: str, tmp_path: Path
+) -> None:
+    write(tmp_path / f"{name}.yaml", text)
+    message = refusal(name.replace("/", "="), "--config-dir", str(tmp_path))
+    assert message.startswith(sentence)
+    assert message.endswith("must be true or false.")
+    write(tmp_path / f"{name}.yaml", text.replace("7", "yes").replace("'3'", "true").replace("null", "${compact}"))
+    assert plan(name.replace("/", "="), "--config-dir", str(tmp_path)), "true, and what names another setting"
 
 
 @pytest.mark.parametrize("body", ["weight_bits: 8", "hypernet: {name: fc_grad}", "method: {error_rounding: nearest}"])
