@@ -93,11 +93,36 @@ def test_a_swept_variant_fixes_its_keys_too() -> None:
         ("optimizer.lr=inf", "optimizer.lr=inf"), ("optimizer.lr=nan", "optimizer.lr=nan"),
         ("protocol.pass_limit_s=inf", "pass_limit_s"), ("protocol.threads=100000000", "protocol.threads"),
         ("suite_name=../x", "suite_name"), ("data.image_size=-8", "data.image_size=-8"), ("+new=1", "'new'"),
-        ("model={a:1}", "model"),
+        ("model={a:1}", "model"), ("compact='7'", "true or false"), ("compact=maybe", "true or false"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_refused_by_name_in_one_sentence(override: str, named: str) -> None:
     assert named in refusal(override)
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["seed=0", "-m", "seed=1"], ["seed=0", "seed=1", "seed=0,1"]),
+        (["seed=0", "++seed=0"], ["seed=0", "give it once"]),
+        (["suite=demo", "variant=fp32", "variant=bf16"], ["variant=fp32", "variant=bf16", "variant=fp32,bf16"]),
+        (["suite=demo", "variant=fp32", "hydra.sweeper.params.variant=bf16"], ["variant=fp32,bf16"]),
+        (["suite=demo", "suite=single"], ["suite=demo", "suite=single", "give it once"]),
+        (["hydra/launcher=ray", "hydra/launcher=joblib", "-m"], ["hydra/launcher", "give it once"]),
+    ],
+)  # fmt: skip
+def test_a_key_given_twice_is_refused_with_both_values(argv: list[str], named: list[str]) -> None:
+    message = refusal(*argv)
+    assert [part for part in named if part not in message] == []
+    assert ("a list" in message) is ("," in named[-1]), "a list is offered where it sweeps"
+
+
+def test_keys_that_share_a_beginning_and_keys_that_are_taken_out_first_are_not_given_twice() -> None:
+    (cell,) = plan("model=resnet32", "model.shortcut=B", "~seed", "+seed=2", "protocol=tiny", "protocol.epochs=3")
+    assert (cell.model.name, cell.model.shortcut, cell.seed, cell.protocol.epochs) == ("resnet32", "B", 2, 3)
+    assert parse_arguments(["optimizer@a=sgd", "optimizer@b=adam"]).overrides == ["optimizer@a=sgd", "optimizer@b=adam"]
+    narrowed = plan("suite=demo", "variant=fp32,ste_int4", "seed=1")
+    assert len(narrowed) == 2, "a suite's own sweep is narrowed, not given twice"
 
 
 def test_several_values_without_multirun_are_refused() -> None:
@@ -160,6 +185,30 @@ def test_a_users_variant_carries_the_name_of_its_file(tmp_path: Path) -> None:
 def test_a_typo_in_a_users_variant_is_refused_by_its_key(tmp_path: Path) -> None:
     write(tmp_path / "variant" / "mine.yaml", "# @package _global_\nvariant_name: mine\nwieght_bits: 4\n")
     assert "wieght_bits" in refusal("variant=mine", "--config-dir", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("variant/mine", "# @package _global_\nvariant_name: mine\ncompact: 7", "variant/mine.yaml has compact: 7, "),
+        ("protocol/mine", "augment: '3'", "protocol/mine.yaml has protocol.augment: 3, "),
+        ("suite/mine", "# @package _global_\nsuite_name: mine\nprogress: null", "suite/mine.yaml has progress: null, "),
+        (
+            "suite/mine",
+            "# @package _global_\nsuite_name: mine\nhydra: {mode: MULTIRUN, sweeper: {params: {compact: 7}}}",
+            "compact=7 is not possible",
+        ),
+    ],
+)
+def test_only_true_and_false_stand_for_themselves_in_a_users_file(
+    name: str, text: str, sentence: str, tmp_path: Path
+) -> None:
+    write(tmp_path / f"{name}.yaml", text)
+    message = refusal(name.replace("/", "="), "--config-dir", str(tmp_path))
+    assert message.startswith(sentence)
+    assert message.endswith("must be true or false.")
+    write(tmp_path / f"{name}.yaml", text.replace("7", "yes").replace("'3'", "true").replace("null", "${compact}"))
+    assert plan(name.replace("/", "="), "--config-dir", str(tmp_path)), "true, and what names another setting"
 
 
 @pytest.mark.parametrize("body", ["weight_bits: 8", "hypernet: {name: fc_grad}", "method: {error_rounding: nearest}"])

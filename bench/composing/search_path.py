@@ -9,8 +9,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
@@ -19,6 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
+from bench.composing.flags import USERS_FILES, CheckedRepository
 from bench.composing.sentences import CONFIG_ERRORS, explain
 from bench.config import CellConfig
 from bench.errors import ConfigError
@@ -63,10 +66,11 @@ def hydra_loader(config_dir: str | None) -> Iterator[None]:
             )
         _refuse_shadows(folder)
         _refuse_bombs(folder)
-        search_path.prepend(provider="command-line", path=f"file://{folder}", anchor="schema")
+        search_path.prepend(provider=USERS_FILES, path=f"file://{folder}", anchor="schema")
     GlobalHydra.instance().clear()
     try:
-        Hydra.create_main_hydra2(task_name="metagrad-bench", config_search_path=search_path)
+        made = Hydra.create_main_hydra2(task_name="metagrad-bench", config_search_path=search_path)
+        cast(ConfigLoaderImpl, made.config_loader).repository = CheckedRepository(search_path)
         yield
     except OverrideParseException as error:
         raise ConfigError(f"Cannot read {error.override!r}: write key=value, as in seed=1.") from error
