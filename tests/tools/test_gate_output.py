@@ -96,7 +96,7 @@ def test_a_log_that_knows_only_ascii_gets_its_verdicts(bench: Bench) -> None:
     bench.measure(slower(bench.record(), 1.3))
     done = subprocess.run(
         [sys.executable, "-B", "-m", "tools.cli", "gate", str(bench.runs), "--baseline", str(bench.baseline)],
-        cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=60, check=False,
+        cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, b"")
     assert b"regressed" in done.stdout
@@ -119,11 +119,11 @@ def test_the_command_answers_with_the_exit_code_though_its_reader_went_away(benc
     command = [sys.executable, "-B", "-m", "tools.cli", "gate", str(bench.runs), "--baseline", str(bench.baseline)]
     reader, writer = os.pipe()
     os.close(reader)
-    closed = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    closed = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=300, check=False)
     os.close(writer)
     assert (closed.returncode, closed.stderr) == (1, b"")
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=300, check=False)
     assert done.returncode == 2
     assert b"cannot be written: No space left on device" in done.stderr
 
