@@ -18,7 +18,7 @@ from bench.errors import ConfigError, ExitCode, UserError
 from bench.models import CUSTOM, MODELS, check_model
 from tools.json_file import check_json_file
 from tools.kernels.measure import QUICK, Effort, measure_model
-from tools.kernels.results import write_json
+from tools.kernels.results import ModelResult, write_json
 from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
     for warning in busy_before():
         console.print(Text(warning, style="yellow"))
     progress = SuiteProgress(len(models), show=not args.no_progress)
-    results = {}
+    results: dict[str, ModelResult] = {}
     try:
         for name in models:
             work = make_work(name, args, effort, str(device))
