@@ -224,6 +224,39 @@ def test_a_sweep_beside_a_variant_cannot_change_what_it_fixes() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (
+            "output_dir: a/${sead}",
+            "output_dir in suite/mine.yaml holds ${sead}, which names no setting: did you mean ${s",
+        ),
+        ("protocol: {epochs: '${ epoch }'}", "${epoch}, which names no setting: did you mean ${protocol.epochs}"),
+        (
+            "output_dir: ${NOPE}",
+            "${NOPE}, which names no setting: write ${seed} for the value of a setting, ${oc.env:N",
+        ),
+        ("output_dir: ${oc.env:NOPE}", "${oc.env:NOPE}, which names an environment variable that is not set: set it, "),
+        ("output_dir: ${env:X}", "${env:...}, which asks for what there is not: write ${seed}"),
+        ("output_dir: ${data.root}\ndata: {root: '${output_dir}'}", "leads back to itself: give it a value of its own"),
+        (
+            "seed: ${data.name}",
+            "seed in suite/mine.yaml holds ${data.name}, which does not fit (Value 'digits' of type",
+        ),
+        ("output_dir: '${'", "output_dir in suite/mine.yaml holds ${...}, which cannot be read ("),
+    ],
+)
+def test_what_stands_for_nothing_is_named_with_its_place_and_a_remedy(
+    body: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOPE", raising=False)
+    write(tmp_path / "suite" / "mine.yaml", f"# @package _global_\nsuite_name: mine\n{body}\n")
+    message = refusal("suite=mine", "--config-dir", str(tmp_path))
+    assert sentence in message
+    assert " in suite/mine.yaml holds ${" in message
+    assert refusal("data.root=${nope}").startswith("data.root holds ${nope}, which names no setting: write ${seed}")
+
+
 def test_broken_yaml_in_a_users_variant_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "variant" / "mine.yaml", "# @package _global_\nvariant_name: [mine\n")
     assert "mine" in refusal("variant=mine", "--config-dir", str(tmp_path))

@@ -7,7 +7,7 @@ import importlib.resources
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -76,7 +76,8 @@ def hydra_loader(config_dir: str | None) -> Iterator[None]:
         raise ConfigError(f"Cannot read {error.override!r}: write key=value, as in seed=1.") from error
     except _BAD_INPUT as error:
         damaged = None if config_dir is None else _find_damaged(Path(config_dir).absolute(), error)
-        raise ConfigError(damaged or explain(error)[:_LONGEST_MESSAGE]) from error
+        files = {} if config_dir is None else _read_files(Path(config_dir).absolute())
+        raise ConfigError(damaged or explain(error, files)[:_LONGEST_MESSAGE]) from error
     finally:
         GlobalHydra.instance().clear()
 
@@ -114,6 +115,15 @@ def _refuse_bombs(folder: Path) -> None:
 def _config_files(folder: Path) -> Iterator[Path]:
     files = [*folder.glob("*.yaml"), *(path for group in GROUPS for path in (folder / group).rglob("*.yaml"))]
     return filter(Path.is_file, files)
+
+
+def _read_files(folder: Path) -> dict[str, str]:
+    """Texts of a user's files that can be read, by their names in the folder."""
+    texts = {}
+    for path in _config_files(folder):
+        with suppress(OSError, ValueError):
+            texts[path.relative_to(folder).as_posix()] = path.read_text(encoding="utf-8")
+    return texts
 
 
 def _find_damaged(folder: Path, error: Exception) -> str | None:
