@@ -91,7 +91,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
         (b"a: " + b"[" * 5000, "nested too deeply"),
         (b"# @package _global_\nseed: " + b"9" * 6000, "variant/mine.yaml in --config-dir"),
         (b"a:\n\t- 1", "variant/mine.yaml"),
-        (b"# @package _global_\nseed: ${seed}", "variant/mine.yaml: seed holds ${seed}, which leads back to itself: give"),
+        (b"# @package _global_\nseed: ${seed}", "variant/mine.yaml: seed holds ${seed}, which leads back to itself"),
         (b"# @package _global_\nseed: abc", "In 'variant/mine'"),
         (b"# @package _global_\nseed: -4", "variant/mine.yaml: seed=-4"),
         (b"seed: *nobody", "variant/mine.yaml"),
