@@ -29,6 +29,7 @@ from bench.composing.refusals import (
     refuse_fixed_keys,
     refuse_odd_flags,
     refuse_preset_groups,
+    refuse_repeats,
     refuse_suite_sweep,
 )
 from bench.composing.search_path import CONFIG_PATH, hydra_loader
@@ -66,14 +67,20 @@ def hydra_main(config: DictConfig) -> str:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Hydra's own arguments, flags before settings too; a wrong flag is a ConfigError instead of an exit."""
+    """Hydra's own arguments, flags before settings too.
+
+    Raises:
+        ConfigError: a wrong flag, instead of an exit, or a setting given twice.
+    """
     parser = get_args_parser()
 
     def refuse(message: str) -> None:
         raise ConfigError(f"{as_sentence(message)} See `metagrad-bench run --help`.")
 
     parser.error = refuse  # type: ignore[method-assign,assignment]
-    return parser.parse_intermixed_args(list(argv))
+    args = parser.parse_intermixed_args(list(argv))
+    refuse_repeats(args.overrides)
+    return args
 
 
 def settings_first(argv: Sequence[str]) -> list[str]:
@@ -150,4 +157,5 @@ def _jobs(loader: Any, settings: DictConfig, overrides: Sequence[str]) -> list[l
     params = [f"{key}={value}" for key, value in (settings.sweeper.params or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *overrides])
     task = [override for override in parsed if not override.key_or_group.startswith("hydra")]
+    refuse_odd_flags(task)
     return [job for batch in BasicSweeper.split_arguments(task, None) for job in batch]

@@ -289,12 +289,19 @@ def _listen(connection: Connection, stopping: threading.Event) -> None:
 
 def _explain_exit(exitcode: int | None, oom_killed: bool) -> tuple[Status, str]:
     if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
+        name = _signal_name(-exitcode)
         if -exitcode == signal.SIGKILL and oom_killed:
             return "out_of_memory", "was killed by the kernel because the machine ran out of memory"
         status: Status = "crashed" if -exitcode in _FAULTS else "killed"
         return status, f"its process was ended by signal {name}"
     return "crashed", f"its process ended with exit code {exitcode} and no answer"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # of most real-time signals Python knows no name
+        return f"{number}"
 
 
 def _oom_kills() -> int:

@@ -136,6 +136,7 @@ class StatusReader:
         self.machine = this_machine()
         self._records: dict[Path, _Header | str] = {}  # by run folder; a text says why it cannot be read
         self._shut: dict[Path, str] = {}  # folders below that cannot be listed, and why: cells may be in them
+        self._measured: set[Path] = set()  # run folders that had a pulse when we last looked
         self._digests: dict[Path, str] = {}
         self._touches: dict[Path, _Touch] = {}
 
@@ -147,11 +148,14 @@ class StatusReader:
         """
         suites: list[tuple[Path, list[Path], _Live]] = []
         found: dict[Path, _Header | str] = {}
+        before, self._measured = self._measured, set()
         for suite, runs in self._suites():
             pulses = self._read_pulses(suite)
             suites.append((suite, runs, pulses))
+            self._measured |= {suite / name for name in pulses}
             for run in runs:
-                known = self._records.get(run) if run.name not in pulses else None  # measured anew: read it again
+                anew = run in self._measured or run in before  # what was read beside a pulse may be the earlier record
+                known = None if anew else self._records.get(run)
                 found[run] = known if isinstance(known, _Header) else self._shut.get(run) or self._read_record(run)
         self._records = found
         durations = _durations(header for header in found.values() if isinstance(header, _Header))

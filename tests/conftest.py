@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from bench.records.schema import (
@@ -46,6 +47,10 @@ _TEMPORARY = tempfile.mkdtemp(prefix="mgb-")
 os.environ["TMPDIR"] = tempfile.tempdir = _TEMPORARY
 atexit.register(shutil.rmtree, _TEMPORARY, ignore_errors=True)
 
+# Examples are the same in every run, and none has to be done in Hypothesis's 200 ms: the machine may be busy.
+hypothesis.settings.register_profile("ours", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ours")
+
 NO_GPU = "needs an NVIDIA GPU that torch can use"
 
 
@@ -69,14 +74,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small tensors run fastest on one thread; a test that takes more leaves none of them to the next."""
+def _one_thread_and_seed() -> Iterator[None]:
+    """Small tensors run fastest on one thread; a test that takes more leaves none of them to the next.
+
+    What a test draws without a seed of its own is the same whichever tests its worker ran before.
+    """
     torch = sys.modules.get("torch")
     if torch is None:
         yield
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
 

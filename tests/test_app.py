@@ -93,11 +93,36 @@ def test_a_swept_variant_fixes_its_keys_too() -> None:
         ("optimizer.lr=inf", "optimizer.lr=inf"), ("optimizer.lr=nan", "optimizer.lr=nan"),
         ("protocol.pass_limit_s=inf", "pass_limit_s"), ("protocol.threads=100000000", "protocol.threads"),
         ("suite_name=../x", "suite_name"), ("data.image_size=-8", "data.image_size=-8"), ("+new=1", "'new'"),
-        ("model={a:1}", "model"),
+        ("model={a:1}", "model"), ("compact='7'", "true or false"), ("compact=maybe", "true or false"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_refused_by_name_in_one_sentence(override: str, named: str) -> None:
     assert named in refusal(override)
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["seed=0", "-m", "seed=1"], ["seed=0", "seed=1", "seed=0,1"]),
+        (["seed=0", "++seed=0"], ["seed=0", "give it once"]),
+        (["suite=demo", "variant=fp32", "variant=bf16"], ["variant=fp32", "variant=bf16", "variant=fp32,bf16"]),
+        (["suite=demo", "variant=fp32", "hydra.sweeper.params.variant=bf16"], ["variant=fp32,bf16"]),
+        (["suite=demo", "suite=single"], ["suite=demo", "suite=single", "give it once"]),
+        (["hydra/launcher=ray", "hydra/launcher=joblib", "-m"], ["hydra/launcher", "give it once"]),
+    ],
+)  # fmt: skip
+def test_a_key_given_twice_is_refused_with_both_values(argv: list[str], named: list[str]) -> None:
+    message = refusal(*argv)
+    assert [part for part in named if part not in message] == []
+    assert ("a list" in message) is ("," in named[-1]), "a list is offered where it sweeps"
+
+
+def test_keys_that_share_a_beginning_and_keys_that_are_taken_out_first_are_not_given_twice() -> None:
+    (cell,) = plan("model=resnet32", "model.shortcut=B", "~seed", "+seed=2", "protocol=tiny", "protocol.epochs=3")
+    assert (cell.model.name, cell.model.shortcut, cell.seed, cell.protocol.epochs) == ("resnet32", "B", 2, 3)
+    assert parse_arguments(["optimizer@a=sgd", "optimizer@b=adam"]).overrides == ["optimizer@a=sgd", "optimizer@b=adam"]
+    narrowed = plan("suite=demo", "variant=fp32,ste_int4", "seed=1")
+    assert len(narrowed) == 2, "a suite's own sweep is narrowed, not given twice"
 
 
 def test_several_values_without_multirun_are_refused() -> None:
@@ -162,6 +187,30 @@ def test_a_typo_in_a_users_variant_is_refused_by_its_key(tmp_path: Path) -> None
     assert "wieght_bits" in refusal("variant=mine", "--config-dir", str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("variant/mine", "# @package _global_\nvariant_name: mine\ncompact: 7", "variant/mine.yaml has compact: 7, "),
+        ("protocol/mine", "augment: '3'", "protocol/mine.yaml has protocol.augment: 3, "),
+        ("suite/mine", "# @package _global_\nsuite_name: mine\nprogress: null", "suite/mine.yaml has progress: null, "),
+        (
+            "suite/mine",
+            "# @package _global_\nsuite_name: mine\nhydra: {mode: MULTIRUN, sweeper: {params: {compact: 7}}}",
+            "compact=7 is not possible",
+        ),
+    ],
+)
+def test_only_true_and_false_stand_for_themselves_in_a_users_file(
+    name: str, text: str, sentence: str, tmp_path: Path
+) -> None:
+    write(tmp_path / f"{name}.yaml", text)
+    message = refusal(name.replace("/", "="), "--config-dir", str(tmp_path))
+    assert message.startswith(sentence)
+    assert message.endswith("must be true or false.")
+    write(tmp_path / f"{name}.yaml", text.replace("7", "yes").replace("'3'", "true").replace("null", "${compact}"))
+    assert plan(name.replace("/", "="), "--config-dir", str(tmp_path)), "true, and what names another setting"
+
+
 @pytest.mark.parametrize("body", ["weight_bits: 8", "hypernet: {name: fc_grad}", "method: {error_rounding: nearest}"])
 def test_a_suites_body_cannot_change_what_a_variant_fixes(body: str, tmp_path: Path) -> None:
     sweep = "hydra: {mode: MULTIRUN, sweeper: {params: {variant: metagrad_int4_slim}}}"
@@ -173,6 +222,39 @@ def test_a_sweep_beside_a_variant_cannot_change_what_it_fixes() -> None:
     assert "weight_bits" in refusal(
         "suite=demo", "hydra.sweeper.params.variant=ste_int4", "+hydra.sweeper.params.weight_bits=8"
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (
+            "output_dir: a/${sead}",
+            "output_dir in suite/mine.yaml holds ${sead}, which names no setting: did you mean ${s",
+        ),
+        ("protocol: {epochs: '${ epoch }'}", "${epoch}, which names no setting: did you mean ${protocol.epochs}"),
+        (
+            "output_dir: ${NOPE}",
+            "${NOPE}, which names no setting: write ${seed} for the value of a setting, ${oc.env:N",
+        ),
+        ("output_dir: ${oc.env:NOPE}", "${oc.env:NOPE}, which names an environment variable that is not set: set it, "),
+        ("output_dir: ${env:X}", "${env:...}, which asks for what there is not: write ${seed}"),
+        ("output_dir: ${data.root}\ndata: {root: '${output_dir}'}", "leads back to itself: give it a value of its own"),
+        (
+            "seed: ${data.name}",
+            "seed in suite/mine.yaml holds ${data.name}, which does not fit (Value 'digits' of type",
+        ),
+        ("output_dir: '${'", "output_dir in suite/mine.yaml holds ${...}, which cannot be read ("),
+    ],
+)
+def test_what_stands_for_nothing_is_named_with_its_place_and_a_remedy(
+    body: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOPE", raising=False)
+    write(tmp_path / "suite" / "mine.yaml", f"# @package _global_\nsuite_name: mine\n{body}\n")
+    message = refusal("suite=mine", "--config-dir", str(tmp_path))
+    assert sentence in message
+    assert " in suite/mine.yaml holds ${" in message
+    assert refusal("data.root=${nope}").startswith("data.root holds ${nope}, which names no setting: write ${seed}")
 
 
 def test_broken_yaml_in_a_users_variant_is_refused(tmp_path: Path) -> None:

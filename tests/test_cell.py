@@ -16,7 +16,7 @@ from bench.cell_folder import find_finished
 from bench.config import CellConfig
 from bench.keys import cell_key, weights_path
 from bench.profilers import nvml_sampler
-from bench.profilers.device_sensors import AbsentSensor
+from bench.profilers.device_sensors import AbsentSensor, StateSample
 from bench.records.read import read_record
 from bench.records.schema import RunRecord, Summary
 from bench.records.surface import read_surface
@@ -36,7 +36,9 @@ def cell_of(tmp_path: Path) -> RunCell:
             "protocol=tiny", "data.train_limit=128", "data.test_limit=64", f"output_dir={tmp_path}/out",
             "hypernet.hidden=2", "progress=false",
         ]  # fmt: skip
-        return plan_cells(parse_arguments([*quick, *argv])).cells[0]
+        given = {argument.partition("=")[0] for argument in argv}
+        left = (setting for setting in quick if setting.partition("=")[0] not in given)
+        return plan_cells(parse_arguments([*left, *argv])).cells[0]
 
     return make
 
@@ -112,6 +114,11 @@ def test_a_cell_leaves_a_whole_record_and_is_not_measured_twice(cell_of: RunCell
 
 class FiftyWatts(AbsentSensor):
     """A counter that rises by 50 J a second, on a device that tells nothing else."""
+
+    def sample(self, time_s: float, *, pid: int | None, energy_j: float | Absent) -> StateSample:
+        """The energy of the sample's own moment: a busy machine may take long between counter and clock."""
+        assert not isinstance(energy_j, Absent)
+        return super().sample(time_s, pid=pid, energy_j=50 * time_s)
 
     def energy_counters_j(self) -> tuple[float, ...]:
         return (50 * time.perf_counter(),)

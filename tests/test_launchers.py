@@ -177,7 +177,7 @@ def test_ctrl_c_ends_the_jobs_of_every_launcher(launcher: str, two_nodes: str, t
     process = start(tmp_path, "seed=1,2", *QUICK, *ENDLESS, f"hydra/launcher={launcher}", *settings)
     assert are_at_work(1, tmp_path / "out", process)
     os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert "Interrupted" in err
     assert "Traceback" not in err

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from bench.app import parse_arguments, plan_cells
+from bench.cell_folder import set_aside
 from bench.config import CellConfig, as_plain
 from bench.errors import RecordError
 from bench.pulse import PLANS, PULSES, STALE_S, CellPulse, Writer, announced, this_writer
@@ -261,6 +262,23 @@ def test_a_failed_cell_that_runs_again_after_the_clock_was_set_back_is_queued_an
             pulse.update(phase="accuracy")
             assert states(suite) == {"fp32": "running"}
     assert states(suite) == {"fp32": "failed"}
+
+
+def test_a_cell_that_is_measured_anew_while_one_looks_on_is_told_by_its_new_record(
+    cells: tuple[CellConfig, ...], suite: Path, make_record: Make
+) -> None:
+    ((first, folder),) = place(cells[:1], suite)
+    assert folder is not None
+    write_record(folder, record_of(make_record, first, duration_s=1.0), config_yaml="")
+    reader = StatusReader([suite])
+    seen = [reader.read().cells[0]]
+    with CellPulse(folder, first, device="cpu"):
+        seen.append(reader.read().cells[0])
+        set_aside(folder)
+        write_record(folder, record_of(make_record, first, duration_s=2.0, status="diverged"), config_yaml="")
+    seen += [reader.read().cells[0] for _ in range(2)]
+    assert [cell.state for cell in seen] == ["ok", "running", "diverged", "diverged"]
+    assert seen[-1].elapsed_s == 2.0
 
 
 def test_the_plan_of_a_killed_command_goes_with_the_command_that_takes_its_cells_over(

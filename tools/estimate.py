@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     from bench import app, estimate
 
     gpus = () if own["gpu"] == "cpu" else estimate.select_gpus(own["gpu"])
-    arguments = [*args.settings, *([] if args.config_dir is None else ["--config-dir", args.config_dir])]
+    arguments = ["--multirun", *args.settings, *([] if args.config_dir is None else ["--config-dir", args.config_dir])]
     cells = estimate.distinct_cells(app.plan_cells(app.parse_arguments(arguments)).cells)
     console = Console()
     console.print(f"[bold]{TITLE}[/bold]")

@@ -38,7 +38,12 @@ STYLES = {
     Verdict.NOT_COMPARABLE: "yellow", Verdict.INCONCLUSIVE: "yellow", Verdict.NEW: "cyan", Verdict.IMPROVED: "green",
     Verdict.OK: "dim",
 }  # fmt: skip
-COLUMNS = ("verdict", "cell", "metric", "baseline", "candidate", "change", "why")
+COLUMNS = ("verdict", "cell", "metric", "baseline", "candidate", "change", "change of", "why")
+AS_SHOWN, PER_STEP = "as shown", "time / FP32 step"
+LEGEND = (
+    f"{PER_STEP}: each side's time is divided by the FP32 step's in the same processes, which takes the machine's "
+    "speed out; the change is that of the two quotients, not of the times shown."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +134,11 @@ def unit(metric: str, amount: float = 0.0) -> str:
     return "point" if amount == 1 else "points"
 
 
-def format_change(row: Row) -> str:
-    """Print a change with its sign, in percent or points, and whether it is of times divided by the FP32 step's."""
-    of = " per FP32 step" if row.per_fp32_step else ""
-    return "" if row.change_pct is None else f"{row.change_pct:+.1f} {unit(row.metric)}{of}"
+def format_change(row: Row) -> tuple[str, str]:
+    """Print a change with its sign, in percent or points, and what it is the change of."""
+    if row.change_pct is None:
+        return "", ""
+    return f"{row.change_pct:+.1f} {unit(row.metric)}", PER_STEP if row.per_fp32_step else AS_SHOWN
 
 
 def findings(rows: Iterable[Row]) -> list[tuple[str, ...]]:
@@ -145,14 +151,18 @@ def findings(rows: Iterable[Row]) -> list[tuple[str, ...]]:
         values = [show_value(row.metric, value) for value in (row.baseline, row.candidate)]
         if row.metric == CELL:
             values = ["", ""]
-        lines.append((row.verdict.words, _cell(row), row.metric, *values, format_change(row), row.reason))
+        lines.append((row.verdict.words, _cell(row), row.metric, *values, *format_change(row), row.reason))
     for (cell, _, _), rows_of_cell in sorted(fine.items()):
         widest = max(rows_of_cell, key=lambda row: (_share_of_threshold(row), row.metric == "step_ms"))
         values = [show_value(widest.metric, value) for value in (widest.baseline, widest.candidate)]
         one = len(rows_of_cell) == 1
         count = widest.reason if one else f"{len(rows_of_cell)} metrics are ok; this one is closest to its threshold."
-        lines.append((Verdict.OK.words, cell, widest.metric, *values, format_change(widest), count))
+        lines.append((Verdict.OK.words, cell, widest.metric, *values, *format_change(widest), count))
     return [tuple(map(show_text, line)) for line in lines]
+
+
+def _legend(lines: Iterable[Sequence[str]]) -> list[str]:
+    return [LEGEND] if any(PER_STEP in line for line in lines) else []
 
 
 def _cut(lines: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], str]:
@@ -178,7 +188,7 @@ def render_text(outcome: Outcome, explain: bool) -> str:
     for words, *cells in lines:
         table.add_row(Text(words, style=STYLES[Verdict(words.replace(" ", "_"))]), *map(Text, cells))
     console.print(table)
-    shown = [*(line.rstrip() for line in drawn.getvalue().splitlines()), *([more] if more else [])]
+    shown = [*(line.rstrip() for line in drawn.getvalue().splitlines()), *([more] if more else []), *_legend(lines)]
     explained: list[str] = []
     for title, sentences in _explanations(outcome) if explain else ():
         explained += ["", title, *(f"  {sentence}" for sentence in sentences)]
@@ -188,9 +198,10 @@ def render_text(outcome: Outcome, explain: bool) -> str:
 def render_markdown(outcome: Outcome, explain: bool) -> str:
     """A summary for a pull request: the conclusion, then the table."""
     lines, more = _cut(findings(outcome.rows))
-    rows = [COLUMNS, ("---", "---", "---", "---:", "---:", "---:", "---"), *lines]
+    rows = [COLUMNS, ("---", "---", "---", "---:", "---:", "---:", "---", "---"), *lines]
     table = "\n".join("| " + " | ".join(_escape_markdown(cell) for cell in row) + " |" for row in rows)
-    notes = "".join(f"\n{_escape_markdown(show_text(note))}\n" for note in (*([more] if more else []), *outcome.notes))
+    said = (*([more] if more else []), *_legend(lines), *outcome.notes)
+    notes = "".join(f"\n{_escape_markdown(show_text(note))}\n" for note in said)
     explained = ""
     for title, sentences in _explanations(outcome) if explain else ():
         listed = "".join(f"- {_escape_markdown(sentence)}\n" for sentence in sentences)

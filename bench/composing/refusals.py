@@ -4,18 +4,53 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from hydra.core.override_parser.types import Override
 
 from bench.composing.cells import Composer
+from bench.composing.flags import is_flag, is_true_or_false, look_up
 from bench.composing.groups import options
 from bench.composing.search_path import GROUPS
 from bench.composing.sentences import unknown_name
 from bench.config import CellConfig
 from bench.errors import ConfigError
 
-_DEFAULTS = CellConfig()
+_SWEPT = "hydra.sweeper.params."  # the sweeper's own name of a key
+_LONGEST_SHOWN = 80
+_SINGLE = ("suite", "output_dir", "fresh", "progress")  # a list of them is no sweep that anybody means
+
+
+def refuse_repeats(settings: Sequence[str]) -> None:
+    """A key given twice is refused: Hydra lets the last one win, and who meant a sweep would get a part of it unasked.
+
+    Args:
+        settings: as the command line has them. ``~key`` takes out and ``key={...}`` merges: neither replaces anything.
+
+    Raises:
+        ConfigError: one sentence with both values, and the list that sweeps over them.
+    """
+    given: dict[str, str] = {}
+    for setting in settings:
+        key, equals, value = setting.lstrip("+").partition("=")
+        key = key.removeprefix(_SWEPT)
+        if not equals or key.startswith("~") or value.startswith("{"):
+            continue
+        if key in given:
+            raise ConfigError(_say_repeat(key, given[key], value))
+        given[key] = value
+
+
+def _say_repeat(key: str, first: str, second: str) -> str:
+    remedy = "give it once"
+    if first != second and first and second and key not in _SINGLE and not key.startswith("hydra"):
+        remedy = f"give one, or a list that sweeps over both, {_show(f'{key}={first},{second}')}"
+    both = f"{_show(f'{key}={first}')} and {_show(f'{key}={second}')}"
+    return f"{_show(key)} is given twice ({both}), and the last would win in silence: {remedy}."
+
+
+def _show(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
 def check_group_choices(overrides: Sequence[Override]) -> None:
@@ -32,15 +67,15 @@ def check_group_choices(overrides: Sequence[Override]) -> None:
 
 
 def refuse_odd_flags(overrides: Sequence[Override]) -> None:
-    """A number other than 0 and 1 for true or false is refused: OmegaConf takes it for true."""
+    """Anything else for true or false is refused: OmegaConf takes a number for true."""
     for override in overrides:
         key = override.key_or_group
+        if not is_flag(key) or override.is_delete():
+            continue
         values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
-        for value in values if isinstance(_look_up(_DEFAULTS, key), bool) else ():
-            if str(value).strip("'\"").lower() in ("0", "1"):
-                continue
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                raise ConfigError(f"{key}={value} is not possible: it must be true or false.")
+        odd = next((value for value in values if not is_true_or_false(value)), None)
+        if odd is not None:
+            raise ConfigError(f"{key}={odd} is not possible: it must be true or false.")
 
 
 def refuse_suite_sweep(overrides: Sequence[Override]) -> None:
@@ -87,16 +122,9 @@ def refuse_changed_labels(cell: CellConfig, variant: str, composer: Composer) ->
     for key in composer.fixed_keys(variant):
         if key == "variant_name":  # may name settings that the variant leaves open
             continue
-        ours, theirs = _look_up(cell, key), _look_up(alone, key)
+        ours, theirs = look_up(cell, key), look_up(alone, key)
         if not dataclasses.is_dataclass(theirs) and ours != theirs:
             raise ConfigError(
                 f"{key}={ours} stands beside variant={variant}, which fixes {key}={theirs}: its label would lie; "
                 "take it out of the suite, or write a variant of your own (--config-dir)."
             )
-
-
-def _look_up(cell: CellConfig, key: str) -> Any:
-    value: Any = cell
-    for part in key.split("."):
-        value = getattr(value, part, None)
-    return value

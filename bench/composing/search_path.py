@@ -7,10 +7,12 @@ import importlib.resources
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
@@ -19,6 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
+from bench.composing.flags import USERS_FILES, CheckedRepository
 from bench.composing.sentences import CONFIG_ERRORS, explain
 from bench.config import CellConfig
 from bench.errors import ConfigError
@@ -63,16 +66,18 @@ def hydra_loader(config_dir: str | None) -> Iterator[None]:
             )
         _refuse_shadows(folder)
         _refuse_bombs(folder)
-        search_path.prepend(provider="command-line", path=f"file://{folder}", anchor="schema")
+        search_path.prepend(provider=USERS_FILES, path=f"file://{folder}", anchor="schema")
     GlobalHydra.instance().clear()
     try:
-        Hydra.create_main_hydra2(task_name="metagrad-bench", config_search_path=search_path)
+        made = Hydra.create_main_hydra2(task_name="metagrad-bench", config_search_path=search_path)
+        cast(ConfigLoaderImpl, made.config_loader).repository = CheckedRepository(search_path)
         yield
     except OverrideParseException as error:
         raise ConfigError(f"Cannot read {error.override!r}: write key=value, as in seed=1.") from error
     except _BAD_INPUT as error:
         damaged = None if config_dir is None else _find_damaged(Path(config_dir).absolute(), error)
-        raise ConfigError(damaged or explain(error)[:_LONGEST_MESSAGE]) from error
+        files = {} if config_dir is None else _read_files(Path(config_dir).absolute())
+        raise ConfigError(damaged or explain(error, files)[:_LONGEST_MESSAGE]) from error
     finally:
         GlobalHydra.instance().clear()
 
@@ -110,6 +115,15 @@ def _refuse_bombs(folder: Path) -> None:
 def _config_files(folder: Path) -> Iterator[Path]:
     files = [*folder.glob("*.yaml"), *(path for group in GROUPS for path in (folder / group).rglob("*.yaml"))]
     return filter(Path.is_file, files)
+
+
+def _read_files(folder: Path) -> dict[str, str]:
+    """Texts of a user's files that can be read, by their names in the folder."""
+    texts = {}
+    for path in _config_files(folder):
+        with suppress(OSError, ValueError):
+            texts[path.relative_to(folder).as_posix()] = path.read_text(encoding="utf-8")
+    return texts
 
 
 def _find_damaged(folder: Path, error: Exception) -> str | None:

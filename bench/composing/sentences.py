@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.composing.interpolations import explain_interpolation
+
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 
-def explain(error: BaseException) -> str:
-    """Hydra's and OmegaConf's messages as one sentence."""
+def explain(error: BaseException, files: Mapping[str, str] | None = None) -> str:
+    """Hydra's and OmegaConf's messages as one sentence.
+
+    Args:
+        error: theirs.
+        files: names and texts of a user's config files, to name the one that is to be mended.
+    """
+    if (sentence := explain_interpolation(error, files or {})) is not None:
+        return sentence
     message = str(error).strip()
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and _first_line(cause) not in message:

@@ -256,7 +256,7 @@ def _yardstick_note(threshold: Threshold, yardstick: tuple[float, float] | None)
         return ""
     if yardstick is None:
         return ", in absolute time, since an FP32 step is missing beside it"
-    return f", relative to the FP32 step ({format_ms(yardstick[1])}, now {format_ms(yardstick[0])})"
+    return f", of times divided by the FP32 step beside them ({format_ms(yardstick[1])}, now {format_ms(yardstick[0])})"
 
 
 def _overlap(after: Samples, before: Samples) -> bool:

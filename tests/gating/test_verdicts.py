@@ -103,7 +103,7 @@ def test_a_phase_says_against_what_it_was_measured(entry: Entry) -> None:
     row = of(judge(entry, scaled(entry, forward_ms=2, fp32_step_ms=1.25)), "forward_ms")
     assert (row.baseline, row.candidate, row.change_pct) == (30.0, 60.0, pytest.approx(60.0))
     assert row.reason.startswith("worse: +60 % (95 % interval +")
-    assert row.reason.endswith(", relative to the FP32 step (20.0 ms, now 25.0 ms).")
+    assert row.reason.endswith(", of times divided by the FP32 step beside them (20.0 ms, now 25.0 ms).")
     assert row.per_fp32_step
     assert not of(judge(entry, entry), "fp32_step_ms").per_fp32_step
 
@@ -266,7 +266,7 @@ def test_a_sample_of_nothing_among_others_leaves_the_test_a_ratio(entry: Entry) 
     assert not isinstance(samples, Absent)
     row = of(judge(entry, with_samples(slow, "forward_ms", ((0.0, *samples[0][1:]), *samples[1:]))), "forward_ms")
     assert row.verdict is Verdict.OK
-    assert "relative to the FP32 step" in row.reason
+    assert "divided by the FP32 step" in row.reason
 
 
 def test_a_machine_whose_fp32_step_varies_widely_does_not_make_unchanged_code_inconclusive(entry: Entry) -> None:

@@ -69,7 +69,7 @@ def check_wgrad(plan: ConvPlan, seed: int, pad_value: int) -> None:
 
 
 FAST = settings(max_examples=60, deadline=None, derandomize=True)
-MANY = settings(max_examples=250, deadline=None)
+MANY = settings(max_examples=250, deadline=None, derandomize=False)
 SEEDS, PADS = st.integers(0, 2**31), st.sampled_from([0, -8, -128])
 
 

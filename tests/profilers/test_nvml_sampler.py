@@ -50,7 +50,11 @@ def test_a_window_has_its_samples_its_energy_and_its_throttled_ones(under_driver
 
 
 def test_a_short_window_has_no_energy(under_driver: Callable[..., Any]) -> None:
-    state = under_driver(WATCH.replace("{calls}", "watch(0, 0.0)"))
+    still = (
+        "from types import SimpleNamespace\nfrom bench.profilers import nvml_sampler\n"
+        "nvml_sampler.time = SimpleNamespace(perf_counter=lambda: 1.0)\n"  # however long the machine takes over it
+    )
+    state = under_driver(WATCH.replace("print(", still + "print(").replace("{calls}", "watch(0, 0.0)"))
     assert state["energy_j"] == {"reason": "the window is shorter than 100 ms, the counter's own tick"}
     assert set(state["power_w"]) == {350.5}
 
@@ -94,9 +98,9 @@ from bench.hardware.environment import to_plain
 from bench.profilers.nvml_sampler import NvmlSampler
 
 nvml._INIT_PID_NAMESPACE = os.readlink("/proc/self/ns/pid")
-with NvmlSampler(torch.device("cuda", INDEX), interval_s=0.02) as sampler:
+with NvmlSampler(torch.device("cuda", INDEX), interval_s=600) as sampler:
     sampler.watch_process(os.getpid())
-    time.sleep(0.12)
+    sampler._sample(sampler._read_energy())
 series = sampler.state().series()
 print(json.dumps({name: to_plain(getattr(series, name)) for name in series.__dataclass_fields__}))
 """
@@ -105,7 +109,7 @@ print(json.dumps({name: to_plain(getattr(series, name)) for name in series.__dat
 def test_a_gpus_series_hold_every_quantity_sample_by_sample(under_driver: Callable[..., Any]) -> None:
     series = under_driver(SERIES.replace("INDEX", "0"))
     count = len(series["time_s"])
-    assert count >= 2
+    assert count == 3
     assert series["time_s"] == sorted(series["time_s"])
     for name, value in {
         "power_w": 350.5, "clock_mhz": 1980, "memory_clock_mhz": 2619, "temperature_c": 41, "utilisation_pct": 97,

@@ -28,7 +28,7 @@ print(json.dumps([start, high, read_process_peak(), reset is None]))
 def test_the_process_peak_holds_what_was_freed_and_can_be_reset() -> None:
     hog = bytearray(400 * MEBIBYTE)  # the parent's own peak, which a child must not inherit
     output = subprocess.run(
-        [sys.executable, "-c", FRESH_PROCESS], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", FRESH_PROCESS], capture_output=True, text=True, timeout=300, check=True
     ).stdout
     assert len(hog) == 400 * MEBIBYTE
     start, high, after, was_reset = json.loads(output)

@@ -127,7 +127,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, make_record: Ma
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1

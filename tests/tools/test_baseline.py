@@ -148,7 +148,7 @@ def test_a_full_disk_keeps_the_older_baseline(tmp_path: Path, measure: Callable[
 
     done = subprocess.run(
         [sys.executable, "-B", "-m", "tools.cli", "baseline", str(tmp_path / "runs"), "-o", str(output)],
-        cwd=ROOT, preexec_fn=limit_file_size, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, preexec_fn=limit_file_size, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == (

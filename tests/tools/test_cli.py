@@ -68,6 +68,8 @@ def test_an_unknown_verb_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
         (["variant=fp32", "data.workers=100000"], "1 to 4,096"),
         (["variant=fp32", "protocol.passes=[timing,timing]"], "each once"),
         (["variant=fp32", "compact=7"], "true or false"),
+        (["variant=fp32", "seed=0", "seed=1", "--cfg", "job"], "seed=0,1"),
+        (["variant=fp32", "device=all", "device=cpu"], "device=all and device=cpu"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(
@@ -89,7 +91,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
         (b"a: " + b"[" * 5000, "nested too deeply"),
         (b"# @package _global_\nseed: " + b"9" * 6000, "variant/mine.yaml in --config-dir"),
         (b"a:\n\t- 1", "variant/mine.yaml"),
-        (b"# @package _global_\nseed: ${seed}", "variant/mine.yaml: Recursive interpolation detected (key seed)."),
+        (b"# @package _global_\nseed: ${seed}", "variant/mine.yaml: seed holds ${seed}, which leads back to itself"),
         (b"# @package _global_\nseed: abc", "In 'variant/mine'"),
         (b"# @package _global_\nseed: -4", "variant/mine.yaml: seed=-4"),
         (b"seed: *nobody", "variant/mine.yaml"),

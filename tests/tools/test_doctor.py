@@ -36,7 +36,7 @@ def run_doctor(*arguments: str, **variables: str) -> subprocess.CompletedProcess
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
@@ -311,11 +311,11 @@ def test_a_reader_that_went_away_or_a_closed_output_is_no_failure(form: list[str
     command = [sys.executable, "-m", "tools.cli", "doctor", "--no-measure", *form]
     reader, writer = os.pipe()
     os.close(reader)
-    gone = subprocess.run(command, cwd=CHECKOUT, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    gone = subprocess.run(command, cwd=CHECKOUT, stdout=writer, stderr=subprocess.PIPE, timeout=300, check=False)
     os.close(writer)
     assert (gone.returncode, gone.stderr) == (0, b"")
     closed = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&-', "sh", *command], cwd=CHECKOUT, stderr=subprocess.PIPE, timeout=60, check=False
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], cwd=CHECKOUT, stderr=subprocess.PIPE, timeout=300, check=False
     )
     assert (closed.returncode, closed.stderr) == (0, b"")
 
@@ -324,7 +324,7 @@ def test_a_full_disk_is_one_sentence() -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "tools.cli", "doctor", "--no-measure"], cwd=CHECKOUT, stdout=full,
-            stderr=subprocess.PIPE, timeout=60, check=False,
+            stderr=subprocess.PIPE, timeout=300, check=False,
         )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == (

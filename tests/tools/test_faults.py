@@ -160,7 +160,7 @@ def test_a_suite_ends_with_its_campaign_and_the_next_works_elsewhere(tmp_path: P
     suite = psutil.Process(int(campaign.stdout.readline()))
     campaign.kill()
     campaign.communicate()
-    suite.wait(timeout=60)
+    suite.wait(timeout=300)
     works = {Kept(tmp_path / "none.json", kills=1, seed=0, only=["kills"]).work for _ in range(2)}
     assert len(works) == 2
 

@@ -97,7 +97,7 @@ def _measure(item: Found | None, output: Path) -> Entry:
     if not passes:
         raise RecordError("it has no timing and no memory pass, and a training would end in the same accuracy.")
     output.mkdir(parents=True, exist_ok=True)
-    weights = item.path.absolute().parents[2] / WEIGHTS
+    weights = item.path.absolute().parent.parent.parent / WEIGHTS  # above / there is /
     if weights.is_dir() and not (output / WEIGHTS).exists():
         (output / WEIGHTS).symlink_to(os.path.relpath(weights, output), target_is_directory=True)
     protocol = dataclasses.replace(cell.protocol, passes=passes)

@@ -5,7 +5,6 @@ The passes are the product's own; only the child process of the proof puts somet
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,16 +84,15 @@ def slowed_timing_pass(*, slowdown: Slowdown, cell: CellConfig, **arguments: Any
 
 
 def leaking_memory_pass(*, leak_bytes: int, cell: CellConfig, **arguments: Any) -> MemoryAnswer:
-    """The memory pass with a step that keeps `leak_bytes` which nobody needs, and lets go of those of the pass before.
+    """The memory pass whose every step keeps `leak_bytes` that nobody needs, and lets go of those of the step before.
 
-    The pass runs its steps twice, for the process and for the storages; each window's first step leaks.
+    So all of its windows, for the process and for the storages, hold the leak once, from their first step on.
     """
     kept: list[torch.Tensor] = []
-    calls = itertools.count()
 
     def step(parts: Parts, images: Any, labels: Any, lr: float, phases: Phases) -> Any:
-        if next(calls) % cell.protocol.memory_steps == 0:
-            kept[:] = [torch.ones(leak_bytes, dtype=torch.uint8, device=images.device)]
+        kept.clear()
+        kept.append(torch.ones(leak_bytes, dtype=torch.uint8, device=images.device))
         return train_step(parts, images, labels, lr, phases)
 
     # The window for the process, then the one for the storages.

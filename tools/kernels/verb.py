@@ -11,14 +11,14 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.config import MOST_THREADS
-from bench.errors import ConfigError, ExitCode
+from bench.errors import ConfigError, ExitCode, UserError
 from bench.models import CUSTOM, MODELS, check_model
 from tools.json_file import check_json_file
 from tools.kernels.measure import QUICK, Effort, measure_model
-from tools.kernels.results import write_json
+from tools.kernels.results import ModelResult, write_json
 from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
     for warning in busy_before():
         console.print(Text(warning, style="yellow"))
     progress = SuiteProgress(len(models), show=not args.no_progress)
-    results = {}
+    results: dict[str, ModelResult] = {}
     try:
         for name in models:
             work = make_work(name, args, effort, str(device))
@@ -100,15 +100,29 @@ def main(argv: Sequence[str]) -> int:
             progress.finish_cell("measured")
             progress.close()  # the next network draws a new bar
             render(results[name], console)
+    except Exception as error:
+        kept = _keep(args, results, environment)
+        if not (kept and isinstance(error, UserError)):
+            raise
+        raise type(error)(f"{error} {kept}") from error
     except KeyboardInterrupt:
         progress.close()
-        print("metagrad-bench: Interrupted; no file was written.", file=sys.stderr)
+        kept = _keep(args, results, environment) or "no file was written."
+        print(f"metagrad-bench: Interrupted; {kept}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     finally:
         progress.close()
     if args.json:
         write_json(Path(args.json), results, quick=args.quick, environment=environment)
     return ExitCode.OK
+
+
+def _keep(args: argparse.Namespace, results: dict[str, ModelResult], environment: dict[str, Any]) -> str:
+    """Write the networks that were measured before one failed; answers a clause that says so, "" without any."""
+    if not (args.json and results):
+        return ""
+    write_json(Path(args.json), results, quick=args.quick, environment=environment)
+    return f"{args.json} holds what was measured before: {', '.join(results)}."
 
 
 def choose_effort(args: argparse.Namespace) -> Effort:

@@ -38,7 +38,7 @@ def run_python(arguments: Sequence[str], library_folder: Path, mode: str, **vari
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from bench.errors import UserError
+from bench.errors import OutOfMemoryError, UserError
 from bench.kernels.spans import PIECES
 from tools.kernels import verb
 from tools.kernels.layers import OTHER, SHARED
@@ -65,16 +67,40 @@ def test_a_quick_run_measures_everything_and_its_ratios_are_those_of_the_stored_
     assert "how much of INT8's and INT4's ratio is those kernels, not integer products" in " ".join(out.split())
 
 
-def test_a_users_network_is_measured_from_a_folder_with_a_tools_package_of_its_own(own_net: Path) -> None:
-    target = own_net / "kernels.json"
+def test_a_users_network_is_measured_from_a_folder_with_a_tools_package_and_kept_where_the_next_fails(
+    own_net: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, measure = own_net / "kernels.json", verb.measure_model
+    measured: list[ModelResult] = []
+    errors: list[BaseException] = [KeyboardInterrupt(), OutOfMemoryError("The peak pass ran out of memory.")]
+
+    def measure_the_first(name: str, *rest: Any, **options: Any) -> ModelResult:
+        if name != "kernelnet:make":
+            raise errors.pop(0)
+        measured.append(measured[0] if measured else measure(name, *rest, **options))
+        return measured[0]
+
+    monkeypatch.setattr(verb, "measure_model", measure_the_first)
     options = ["--model", "kernelnet:make", "--dispatch", "simulate", "--threads", "1", "--steps", "4", "--no-compile"]
-    assert main([*TINY, *options, "--json", str(target)]) == 0
+    argv = [*TINY, *options, "--json", str(target)]
+    assert main(argv) == 0
     figures = json.loads(target.read_text(encoding="utf-8"))
     assert (figures["model"], figures["threads"], figures["dispatch"]) == ("kernelnet:make", 1, "simulate")
     assert figures["steps"]["int8"]["step_ms"]["n"] == 4
     assert figures["int8"]["label"] == "simulated"
     assert {row["path"] for row in figures["int8"]["layers"] if row["gemm"] != SHARED} == {"simulated"}
     assert all("reason" in row["shape"] for row in figures["int8"]["layers"]), "no integer product ran"
+
+    capsys.readouterr()
+    kept = f"{target} holds what was measured before: kernelnet:make."
+    target.unlink()
+    assert main([*argv, "--model", "resnet20"]) == 130
+    assert capsys.readouterr().err.strip() == f"metagrad-bench: Interrupted; {kept}"
+    assert json.loads(target.read_text(encoding="utf-8"))["steps"] == figures["steps"]
+    target.unlink()
+    with pytest.raises(OutOfMemoryError, match=re.escape(f"ran out of memory. {kept}")):
+        main([*argv, "--model", "resnet20"])
+    assert json.loads(target.read_text(encoding="utf-8"))["steps"] == figures["steps"]
 
 
 def test_with_auto_every_product_has_a_row_with_its_path_and_why_it_was_chosen(own_net: Path) -> None:
