@@ -29,8 +29,8 @@ from bench.composing.refusals import (
     refuse_fixed_keys,
     refuse_odd_flags,
     refuse_preset_groups,
-    refuse_repeats,
     refuse_suite_sweep,
+    repeated_settings,
 )
 from bench.composing.search_path import CONFIG_PATH, hydra_loader
 from bench.composing.sentences import as_sentence
@@ -48,6 +48,7 @@ class Plan:
     jobs: tuple[tuple[str, ...], ...]  # overrides that make each cell alone
     sweep: bool
     launcher: str  # basic, joblib, ray, submitit_slurm, …
+    notices: tuple[str, ...]  # sentences about settings that count for less than who gave them may think
 
     @property
     def here(self) -> bool:
@@ -70,7 +71,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Hydra's own arguments, flags before settings too.
 
     Raises:
-        ConfigError: a wrong flag, instead of an exit, or a setting given twice.
+        ConfigError: a wrong flag, instead of an exit.
     """
     parser = get_args_parser()
 
@@ -78,9 +79,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         raise ConfigError(f"{as_sentence(message)} See `metagrad-bench run --help`.")
 
     parser.error = refuse  # type: ignore[method-assign,assignment]
-    args = parser.parse_intermixed_args(list(argv))
-    refuse_repeats(args.overrides)
-    return args
+    return parser.parse_intermixed_args(list(argv))
 
 
 def settings_first(argv: Sequence[str]) -> list[str]:
@@ -143,7 +142,10 @@ def _plan(args: argparse.Namespace) -> Plan:
         cells.append(cell)
     if not cells:
         raise ConfigError("The sweep is empty: name at least one variant.")
-    return Plan(cells=tuple(cells), jobs=tuple(map(tuple, jobs)), sweep=sweep, launcher=launcher)
+    return Plan(
+        cells=tuple(cells), jobs=tuple(map(tuple, jobs)), sweep=sweep, launcher=launcher,
+        notices=repeated_settings(args.overrides),
+    )  # fmt: skip
 
 
 def _jobs(loader: Any, settings: DictConfig, overrides: Sequence[str]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from bench.app import parse_arguments, plan_cells, settings_first
 from bench.composing.cells import CONFIG_NAME, compose_variants
 from bench.composing.groups import group_files, group_options
+from bench.composing.refusals import repeated_settings
 from bench.composing.search_path import GROUPS, hydra_loader
 from bench.config import CellConfig
 from bench.errors import ConfigError
@@ -101,26 +102,30 @@ def test_a_mistake_is_refused_by_name_in_one_sentence(override: str, named: str)
 
 
 @pytest.mark.parametrize(
-    ("argv", "named"),
+    ("argv", "sentence"),
     [
-        (["seed=0", "-m", "seed=1"], ["seed=0", "seed=1", "seed=0,1"]),
-        (["seed=0", "++seed=0"], ["seed=0", "give it once"]),
-        (["suite=demo", "variant=fp32", "variant=bf16"], ["variant=fp32", "variant=bf16", "variant=fp32,bf16"]),
-        (["suite=demo", "variant=fp32", "hydra.sweeper.params.variant=bf16"], ["variant=fp32,bf16"]),
-        (["suite=demo", "suite=single"], ["suite=demo", "suite=single", "give it once"]),
-        (["hydra/launcher=ray", "hydra/launcher=joblib", "-m"], ["hydra/launcher", "give it once"]),
+        (
+            ["variant=fp32", "seed=0", "-m", "seed=1"],
+            "seed is given 2 times (seed=0, seed=1): the last counts; a list sweeps over all, seed=0,1.",
+        ),
+        (["suite=demo", "variant=fp32", "variant=bf16"], "the last counts; a list sweeps over all, variant=fp32,bf16."),
+        (["suite=demo", "suite=single", "variant=fp32"], "(suite=demo, suite=single): the last counts."),
+        (["variant=fp32", "output_dir=a", "output_dir=b"], "(output_dir=a, output_dir=b): the last counts."),
     ],
 )  # fmt: skip
-def test_a_key_given_twice_is_refused_with_both_values(argv: list[str], named: list[str]) -> None:
-    message = refusal(*argv)
-    assert [part for part in named if part not in message] == []
-    assert ("a list" in message) is ("," in named[-1]), "a list is offered where it sweeps"
+def test_of_a_key_given_twice_the_last_counts_and_a_notice_says_so(argv: list[str], sentence: str) -> None:
+    (notice,) = plan_cells(parse_arguments(argv)).notices
+    assert notice.endswith(sentence)
+
+
+def test_the_same_value_given_twice_is_worth_no_notice() -> None:
+    assert plan_cells(parse_arguments(["variant=fp32", "seed=0", "++seed=0"])).notices == ()
 
 
 def test_keys_that_share_a_beginning_and_keys_that_are_taken_out_first_are_not_given_twice() -> None:
     (cell,) = plan("model=resnet32", "model.shortcut=B", "~seed", "+seed=2", "protocol=tiny", "protocol.epochs=3")
     assert (cell.model.name, cell.model.shortcut, cell.seed, cell.protocol.epochs) == ("resnet32", "B", 2, 3)
-    assert parse_arguments(["optimizer@a=sgd", "optimizer@b=adam"]).overrides == ["optimizer@a=sgd", "optimizer@b=adam"]
+    assert repeated_settings(["optimizer@a=sgd", "optimizer@b=adam", "~seed", "+seed=2"]) == ()
     narrowed = plan("suite=demo", "variant=fp32,ste_int4", "seed=1")
     assert len(narrowed) == 2, "a suite's own sweep is narrowed, not given twice"
 

@@ -36,9 +36,7 @@ def cell_of(tmp_path: Path) -> RunCell:
             "protocol=tiny", "data.train_limit=128", "data.test_limit=64", f"output_dir={tmp_path}/out",
             "hypernet.hidden=2", "progress=false",
         ]  # fmt: skip
-        given = {argument.partition("=")[0] for argument in argv}
-        left = (setting for setting in quick if setting.partition("=")[0] not in given)
-        return plan_cells(parse_arguments([*left, *argv])).cells[0]
+        return plan_cells(parse_arguments([*quick, *argv])).cells[0]
 
     return make
 

@@ -224,7 +224,6 @@ def test_the_verb_prints_and_writes_estimates_that_say_so(tmp_path: Path, capsys
         (["gpu=t4", "batch=many"], "batch=many is not possible: give a whole number"),
         (["--json", "e.json", "gpu=t4", "--config-dir", "configs", "batch=0"], "batch=0 is not possible"),
         (["gpu=t4", "gpu=a10"], "gpu= is given 2 times"),
-        (["gpu=t4", "variant=fp32", "variant=bf16"], "a list that sweeps over both, variant=fp32,bf16"),
         (["gpu=t4", "variant=fp32,nope"], "There is no variant 'nope'"),
         (["gpu=t4", "variant=nope"], "There is no variant 'nope'"),
         (["gpu=t4", "data=nope"], "There is no data 'nope'"),

@@ -41,9 +41,7 @@ def cell_of(tmp_path: Path) -> MakeCell:
             "data.test_limit=64", "protocol.batch_size=16", "protocol.epochs=2", "protocol.pretrain_epochs=0",
             "protocol.checkpoint_s=0", f"output_dir={tmp_path}/out", "progress=false",
         ]  # fmt: skip
-        given = {argument.partition("=")[0] for argument in argv}
-        left = (setting for setting in quick if setting.partition("=")[0] not in given)
-        return plan_cells(parse_arguments([*left, *argv])).cells[0]
+        return plan_cells(parse_arguments([*quick, *argv])).cells[0]
 
     return make
 

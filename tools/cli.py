@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib
 import io
@@ -12,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from bench.errors import STORAGE_ERRORS, ExitCode, UserError, system_reason
+from tools.stderr import say
 
 # verb -> (module with main(argv) -> int, one line)
 VERBS = {
@@ -179,8 +179,7 @@ def _forget_output() -> None:
 
 
 def _complain(sentence: str, code: int = ExitCode.USAGE) -> int:
-    with contextlib.suppress(OSError, ValueError):
-        print(f"metagrad-bench: {sentence}", file=sys.stderr)
+    say(sentence)
     return int(code)
 
 

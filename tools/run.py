@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import STORAGE_ERRORS, ConfigError, ExitCode, RecordError, UserError, system_reason
+from tools.stderr import say
 
 if TYPE_CHECKING:
     from bench.app import Plan
@@ -80,6 +81,8 @@ def main(argv: Sequence[str]) -> int:
     argv = _with_devices(argv)
     args = app.parse_arguments(argv)
     plan = app.plan_cells(args)
+    for notice in plan.notices:
+        say(notice)
 
     from bench import cell as cells
     from bench.jobs import leaving_out
@@ -157,8 +160,7 @@ def _call_hydra(argv: Sequence[str]) -> int:
 
 
 def _say(sentence: str) -> ExitCode:
-    with suppress(OSError, ValueError):  # closed or full
-        print(f"metagrad-bench: {sentence}", file=sys.stderr)
+    say(sentence)
     return ExitCode.FAILED
 
 

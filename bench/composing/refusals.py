@@ -1,4 +1,4 @@
-"""Overrides that are refused: unknown choices, and what would make a row's label lie."""
+"""Overrides that are refused: unknown choices, and what would make a row's label lie; and those worth a notice."""
 
 from __future__ import annotations
 
@@ -15,37 +15,33 @@ from bench.composing.sentences import unknown_name
 from bench.config import CellConfig
 from bench.errors import ConfigError
 
-_SWEPT = "hydra.sweeper.params."  # the sweeper's own name of a key
 _LONGEST_SHOWN = 80
 _SINGLE = ("suite", "output_dir", "fresh", "progress")  # a list of them is no sweep that anybody means
 
 
-def refuse_repeats(settings: Sequence[str]) -> None:
-    """A key given twice is refused: Hydra lets the last one win, and who meant a sweep would get a part of it unasked.
+def repeated_settings(settings: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for each key given with two values: the last one wins, as everywhere with Hydra.
+
+    Who meant a sweep is told that a part of it will not run; a script that sets defaults first goes on.
 
     Args:
         settings: as the command line has them. ``~key`` takes out and ``key={...}`` merges: neither replaces anything.
-
-    Raises:
-        ConfigError: one sentence with both values, and the list that sweeps over them.
     """
-    given: dict[str, str] = {}
+    given: dict[str, list[str]] = {}
     for setting in settings:
         key, equals, value = setting.lstrip("+").partition("=")
-        key = key.removeprefix(_SWEPT)
-        if not equals or key.startswith("~") or value.startswith("{"):
-            continue
-        if key in given:
-            raise ConfigError(_say_repeat(key, given[key], value))
-        given[key] = value
+        if equals and not key.startswith("~") and not value.startswith("{"):
+            given.setdefault(key, []).append(value)
+    return tuple(_say_repeat(key, values) for key, values in given.items() if len(set(values)) > 1)
 
 
-def _say_repeat(key: str, first: str, second: str) -> str:
-    remedy = "give it once"
-    if first != second and first and second and key not in _SINGLE and not key.startswith("hydra"):
-        remedy = f"give one, or a list that sweeps over both, {_show(f'{key}={first},{second}')}"
-    both = f"{_show(f'{key}={first}')} and {_show(f'{key}={second}')}"
-    return f"{_show(key)} is given twice ({both}), and the last would win in silence: {remedy}."
+def _say_repeat(key: str, values: Sequence[str]) -> str:
+    several = ", ".join(_show(f"{key}={value}") for value in values)
+    sentence = f"{_show(key)} is given {len(values)} times ({several}): the last counts"
+    swept = ",".join(dict.fromkeys(values))
+    if all(values) and key not in _SINGLE and not key.startswith("hydra"):
+        sentence += f"; a list sweeps over all, {_show(f'{key}={swept}')}"
+    return f"{sentence}."
 
 
 def _show(text: str) -> str:

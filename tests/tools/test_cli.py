@@ -68,8 +68,6 @@ def test_an_unknown_verb_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
         (["variant=fp32", "data.workers=100000"], "1 to 4,096"),
         (["variant=fp32", "protocol.passes=[timing,timing]"], "each once"),
         (["variant=fp32", "compact=7"], "true or false"),
-        (["variant=fp32", "seed=0", "seed=1", "--cfg", "job"], "seed=0,1"),
-        (["variant=fp32", "device=all", "device=cpu"], "device=all and device=cpu"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(

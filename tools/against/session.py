@@ -31,6 +31,7 @@ from tools.against.repository import (
     remove_abandoned,
 )
 from tools.against.rounds import Rounds, Side, run_overrides
+from tools.stderr import say
 
 Tell = Callable[[str], None]
 
@@ -151,6 +152,8 @@ def plan_jobs(overrides: Sequence[str], config_dir: Path | None) -> tuple[Job, .
 
     flags = [] if config_dir is None else ["--config-dir", str(config_dir)]
     plan = plan_cells(parse_arguments(["--multirun", *flags, *overrides]))
+    for notice in plan.notices:
+        say(notice)
     check_cells(plan.cells)
     if any(override.partition("=")[0].lstrip("+") in ("output_dir", "fresh") for override in overrides):
         raise ConfigError("output_dir= and fresh= are the gate's own with --against: use --output DIR.")

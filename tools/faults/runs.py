@@ -158,10 +158,8 @@ def _command(
     output: Path, seed: int, variants: Sequence[str], nets: Sequence[str], settings: Sequence[str]
 ) -> list[str]:
     factories = ",".join(f"{NETS}:{name}" for name in nets)
-    given = {setting.partition("=")[0] for setting in settings}
-    small = (setting for setting in _SMALL if setting.partition("=")[0] not in given)
     return [
-        sys.executable, "-P", "-m", "tools.cli", "run", "--multirun", *small, f"variant={','.join(variants)}",
+        sys.executable, "-P", "-m", "tools.cli", "run", "--multirun", *_SMALL, f"variant={','.join(variants)}",
         f"model.factory={factories}", f"seed={seed}", f"output_dir={output}", *settings,
     ]  # fmt: skip
 

@@ -19,6 +19,7 @@ from bench.models import CUSTOM, MODELS, check_model
 from tools.json_file import check_json_file
 from tools.kernels.measure import QUICK, Effort, measure_model
 from tools.kernels.results import ModelResult, write_json
+from tools.stderr import say
 from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         progress.close()
         kept = _keep(args, results, environment) or "no file was written."
-        print(f"metagrad-bench: Interrupted; {kept}", file=sys.stderr)
+        say(f"Interrupted; {kept}")
         return ExitCode.INTERRUPTED
     finally:
         progress.close()
