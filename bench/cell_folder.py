@@ -66,7 +66,7 @@ def only_here(path: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
         except filelock.Timeout:
             on_wait()
             lock.acquire(poll_interval=_POLL_S)
-    except (OSError, NotImplementedError) as error:  # the second is filelock's where a file system has no locks
+    except (OSError, NotImplementedError) as error:  # an older filelock's where a file system has no flock
         why = system_reason(error)
         raise RecordError(f"{show_path(path.parent)} cannot be used ({why}): choose another output_dir.") from error
     try:

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import enum
 import errno
+import os
+from pathlib import Path
 from typing import Any
 
 # What a disk answers that is full, over its quota, read-only, broken or away.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+
+
+_PACKAGE = f"{Path(__file__).parent}{os.sep}"
+_HANDING_ON = ("__torch_function__", "__torch_dispatch__")  # ours by their place, but the call they make is not
 
 
 class ExitCode(enum.IntEnum):
@@ -90,3 +96,19 @@ class DivergedError(UserError):
 def system_reason(error: Exception) -> str:
     """The system's own words for an error, without the path that it repeats."""
     return str(getattr(error, "strerror", None) or error)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an exception was raised by a line of this package, and not by a user's network or what that calls.
+
+    Where a user's code runs anything may be raised; what our own lines raise there is still a programming error, or a
+    ``UserError`` that says all there is to say.
+    """
+    places = []
+    at = error.__traceback__
+    while at is not None:
+        places.append(at.tb_frame.f_code)
+        at = at.tb_next
+    while places and places[-1].co_name in _HANDING_ON:
+        places.pop()
+    return bool(places) and places[-1].co_filename.startswith(_PACKAGE)

@@ -17,7 +17,7 @@ from bench.config import CellConfig
 from bench.data import DATASETS
 from bench.data.augment import AugmentPolicy
 from bench.data.base import DataSet
-from bench.errors import ConfigError
+from bench.errors import ConfigError, is_ours
 from bench.hardware.cuda_allocator import CachingAllocator
 from bench.hardware.peaks import GPUS, GpuPeaks
 from bench.methods import build_method
@@ -150,8 +150,8 @@ class CellShapes:
                     self.parts, batch_size=batch_size, image_shape=self.image_shape, device=torch.device(device),
                     lr=self.cell.optimizer.lr, work=work,
                 )  # fmt: skip
-            except Exception as error:
-                if self.cell.model.name != "custom":
+            except Exception as error:  # a user's network, or torch under it, may raise anything here
+                if self.cell.model.name != "custom" or is_ours(error):
                     raise
                 raise ConfigError(
                     f"The network of {self.cell.model.factory} does not run on tensor shapes "

@@ -117,7 +117,7 @@ def with_trace(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
             return task(config)
         except UserError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever the task raised goes on, with its traceback
             error.add_note(f"In the worker:\n{traceback.format_exc()}")
             raise
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from bench.config import CellConfig
 from bench.data import DATASETS, check_data
-from bench.errors import ConfigError, RecordError, system_reason
+from bench.errors import ConfigError, RecordError, is_ours, system_reason
 from bench.hardware.probe import resolve_device
 from bench.methods import build_method
 from bench.models import CUSTOM, check_model
@@ -91,9 +91,9 @@ def _check_answer(cell: CellConfig) -> None:
     channels_last: dict[str, Any] = {"memory_format": torch.channels_last}  # as in training
     try:
         check_answer(factory, network.to(**channels_last), images.to(**channels_last), entry.num_classes)
-    except ConfigError:
-        raise
-    except Exception as error:
+    except Exception as error:  # the network is the user's and may raise anything
+        if is_ours(error):
+            raise
         raise ConfigError(
             f"model.factory={factory}: the network does not take {cell.data.name}'s images, float32 of shape "
             f"{tuple(images.shape)}: {said(error)}."

@@ -228,7 +228,7 @@ def _child_main(connection: Connection, function: Callable[..., Any], arguments:
         answer: tuple[Status, str, Any, str] = ("ok", "", value, "")
     except StoppedError:
         return  # the parent knows: it has asked
-    except Exception as error:
+    except Exception as error:  # whatever the pass raised: the parent gets it, a programming error with its traceback
         answer = classify(error)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent was interrupted as this started
         connection.send(("answer", answer))

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
+from bench.errors import is_ours
 from bench.layers.activation import CEILINGS
 from bench.layers.base import IntegerLayer
 from bench.layers.handover import has_hooks
@@ -128,9 +129,12 @@ class _Graph:
 def _flow_in_this_mode(model: nn.Module) -> Flow:
     flow = Flow(relus={}, feeding=frozenset(), reads={}, joined={}, bypassing=frozenset())
     try:
-        graph = _Graph(model, _ModuleTracer().trace(model))
-    except Exception:  # the user's own code runs on stand-ins here: whatever it raises means "cannot tell"
+        trace = _ModuleTracer().trace(model)
+    except Exception as error:  # the user's own code runs on stand-ins here: what it raises means "cannot tell"
+        if is_ours(error):
+            raise
         return flow
+    graph = _Graph(model, trace)
     feeding, bypassing = set(), set()
     for node in graph.calls:
         name = str(node.target)

@@ -39,7 +39,7 @@ def import_factory(factory: str) -> Callable[..., Any]:
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a script without a main guard may end the process
+    except (Exception, SystemExit) as error:  # the user's lines: a script without a main guard may end the process
         if isinstance(error, ModuleNotFoundError) and _is_part_of(error.name, module_name):
             raise ConfigError(
                 f"{key}: there is no module {error.name} in the working folder {folder} or among installed packages."
@@ -72,7 +72,7 @@ def build_custom(factory: str, **offered: int) -> nn.Module:
     arguments = _arguments(make, offered, key)
     try:
         model = make(**arguments)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # the user's function may raise anything, or end the process
         raise ConfigError(f"{key}: the call failed with {said(error)}.") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{key} returned a {type(model).__name__} and not a torch.nn.Module.")

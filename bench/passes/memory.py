@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.config import CellConfig
+from bench.errors import is_ours
 from bench.kernels.workspace import clear_workspace
 from bench.layers.dispatch import Paths
 from bench.passes.inputs import Report, batches_of, endless, load_weights, prepare
@@ -183,8 +184,8 @@ def _hypernet_bound(cell: CellConfig, parts: Parts, images: Tensor) -> int | Abs
             parts, batch_size=batch_size, image_shape=(image_shape[0], image_shape[1], image_shape[2]),
             device=torch.device("cpu" if images.device.type == "cpu" else "meta"), lr=cell.optimizer.lr,
         )  # fmt: skip
-    except Exception as error:
-        if cell.model.name != "custom":
+    except Exception as error:  # a user's network, or torch under it, may raise anything here
+        if cell.model.name != "custom" or is_ours(error):
             raise
         return Absent(f"the network does not run on tensor shapes: {str(error).splitlines()[0][:200]}")
     return bound_hypernet_bytes(tracker, parts)

@@ -114,7 +114,7 @@ class AllocationTracker(TorchDispatchMode):
             return
         try:
             storage = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):  # torch refuses both ways where there is no plain storage
+        except NotImplementedError:  # torch's for sparse, opaque and functorch's tensors, which have no plain storage
             self._num_unseen += returned
             return
         key, size = storage._cdata, storage.nbytes()

@@ -132,5 +132,5 @@ def _bytes_of(tensor: Tensor) -> int:
     """Bytes that reading a tensor moves at least: an expanded one's memory counts once."""
     try:
         return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
-    except (NotImplementedError, RuntimeError):  # torch refuses both ways: it has no storage, so no bytes that move
+    except NotImplementedError:  # torch's for sparse, opaque and functorch's tensors: no storage, so no bytes that move
         return 0

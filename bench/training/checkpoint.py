@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import pickle
 import re
 import shutil
+import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +27,10 @@ from bench.training.assemble import Parts
 KEPT = 2
 EPOCH_SHARE = 0.1  # of the interval has to have passed for a checkpoint at an epoch's end
 _NAME = re.compile(r"step-(\d{12})\.ckpt")
+# What torch.load raises for bytes that are no state: a class that it does not allow, no archive, a broken pickle.
+_READER_ERRORS = (
+    pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, struct.error,
+)  # fmt: skip
 
 
 def capture(parts: Parts) -> dict[str, Any]:
@@ -70,7 +76,7 @@ def unseal_state(path: Path) -> dict[str, Any]:
     content = read_sealed(path)
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever else it holds makes torch's reader fail in many ways
+    except _READER_ERRORS as error:
         raise DamagedFileError(f"it holds more than tensors ({type(error).__name__})") from error
     if not isinstance(state, dict):
         raise DamagedFileError("it holds no state")

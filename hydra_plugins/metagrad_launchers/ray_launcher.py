@@ -206,8 +206,7 @@ def _collect(
                 for ref in [ref for ref, since in without_node_since.items() if now - since >= _RETURN_S]:
                     needs = _needs(wanted[refs[ref]])
                     log.finish(names[refs[ref]], error=WorkerError(f"no node is left that has the {needs}; run again."))
-                    with contextlib.suppress(Exception):  # gone meanwhile
-                        ray.cancel(ref, force=True)
+                    _try_to_cancel(ray, ref, force=True)
                     pending.remove(ref)
                 continue
             (ref,) = done
@@ -234,9 +233,18 @@ def _cancel(ray: Any, pending: list[Any]) -> None:
         if not pending:
             return
         for ref in pending:
-            with contextlib.suppress(Exception):  # already gone
-                ray.cancel(ref, force=force)
+            _try_to_cancel(ray, ref, force=force)
         _, pending = ray.wait(pending, num_returns=len(pending), timeout=_CANCEL_GRACE_S)
+
+
+def _try_to_cancel(ray: Any, ref: Any, *, force: bool) -> None:
+    """Take back a job that may have gone meanwhile.
+
+    Ray answers TypeError or ValueError where its core cannot cancel, RayError without a connection, and ConnectionError
+    where its client has lost the cluster.
+    """
+    with contextlib.suppress(TypeError, ValueError, ConnectionError, ray.exceptions.RayError):
+        ray.cancel(ref, force=force)
 
 
 @contextlib.contextmanager

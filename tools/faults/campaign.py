@@ -69,7 +69,7 @@ class Campaign:
             try:
                 scenario(self, self.folder / name)
                 self.now.ended = True
-            except Exception as error:
+            except Exception as error:  # noted, and raised again
                 self.now.wrong.append(f"{name} broke off with {type(error).__name__}: {error}")
                 raise
             finally:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.data.synthetic import IN_CHANNELS, MEAN, NUM_CLASSES, STD
-from bench.errors import ConfigError, UserError
+from bench.errors import ConfigError, is_ours
 from bench.layers.base import GEMMS
 from bench.layers.convert import QuantSpec, quantize_model, quantized_layers
 from bench.layers.dispatch import Paths
@@ -202,8 +202,8 @@ def steps_pass(
         try:
             parts = build_side(name, work, batches[0][0])
             train_step(parts, *batches[0], LEARNING_RATE, NO_PHASES)
-        except Exception as error:
-            if not SIDES[name].compiled or isinstance(error, UserError | MemoryError | torch.OutOfMemoryError):
+        except Exception as error:  # torch.compile hands on what its parts raise: dynamo, inductor, g++, triton
+            if not SIDES[name].compiled or is_ours(error) or isinstance(error, MemoryError | torch.OutOfMemoryError):
                 raise
             absent[name] = Absent(f"torch.compile failed here: {_innermost(error)}")
             continue
@@ -349,7 +349,7 @@ def _checked_batch(work: Work) -> tuple[Tensor, Tensor]:
         F.cross_entropy(parts.model(images), labels).backward()
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # the network is the user's and may raise anything; nothing of ours runs in it yet
         raise ConfigError(
             f"{work.factory}: a training step on a {shape} batch with {NUM_CLASSES} classes failed with "
             f"{type(error).__name__}: {_first_line(error)}; change the network, --batch or --image-size."
