@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import ConfigError, ExitCode
 from bench.units import Absent, format_absent, format_bytes, format_ms
 from tools.json_file import check_json_file, write_json_file
+from tools.output import table_console
 from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     gpus = () if own["gpu"] == "cpu" else estimate.select_gpus(own["gpu"])
     arguments = ["--multirun", *args.settings, *([] if args.config_dir is None else ["--config-dir", args.config_dir])]
     cells = estimate.distinct_cells(app.plan_cells(app.parse_arguments(arguments)).cells)
-    console = Console()
+    console = table_console()
     console.print(f"[bold]{TITLE}[/bold]")
     documents = []
     progress = Console(stderr=True)
