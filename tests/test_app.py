@@ -172,7 +172,7 @@ def test_the_docs_network_of_ones_own_can_be_run(tmp_path: Path, monkeypatch: py
     (settings,) = re.findall(r"`(model=custom model.factory=mynets:make)`", page)
     write(tmp_path / "mynets.py", network)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
     check_cells(plan(*settings.split(), "variant=uint8_int8", "data=digits", "protocol=demo", "device=cpu"))
 
 

@@ -32,7 +32,7 @@ def test_a_network_of_ones_own_is_tried_on_the_datas_shape_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
     (tmp_path / "users_colours.py").write_text(
         "from torch import nn\n"
         "def guess(): return nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten(), nn.Linear(4, 10))\n"

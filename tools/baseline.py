@@ -17,7 +17,7 @@ from bench.printable import show_path, show_text
 from bench.records.baseline import Entry, cell_label, is_measured, read_baseline, write_baseline
 from bench.units import plural
 from tools.gate import read_entries
-from tools.gate_output import format_change
+from tools.gate_output import AS_SHOWN, format_change
 from tools.output import emit
 from tools.verb_parser import given_path, verb_parser
 
@@ -115,5 +115,6 @@ def _move(row: Row) -> str:
     if row.metric == CELL:
         return f"{row.cell}: {row.reason}"
     old, new = (show_value(row.metric, value) for value in (row.baseline, row.candidate))
-    change = format_change(row)
-    return f"{row.cell}: {row.metric} {old} -> {new}" + (f" ({change})" if change else "")
+    change, of = format_change(row)
+    says = {"": "", AS_SHOWN: f" ({change})"}.get(of, f" ({change} of {of})")
+    return f"{row.cell}: {row.metric} {old} -> {new}{says}"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from bench.errors import STORAGE_ERRORS, ExitCode, UserError, system_reason
-from tools.stderr import say
+from tools.output import say
 
 # verb -> (module with main(argv) -> int, one line)
 VERBS = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import ConfigError, ExitCode
 from bench.units import Absent, format_absent, format_bytes, format_ms
 from tools.json_file import check_json_file, write_json_file
-from tools.stderr import say
+from tools.output import say, table_console
 from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     for notice in plan.notices:
         say(notice)
     cells = estimate.distinct_cells(plan.cells)
-    console = Console()
+    console = table_console()
     console.print(f"[bold]{TITLE}[/bold]")
     documents = []
     progress = Console(stderr=True)

@@ -1,12 +1,19 @@
-"""Printing that holds whatever standard output is: a log in ASCII, a reader that went away, a full disk, nothing."""
+"""Printing that holds whatever the outputs are: a log in ASCII, a reader that went away, a full disk, nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from bench.errors import RecordError, system_reason
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TABLE_COLUMNS = 170  # where no terminal says how wide it is
 
 
 def emit(text: str) -> None:
@@ -29,6 +36,12 @@ def emit(text: str) -> None:
         ) from error
 
 
+def say(sentence: str) -> None:
+    """Print one sentence on standard error, under the program's name; where that is closed or full nothing ends."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"metagrad-bench: {sentence}", file=sys.stderr)
+
+
 def emit_json(text: str) -> None:
     """Print JSON; where the output knows fewer letters, the others are written as JSON escapes them.
 
@@ -38,6 +51,13 @@ def emit_json(text: str) -> None:
     if not knows_unicode():  # outside of strings JSON has none
         text = "".join(letter if letter.isascii() else json.dumps(letter)[1:-1] for letter in text)
     emit(text)
+
+
+def table_console() -> Console:
+    """Prints tables on standard output: as wide as its terminal, else so wide that hardly a cell is broken."""
+    from rich.console import Console
+
+    return Console() if sys.stdout is not None and sys.stdout.isatty() else Console(width=TABLE_COLUMNS)
 
 
 def knows_unicode() -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import STORAGE_ERRORS, ConfigError, ExitCode, RecordError, UserError, system_reason
-from tools.stderr import say
+from tools.output import say
 
 if TYPE_CHECKING:
     from bench.app import Plan

@@ -1,7 +1,7 @@
 """A user's own network, named as ``package.module:function``.
 
-The working folder goes last on the import path: a user's folder may hold a ``tools`` or ``tests`` of its own, and ours
-must keep winning.
+The working folder is looked into last: a user's folder may hold a ``tools`` or ``tests`` of its own, and ours must keep
+winning.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,8 +22,25 @@ from torch import Tensor, nn
 from bench.errors import ConfigError
 
 
+class _LastFolder(MetaPathFinder):
+    """Finds modules in a folder after all other finders.
+
+    The last entry of ``sys.path`` would still come before an editable install's finder, and be handed to new processes:
+    a user's own ``tools/`` would be taken for ours.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """As ``sys.path`` would find a top-level module there."""
+        return PathFinder.find_spec(fullname, [self.folder], target) if path is None else None
+
+
 def import_factory(factory: str) -> Callable[..., Any]:
-    """Import the function that makes a user's network; the working folder stays last on ``sys.path``.
+    """Import the function that makes a user's network, from the working folder where no other place has its module.
 
     Args:
         factory: ``package.module:function``; a class of type nn.Module is a function too.
@@ -34,8 +54,8 @@ def import_factory(factory: str) -> Callable[..., Any]:
     if not colon or not all(name.isidentifier() for name in names):
         raise ConfigError(f"{key} is not of the form package.module:function.")
     folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.append(folder)
+    if not any(isinstance(finder, _LastFolder) and finder.folder == folder for finder in sys.meta_path):
+        sys.meta_path.append(_LastFolder(folder))
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)

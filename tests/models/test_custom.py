@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ NUMBERS = itertools.count()
 def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
     """Write a module into a working folder of its own; its name, new each time, is the answer."""
     monkeypatch.chdir(tmp_path)
-    path_before = list(sys.path)
+    finders_before = list(sys.meta_path)
     modules_before = set(sys.modules)
 
     def write(text: str) -> str:
@@ -31,7 +32,7 @@ def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
         return name
 
     yield write
-    sys.path[:] = path_before
+    sys.meta_path[:] = finders_before
     for name in set(sys.modules) - modules_before:
         if name.startswith("users_"):
             del sys.modules[name]
@@ -139,9 +140,26 @@ def test_the_working_folder_goes_last_so_that_our_rooms_win(write_module: Callab
     (tmp_path / "statistics.py").write_text("raise RuntimeError('the wrong statistics')")
     name = write_module("import statistics\nimport bench.errors\nfrom torch import nn\nmake = nn.Identity")
     assert isinstance(build(f"{name}:make"), nn.Identity)
-    assert sys.path[-1] == str(tmp_path)
-    import_factory(f"{name}:make")
-    assert sys.path.count(str(tmp_path)) == 1
+
+
+def test_an_editable_install_wins_over_the_working_folder_and_new_processes_are_not_shown_it(
+    write_module: Callable[[str], str], tmp_path: Path
+) -> None:
+    class Editable:
+        """As setuptools' own finder: it stands behind the one for ``sys.path``."""
+
+        def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            return PathFinder.find_spec(name, [str(tmp_path / "installed")]) if name == "users_tools" else None
+
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "users_tools.py").write_text("ours = True")
+    (tmp_path / "users_tools.py").write_text("ours = False")
+    sys.meta_path.append(Editable())  # type: ignore[arg-type]
+    path = list(sys.path)
+    name = write_module("import users_tools\nassert users_tools.ours\nfrom torch import nn\nmake = nn.Identity")
+    for _ in range(2):
+        assert import_factory(f"{name}:make") is nn.Identity
+    assert sys.path == path
 
 
 class Answers(nn.Module):

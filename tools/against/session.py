@@ -31,7 +31,7 @@ from tools.against.repository import (
     remove_abandoned,
 )
 from tools.against.rounds import Rounds, Side, run_overrides
-from tools.stderr import say
+from tools.output import say
 
 Tell = Callable[[str], None]
 

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.config import MOST_THREADS
-from bench.errors import ConfigError, ExitCode, UserError
+from bench.errors import ConfigError, ExitCode
 from bench.models import CUSTOM, MODELS, check_model
-from tools.json_file import check_json_file
+from tools.json_file import check_json_file, writing_measured
 from tools.kernels.measure import QUICK, Effort, measure_model
 from tools.kernels.results import ModelResult, write_json
-from tools.stderr import say
+from tools.output import say, table_console
 from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
     from tools.kernels.passes import Work
 
 DEFAULT_MODELS = ("vgg16", "resnet20")
-CONSOLE_COLUMNS = 170  # where no terminal says how wide it is
 MOST = 2**20  # images, pixels, steps
 
 
@@ -78,7 +76,6 @@ def main(argv: Sequence[str]) -> int:
     models = list(dict.fromkeys(args.model or DEFAULT_MODELS))
     _check_arguments(args, models, effort)
 
-    from rich.console import Console
     from rich.text import Text
 
     from bench.hardware.environment import read_environment, to_plain
@@ -89,41 +86,30 @@ def main(argv: Sequence[str]) -> int:
 
     device = resolve_device(args.device)
     environment = to_plain(read_environment(device, elementwise=pieces(device)))
-    console = Console() if sys.stdout.isatty() else Console(width=CONSOLE_COLUMNS)
+    console = table_console()
     for warning in busy_before():
         console.print(Text(warning, style="yellow"))
     progress = SuiteProgress(len(models), show=not args.no_progress)
     results: dict[str, ModelResult] = {}
+
+    def write() -> None:
+        write_json(Path(args.json), results, quick=args.quick, environment=environment)
+
     try:
-        for name in models:
-            work = make_work(name, args, effort, str(device))
-            results[name] = measure_model(name, work, effort, progress, compiled=not args.no_compile)
-            progress.finish_cell("measured")
-            progress.close()  # the next network draws a new bar
-            render(results[name], console)
-    except Exception as error:
-        kept = _keep(args, results, environment)
-        if not (kept and isinstance(error, UserError)):
-            raise
-        raise type(error)(f"{error} {kept}") from error
+        with writing_measured(args.json, results, write):
+            for name in models:
+                work = make_work(name, args, effort, str(device))
+                results[name] = measure_model(name, work, effort, progress, compiled=not args.no_compile)
+                progress.finish_cell("measured")
+                progress.close()  # the next network draws a new bar
+                render(results[name], console)
     except KeyboardInterrupt:
         progress.close()
-        kept = _keep(args, results, environment) or "no file was written."
-        say(f"Interrupted; {kept}")
+        say("Interrupted." if args.json and results else "Interrupted; no file was written.")
         return ExitCode.INTERRUPTED
     finally:
         progress.close()
-    if args.json:
-        write_json(Path(args.json), results, quick=args.quick, environment=environment)
     return ExitCode.OK
-
-
-def _keep(args: argparse.Namespace, results: dict[str, ModelResult], environment: dict[str, Any]) -> str:
-    """Write the networks that were measured before one failed; answers a clause that says so, "" without any."""
-    if not (args.json and results):
-        return ""
-    write_json(Path(args.json), results, quick=args.quick, environment=environment)
-    return f"{args.json} holds what was measured before: {', '.join(results)}."
 
 
 def choose_effort(args: argparse.Namespace) -> Effort:
