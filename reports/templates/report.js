@@ -78,6 +78,15 @@
     if (table.tBodies[0].rows.length > 4) makeFilter(table);
   });
   document.querySelectorAll(".scroll").forEach((region) => watchWidths.observe(region));
+  // Chromium repeats no header with a button in it on the next page.
+  const buttons = [...document.querySelectorAll("thead th button")].map((button) => [button.parentElement, button]);
+  window.addEventListener("beforeprint", () => buttons.forEach(([header, button]) => {
+    header.replaceChildren(...button.childNodes);
+  }));
+  window.addEventListener("afterprint", () => buttons.forEach(([header, button]) => {
+    button.append(...header.childNodes);
+    header.append(button);
+  }));
   window.addEventListener("hashchange", openTarget);
   openTarget();
 })();

@@ -173,6 +173,11 @@ def test_in_print_all_is_read_on_white_and_nothing_is_cut_off(browser: Any, repo
         " || s.backgroundImage !== 'none').length"
     )
     assert dark == 0
+    count = "document.querySelectorAll('thead th button').length"
+    buttons = page.evaluate(count)
+    for event, left in (("beforeprint", 0), ("afterprint", buttons)):
+        page.evaluate(f"window.dispatchEvent(new Event('{event}'))")
+        assert page.evaluate(count) == left, "Chromium repeats no header with a button in it on the next page"
     stuck = page.evaluate("[...document.querySelectorAll('th')].filter(h => getComputedStyle(h).position !== 'static')")
     assert stuck == [], "Chromium repeats no header that sticks"
     closed = page.locator("#environment ~ details:not([open]) dl")
