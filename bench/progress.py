@@ -23,6 +23,7 @@ class SuiteProgress:
         """Start without drawing; `show` off prints nothing at all."""
         self.num_cells = num_cells
         self.finished_cells = 0
+        self.skipped_cells = 0
         self.show = show
         self.console = Console(stderr=True)
         self.interactive = show and self.console.is_terminal
@@ -43,6 +44,7 @@ class SuiteProgress:
     def skip_cell(self, name: str) -> None:
         """A cell that has been measured before."""
         self.finished_cells += 1
+        self.skipped_cells += 1
         self._line(f"{name}: already measured")
 
     def finish_cell(self, status: str) -> None:
@@ -77,9 +79,13 @@ class SuiteProgress:
         return min(1.0, (self.finished_cells + min(1.0, in_cell)) / max(1, self.num_cells))
 
     def remaining_s(self, share: float) -> float | None:
-        """Seconds left at the pace so far; None before there is a pace."""
+        """Seconds left at the pace so far; None before there is a pace, and where work goes on beyond what was planned.
+
+        Cells that were measured before took no time now: they say nothing about the pace.
+        """
         elapsed = time.monotonic() - self.started
-        return elapsed * (1 - share) / share if share > 0.01 else None
+        measured = share - self.skipped_cells / max(1, self.num_cells)
+        return elapsed * (1 - share) / measured if measured > 0.01 and share < 1 else None
 
     def _draw(self, phase: str, pass_share: float, step_ms: float | None) -> None:
         if not self.show:
@@ -90,7 +96,7 @@ class SuiteProgress:
             "cell": f"[{min(self.finished_cells + 1, self.num_cells)}/{self.num_cells}] {self.cell}",
             "phase": phase,
             "step": f"{format_ms(step_ms)}/step" if step_ms is not None else "",
-            "left": f"{format_duration(left)} left" if left is not None else "",
+            "left": f"{format_duration(max(1.0, left))} left" if left is not None else "",
         }
         if not self.interactive:
             if phase.startswith(("waiting", "stopping")) or time.monotonic() - self.last_line >= _LINE_INTERVAL_S:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import msgspec
 
@@ -67,6 +67,7 @@ class CellStatus:
     elapsed_s: float | None = None
     pass_left_s: float | None = None  # of the running pass, by its own step time
     left_s: float | None = None  # of the cell, by what finished cells of the same suite, model and data took
+    overdue: bool = False  # it runs and has taken longer than they did: nothing is known of the rest
     last_seen: str | None = None  # UTC
 
 
@@ -76,7 +77,7 @@ class SuiteStatus:
 
     cells: tuple[CellStatus, ...]
     counts: dict[str, int]
-    left_s: float | None  # of all cells that run or wait; None before any has finished
+    left_s: float | None  # of all cells that run or wait, at least where one is overdue; None before any has finished
     runners: int  # commands and workers that are alive
 
 
@@ -368,12 +369,11 @@ def _recorded(folder: str, header: _Header | str) -> CellStatus:
 
 def _pulsing(pulse: Pulse, seen: str, alive: bool, durations: dict[tuple[str, str, str], float]) -> CellStatus:
     cell = pulse.cell
-    counted = pulse.total > 0 and pulse.step_ms is not None
-    pass_left_s = max(0, pulse.total - pulse.done) * cast(float, pulse.step_ms) / 1e3 if counted else None
+    steps_left = max(0, pulse.total - pulse.done)  # none where a pass goes on beyond what it planned: nobody knows then
+    pass_left_s = steps_left * pulse.step_ms / 1e3 if steps_left and pulse.step_ms is not None else None
     usual_s = durations.get((cell.suite, cell.model, cell.data))
-    left_s = pass_left_s if usual_s is not None else None
-    if usual_s is not None and usual_s > pulse.elapsed_s:  # one that takes longer than usual tells nothing of the rest
-        left_s = max(pass_left_s or 0.0, usual_s - pulse.elapsed_s)
+    overdue = alive and usual_s is not None and usual_s <= pulse.elapsed_s
+    left_s = None if usual_s is None or overdue else max(pass_left_s or 0.0, usual_s - pulse.elapsed_s)
     state: State = "stopped" if not alive else "waiting" if pulse.phase.startswith("waiting") else "running"
     return CellStatus(
         state=state, suite=cell.suite, variant=cell.variant, model=cell.model, data=cell.data, seed=cell.seed,
@@ -382,7 +382,7 @@ def _pulsing(pulse: Pulse, seen: str, alive: bool, durations: dict[tuple[str, st
         steps=pulse.total or None, step_ms=pulse.step_ms,
         steps_per_s=1e3 / pulse.step_ms if pulse.step_ms else None, passes_done=pulse.passes_done,
         passes=pulse.passes, elapsed_s=pulse.elapsed_s, pass_left_s=pass_left_s if alive else None,
-        left_s=left_s if alive else None, last_seen=seen,
+        left_s=left_s if alive else None, overdue=overdue, last_seen=seen,
     )  # fmt: skip
 
 
@@ -404,20 +404,26 @@ def _durations(headers: Iterable[_Header]) -> dict[tuple[str, str, str], float]:
 
 
 def _all_left_s(cells: Sequence[CellStatus], durations: dict[tuple[str, str, str], float]) -> float | None:
-    """Seconds until the last cell, at the pace of the finished ones and with as many at a time as run now."""
+    """Seconds until the last cell, at the pace of the finished ones and with as many at a time as run now.
+
+    Of one that is overdue the running pass alone counts: the answer is a least one. None where that is all there is.
+    """
     running = [cell for cell in cells if cell.state == "running"]
     suites = {cell.suite for cell in running}
     usual = [seconds for (suite, _, _), seconds in durations.items() if suite in suites]
     if not usual:
         return None
     usual_s = statistics.median(usual)
-    work_s = sum(cell.left_s if cell.left_s is not None else usual_s for cell in running)
+    work_s = sum(
+        cell.pass_left_s or 0.0 if cell.overdue else cell.left_s if cell.left_s is not None else usual_s
+        for cell in running
+    )
     work_s += sum(
         durations.get((cell.suite, cell.model, cell.data), usual_s)
         for cell in cells
         if cell.state in ("queued", "waiting")
     )
-    return work_s / len(running)
+    return work_s / len(running) if work_s else None
 
 
 def _order(cell: CellStatus) -> tuple[int, str, str, str, str, int]:

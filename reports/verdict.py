@@ -16,7 +16,7 @@ from reports.text import plural, ratio_text
 from reports.values import ONE_PROCESS
 from reports.why import why_sentence
 from reports.wording import difference_clauses, joined, listed, points_text, shows_difference, with_interval
-from reports.worth import worth_sentence
+from reports.worth import worth_parts, worth_sentence
 
 _COARSE_POINTS = 0.05  # what one test image is worth from where on the sentence says it
 
@@ -37,6 +37,7 @@ class Verdict:
         "choice", "worth", "speed", "why", "accuracy", "hypernetwork", "strategies", "unfinished", "scope"
     ]
     text: str
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()  # the text as answers with several points each, for a list
 
     @property
     def heading(self) -> str:
@@ -46,9 +47,10 @@ class Verdict:
 
 def section_verdicts(section: Section) -> tuple[Verdict, ...]:
     """Sentences about one section, the most telling first; questions that its rows cannot answer are left out."""
+    parts = worth_parts(section)
     sentences = (
         ("choice", choice_sentence(section)),
-        ("worth", worth_sentence(section)),
+        ("worth", worth_sentence(parts)),
         ("speed", _speed(section)),
         ("why", why_sentence(section)),
         ("hypernetwork", _hypernetwork(section)),
@@ -57,7 +59,12 @@ def section_verdicts(section: Section) -> tuple[Verdict, ...]:
         ("unfinished", _unfinished(section)),
         ("scope", _scope(section)),
     )
-    return tuple(Verdict(question=question, text=text) for question, text in sentences if text)  # type: ignore[arg-type]
+    several = parts if sum(len(points) for _, points in parts) > 1 else ()
+    return tuple(
+        Verdict(question=question, text=text, parts=several if question == "worth" else ())  # type: ignore[arg-type]
+        for question, text in sentences
+        if text
+    )
 
 
 def headlines(sections: Sequence[Section], count: int = 3) -> tuple[str, ...]:

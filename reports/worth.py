@@ -14,11 +14,11 @@ from reports.wording import joined, points_text, shows_difference, with_interval
 MAX_ROWS = 2  # one of each combination of bits
 
 
-def worth_sentence(section: Section) -> str:
-    """What a hypernetwork gains and costs, for up to two combinations of bits; "" where no row has one.
+def worth_parts(section: Section) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What a hypernetwork gains and costs, for up to two combinations of bits: answers, each with its comparisons.
 
     Of the rows of one combination the one with the lowest ratio to FP32 stands for all: what a hypernetwork is worth
-    does not depend on how slowly it can be run.
+    does not depend on how slowly it can be run. Empty where no row has one.
     """
     groups: dict[tuple[int, ...], list[Row]] = {}
     for row in section.rows:
@@ -27,9 +27,14 @@ def worth_sentence(section: Section) -> str:
     chosen = [min(rows, key=_ratio_value) for rows in groups.values()]
     told: dict[str, list[str]] = {}
     for row in chosen[:MAX_ROWS]:
-        answer, comparison = _answer_and_why(row, section.rows)
-        told.setdefault(answer, []).append(comparison)
-    return " ".join(f"{answer}: {'; '.join(comparisons)}." for answer, comparisons in told.items())
+        answer, comparisons = _answer_and_why(row, section.rows)
+        told.setdefault(answer, []).extend(comparisons)
+    return tuple((answer, tuple(comparisons)) for answer, comparisons in told.items())
+
+
+def worth_sentence(parts: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """The same on one line."""
+    return " ".join(f"{answer}: {'; '.join(comparisons)}." for answer, comparisons in parts)
 
 
 def plain_rival(row: Row, rows: Sequence[Row]) -> Row | None:
@@ -68,21 +73,20 @@ def ste_rival(row: Row, rows: Sequence[Row]) -> Row | None:
     return next(same, None)
 
 
-def _answer_and_why(row: Row, rows: Sequence[Row]) -> tuple[str, str]:
+def _answer_and_why(row: Row, rows: Sequence[Row]) -> tuple[str, list[str]]:
     plain, ste = plain_rival(row, rows), ste_rival(row, rows)
     rivals = [rival for rival in (plain, ste) if rival is not None]
     if not rivals:
-        return (
-            "Whether the hypernetwork is worth it cannot be told",
-            f"beside {row.named} neither the same bits without one nor STE with its forward pass was measured",
-        )
-    clauses = []
+        return "Whether the hypernetwork is worth it cannot be told", [
+            f"beside {row.named} neither the same bits without one nor STE with its forward pass was measured"
+        ]
+    comparisons = []
     if plain is not None:
         floating = " (its ∇W in floating point)" if plain.method.grad_bits > row.method.grad_bits else ""
-        clauses.append(f"{_differences(row, plain)} against {plain.named}, the same bits without one{floating}")
+        comparisons.append(f"{_differences(row, plain)} against {plain.named}, the same bits without one{floating}")
     if ste is not None:
-        clauses.append(f"{_differences(row, ste)} against {ste.named}, which quantizes the forward pass alone")
-    return _answer(row, rivals[0]), f"{row.named} has {', and '.join(clauses)}"
+        comparisons.append(f"{_differences(row, ste)} against {ste.named}, which quantizes the forward pass alone")
+    return _answer(row, rivals[0]), [f"{row.named} has {comparison}" for comparison in comparisons]
 
 
 def _answer(row: Row, rival: Row) -> str:

@@ -120,8 +120,16 @@ def test_what_is_left_is_told_by_the_same_suite_and_never_by_cells_that_took_les
         record = record_of(make_record, second, suite=first.suite_name, duration_s=0.0)
         write_record(done, record, config_yaml="")
         status = StatusReader([suite]).read()
-        assert status.cells[0].left_s is None, "it has taken longer than the finished one"
-        assert "  –" in as_text(status).splitlines()[1]
+        assert (status.cells[0].left_s, status.left_s) == (None, None), "it has taken longer than the finished one"
+        assert "  –     takes longer than finished cells like it" in as_text(status).splitlines()[1]
+        assert " left" not in sum_up(status), "not 0:00 left"
+        pulse.update(phase="memory", done=10, total=110, step_ms=90.0, passes_done=1, passes=2)
+        status = StatusReader([suite]).read()
+        assert (status.cells[0].left_s, status.left_s) == (None, pytest.approx(9.0))
+        assert "0:09 (pass)" in as_text(status)
+        assert sum_up(status).endswith("; more than 0:09 left")
+        pulse.update(phase="profile", done=110, total=110, step_ms=90.0)
+        assert "0:00 (pass)" not in as_text(StatusReader([suite]).read()), "it goes on beyond its planned steps"
 
 
 def test_a_pulse_is_written_once_a_second_at_most_and_at_once_when_the_phase_changes(

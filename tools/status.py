@@ -95,13 +95,18 @@ def row_of(cell: CellStatus) -> tuple[str, ...]:
     elapsed = format_duration(cell.elapsed_s) if cell.elapsed_s is not None else ""
     left = ""
     if cell.left_s is not None:
-        left = format_duration(cell.left_s)
+        left = _left(cell.left_s)
     elif cell.pass_left_s is not None:
-        left = f"{format_duration(cell.pass_left_s)} (pass)"
+        left = f"{_left(cell.pass_left_s)} (pass)"
     elif cell.state == "running":
         left = "–"
-    texts = (cell.state.replace("_", " "), name, cell.device, now, step, elapsed, left, cell.reason)
+    reason = cell.reason or ("takes longer than finished cells like it" if cell.overdue else "")
+    texts = (cell.state.replace("_", " "), name, cell.device, now, step, elapsed, left, reason)
     return tuple(show_text(text) for text in texts)
+
+
+def _left(seconds: float) -> str:
+    return format_duration(max(1.0, seconds))  # what runs is not over
 
 
 def sum_up(status: SuiteStatus) -> str:
@@ -111,7 +116,8 @@ def sum_up(status: SuiteStatus) -> str:
     names = ("running", "waiting", "stopped", "queued")
     order = [*names, *sorted(set(status.counts) - {*names, "ok"}), "ok"]
     counts = ", ".join(f"{status.counts[name]} {name.replace('_', ' ')}" for name in order if name in status.counts)
-    left = f"; about {format_duration(status.left_s)} left" if status.left_s is not None else ""
+    about = "more than" if any(cell.overdue for cell in status.cells) else "about"
+    left = f"; {about} {_left(status.left_s)} left" if status.left_s is not None else ""
     return f"{len(status.cells)} {'cell' if len(status.cells) == 1 else 'cells'}: {counts}{left}"
 
 

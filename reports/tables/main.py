@@ -19,27 +19,27 @@ from reports.tables.model import Cell, Column, Table, build_table
 
 
 def main_table(section: Section) -> Table:
-    """Accuracy and cost of every row; ten columns, so that it needs no scrolling on a laptop."""
+    """Accuracy and cost of every row; ten columns, so that it needs no scrolling on a laptop.
+
+    What was measured comes first: on a phone two columns beside the name are seen.
+    """
     columns = (
         Column(key="method", header="Method", numeric=False),
-        Column(key="forward", header="Weights, activations", numeric=False),
-        Column(key="error", header="Error signal ∇y", numeric=False),
-        Column(key="grad", header="Weight gradient ∇W", numeric=False),
         Column(key="accuracy", header="Accuracy", unit="%", best="high"),
         Column(key="accuracy_vs_fp32", header="Δ to FP32", unit="points", best="high"),
         Column(key="step", header="Step", unit="median [quartiles]", best="low"),
         Column(key="time_vs_fp32", header="Step vs FP32", unit="ratio [95 %]", best="low"),
         Column(key="peak", header="Peak memory", unit="allocated", best="low"),
         Column(key="hypernet_memory", header="Hypernetwork adds", unit="allocated"),
+        Column(key="forward", header="Weights, activations", numeric=False),
+        Column(key="error", header="Error signal ∇y", numeric=False),
+        Column(key="grad", header="Weight gradient ∇W", numeric=False),
     )
     rows = [
         (
             row,
             (
                 label_cell(row),
-                forward_cell(row.method),
-                error_cell(row.method),
-                grad_cell(row.method),
                 estimate_cell(row.accuracy, source="accuracy.test_accuracy_pct"),
                 Cell(text="reference", value=0.0)
                 if row.is_fp32 and isinstance(row.accuracy, Estimate)
@@ -48,6 +48,9 @@ def main_table(section: Section) -> Table:
                 interval_cell(row.time_vs_fp32, source="timing.time_vs_fp32"),
                 peak_cell(row),
                 hypernet_bytes_cell(row, row.hypernet_extra_allocated_bytes, "memory.hypernet_extra_allocated_bytes"),
+                forward_cell(row.method),
+                error_cell(row.method),
+                grad_cell(row.method),
             ),
         )
         for row in section.rows

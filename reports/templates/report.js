@@ -62,6 +62,11 @@
     table.closest(".scroll").before(label);
   };
 
+  // Says above a table that it goes on beyond the edge.
+  const watchWidths = new ResizeObserver((entries) => requestAnimationFrame(() => entries.forEach(({ target }) => {
+    target.classList.toggle("more", target.scrollWidth > target.clientWidth + 1);
+  })));
+
   // A link to a cell's details opens them.
   const openTarget = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
@@ -72,6 +77,16 @@
     makeSortable(table);
     if (table.tBodies[0].rows.length > 4) makeFilter(table);
   });
+  document.querySelectorAll(".scroll").forEach((region) => watchWidths.observe(region));
+  // Chromium repeats no header with a button in it on the next page.
+  const buttons = [...document.querySelectorAll("thead th button")].map((button) => [button.parentElement, button]);
+  window.addEventListener("beforeprint", () => buttons.forEach(([header, button]) => {
+    header.replaceChildren(...button.childNodes);
+  }));
+  window.addEventListener("afterprint", () => buttons.forEach(([header, button]) => {
+    button.append(...header.childNodes);
+    header.append(button);
+  }));
   window.addEventListener("hashchange", openTarget);
   openTarget();
 })();

@@ -8,7 +8,8 @@ import pytest
 from bench.records.schema import RunRecord
 from reports.rows import Row
 from reports.sections import build_sections
-from reports.worth import plain_rival, ste_rival, worth_sentence
+from reports.verdict import section_verdicts
+from reports.worth import plain_rival, ste_rival, worth_parts, worth_sentence
 
 Make = Callable[..., list[RunRecord]]
 SEEDS = (0, 1, 2)
@@ -16,7 +17,7 @@ SEEDS = (0, 1, 2)
 
 def said(records: list[RunRecord]) -> str:
     (section,) = build_sections(records)
-    return worth_sentence(section)
+    return worth_sentence(worth_parts(section))
 
 
 def moved(records: list[RunRecord], points: float) -> list[RunRecord]:
@@ -39,8 +40,20 @@ def test_one_seed_cannot_tell_and_the_costs_stand_beside(demo_records: Make) -> 
         "1.19× the peak allocated against uint8_int8 (integer), the same bits without one (its ∇W in floating" in told
     )
     assert "metagrad_int4_slim (emulated) has +0.55 points, 1.46× [" in told, "the fastest of its bits"
-    assert ", and −1.67 points, " in told
+    assert "; metagrad_int4_slim (emulated) has −1.67 points, " in told
     assert "against ste_w4a4 (emulated), which quantizes the forward pass alone." in told
+
+
+def test_several_comparisons_are_points_of_a_list_that_together_say_the_sentence(demo_records: Make) -> None:
+    (section,) = build_sections(demo_records())
+    (verdict,) = (verdict for verdict in section_verdicts(section) if verdict.question == "worth")
+    ((answer, points),) = verdict.parts
+    assert verdict.text == f"{answer}: {'; '.join(points)}."
+    assert [point.split(" against ")[1].split(",")[0] for point in points] == [
+        "uint8_int8 (integer)", "uint8_int4 (emulated)", "ste_w4a4 (emulated)",
+    ]  # fmt: skip
+    (alone,) = build_sections(demo_records(["fp32", "metagrad_int4_slim"]))
+    assert [one.parts for one in section_verdicts(alone) if one.question == "worth"] == [()], "one point is a sentence"
 
 
 @pytest.mark.parametrize(
