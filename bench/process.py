@@ -37,6 +37,7 @@ _STOP_GRACE_S = 60.0  # for the rest of a step and its checkpoint
 _PASS_SIGNALS = {signal.SIGINT, signal.SIGTERM}  # meant for the parent, which decides what becomes of a pass
 _LONGEST_WAIT_S = 10.0  # at a time, so that a stop of this process is seen as one
 _OVERSLEPT_S = 2.0
+_REPORT_S = 0.2  # between two messages of progress
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)  # a process's own doing
 _OOM_MESSAGES = ("can't allocate memory", "out of memory", "not enough memory", "Cannot allocate memory")
@@ -261,7 +262,7 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _reporter(connection: Connection, stopping: threading.Event, interval_s: float = 0.2) -> ProgressSink:
+def _reporter(connection: Connection, stopping: threading.Event) -> ProgressSink:
     """Sends progress a few times a second, a ready partial answer always; raises where the pass should stop."""
     last = 0.0
 
@@ -270,7 +271,7 @@ def _reporter(connection: Connection, stopping: threading.Event, interval_s: flo
         if stopping.is_set():
             raise StoppedError
         now, partial = time.monotonic(), progress.get("partial")
-        if now - last >= interval_s or not (partial is None or callable(partial)):
+        if now - last >= _REPORT_S or not (partial is None or callable(partial)):
             last = now
             ready = {"partial": partial()} if callable(partial) else {}
             connection.send(("progress", progress | ready))

@@ -56,9 +56,9 @@ def csv_text(value: object) -> object:
     return f"'{text}" if value.startswith(_FORMULA_STARTS) or text.startswith(_FORMULA_STARTS) else text
 
 
-def signed(value: float, digits: int = 2) -> str:
+def signed(value: float) -> str:
     """Print a difference with its sign (``+0.41``, ``−0.16``, ``0.00``)."""
-    text = f"{abs(value):.{digits}f}"
+    text = f"{abs(value):.2f}"
     if float(text) == 0:
         return text
     return f"{'+' if value > 0 else '−'}{text}"

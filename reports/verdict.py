@@ -18,8 +18,8 @@ from reports.why import why_sentence
 from reports.wording import difference_clauses, joined, listed, points_text, shows_difference, with_interval
 from reports.worth import worth_parts, worth_sentence
 
+NUM_HEADLINES = 3
 _COARSE_POINTS = 0.05  # what one test image is worth from where on the sentence says it
-
 
 _HEADINGS = {
     "choice": "What to take here", "worth": "Is the hypernetwork worth it?", "speed": "Speed",
@@ -67,7 +67,7 @@ def section_verdicts(section: Section) -> tuple[Verdict, ...]:
     )
 
 
-def headlines(sections: Sequence[Section], count: int = 3) -> tuple[str, ...]:
+def headlines(sections: Sequence[Section]) -> tuple[str, ...]:
     """The most telling sentences over all sections; each names its section when there are several.
 
     Of several sections each says its first sentence before any says its second. Cells that did not finish are never
@@ -82,7 +82,7 @@ def headlines(sections: Sequence[Section], count: int = 3) -> tuple[str, ...]:
         picked += [sentence for sentence in turn if sentence is not None]
     unfinished = [text for question, text in picked if question == "unfinished"][:1]
     others = [text for question, text in picked if question != "unfinished"]
-    return (*others[: count - len(unfinished)], *unfinished)
+    return (*others[: NUM_HEADLINES - len(unfinished)], *unfinished)
 
 
 def section_titles(sections: Sequence[Section]) -> tuple[str, ...]:

@@ -320,8 +320,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(read: Any, limit_s: float = 300.0) -> str:
-    deadline = time.monotonic() + limit_s
+def wait_for(read: Any) -> str:
+    deadline = time.monotonic() + 300.0
     while time.monotonic() < deadline:
         value = read()
         if value:

@@ -18,14 +18,14 @@ from bench.composing.sentences import unknown_name
 from bench.errors import ConfigError
 
 
-def group_options(group: str, config_dir: str | None = None) -> list[str]:
-    """Names that a config group offers, ours and those of ``config_dir``."""
-    with hydra_loader(config_dir):
+def group_options(group: str) -> list[str]:
+    """Names that a config group of ours offers."""
+    with hydra_loader(None):
         return options(group)
 
 
-def group_files(group: str, config_dir: str | None = None) -> dict[str, str]:
-    """Names that a config group offers, each with the first sentence of its file's comment."""
+def group_files(group: str, config_dir: str | None) -> dict[str, str]:
+    """Names that a group offers, with those of ``config_dir``, each with the first sentence of its file's comment."""
     with hydra_loader(config_dir):
         folders = [source.path for source in config_repository().get_sources() if source.scheme() in ("pkg", "file")]
         summaries = {}

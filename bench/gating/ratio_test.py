@@ -55,7 +55,6 @@ def ratio_test(
     policy: Policy,
     *,
     usual: float = 0.0,
-    resample: bool | None = None,
 ) -> RatioTest:
     """Test the ratio of two medians.
 
@@ -65,8 +64,6 @@ def ratio_test(
         threshold: what is known beforehand of the noise; its limit decides whether the bootstrap is needed.
         policy: how both were measured, resampling, degrees of freedom.
         usual: variance between processes over the comparison's cells, this one too (``usual_variance``); 0: not known.
-        resample: draw the bootstrap; none: where ``policy.resample_all``, or where it has a say in what is found: the
-            change is beyond its limit, or its chance without the bootstrap is ``policy.alpha`` or less.
 
     Returns:
         Percentages of the baseline; the same arguments give the same figures.
@@ -85,12 +82,11 @@ def ratio_test(
     variance = moderated * (1 / counts[0] + 1 / counts[1])
 
     shift = 0.0 if policy.interleaved else 2 * (threshold.session_shift_pct / 100) ** 2
-    if resample is None:
-        beyond = abs(_percent(nearer)) > threshold.limit_for(policy.interleaved)
-        # The bootstrap only raises a chance: one above alpha stays there, and eases no other row's correction.
-        resample = policy.resample_all or beyond or _tail(-abs(nearer), math.sqrt(variance + shift), df) <= policy.alpha
+    beyond = abs(_percent(nearer)) > threshold.limit_for(policy.interleaved)
+    # The bootstrap has a say only in a change beyond its limit or by a small chance: it raises a chance, and one above
+    # alpha stays there and eases no other row's correction.
     bootstrap = None
-    if resample:
+    if policy.resample_all or beyond or _tail(-abs(nearer), math.sqrt(variance + shift), df) <= policy.alpha:
         rng = np.random.default_rng(policy.seed)
         bootstrap = sum(side.bootstrap_variance(rng, policy.resamples) for side in (candidate, baseline))
         variance = max(variance, bootstrap)

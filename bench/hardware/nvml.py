@@ -198,22 +198,20 @@ class NvmlDevice:
             return Absent("NVML does not report memory per process on this system")
         return int(own[0].usedGpuMemory)
 
-    def count_other_processes(self, *, holds_context: bool, pid: int | None = None) -> int | Absent:
+    def count_other_processes(self, *, holds_context: bool) -> int | Absent:
         """Count the processes on the GPU besides one's own; a count only, never their ids or names.
 
         Args:
             holds_context: whether one's own process has started CUDA on this GPU, so that one entry is its own even
                 where a container shows it under another id.
-            pid: one's own process id, by default this process.
         """
-        pid = os.getpid() if pid is None else pid
         compute = self._read(_compute_processes)
         if isinstance(compute, Absent):
             return compute
         graphics = self._read(_graphics_processes)
         pids = {process.pid for process in compute}
         pids |= set() if isinstance(graphics, Absent) else {process.pid for process in graphics}
-        if pid in pids:
+        if os.getpid() in pids:
             return len(pids) - 1
         if not pids and _pid_namespace_is_foreign():
             return Absent("NVML shows no process list to this container")

@@ -11,6 +11,8 @@ from functools import partial
 
 from bench.errors import ConfigError
 
+STEP_FACTOR = 0.1  # at each milestone
+
 
 def constant_factor(progress: float) -> float:
     """1 throughout."""
@@ -18,10 +20,10 @@ def constant_factor(progress: float) -> float:
     return 1.0
 
 
-def step_factor(progress: float, *, milestones: Sequence[float], gamma: float = 0.1) -> float:
-    """`gamma` to the number of milestones reached; a milestone is the progress at which it takes effect."""
+def step_factor(progress: float, *, milestones: Sequence[float]) -> float:
+    """``STEP_FACTOR`` to the number of milestones reached; a milestone is the progress at which it takes effect."""
     assert 0.0 <= progress <= 1.0, f"progress is a share of training, got {progress}"
-    return gamma ** sum(progress >= milestone for milestone in milestones)
+    return STEP_FACTOR ** sum(progress >= milestone for milestone in milestones)
 
 
 def cosine_factor(progress: float) -> float:
@@ -33,13 +35,12 @@ def cosine_factor(progress: float) -> float:
 SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant_factor, "step": step_factor, "cosine": cosine_factor}
 
 
-def build_schedule(name: str, *, milestones: Sequence[float] = (), gamma: float = 0.1) -> Callable[[float], float]:
+def build_schedule(name: str, *, milestones: Sequence[float] = ()) -> Callable[[float], float]:
     """The schedule of that name: progress in 0..1 to a factor of the base learning rate.
 
     Args:
         name: constant, step or cosine.
-        milestones: shares of training at which ``step`` multiplies by `gamma`.
-        gamma: the factor per milestone.
+        milestones: shares of training at which ``step`` multiplies by ``STEP_FACTOR``.
 
     Raises:
         ConfigError: for an unknown name, milestones outside 0..1, step without and the others with milestones.
@@ -54,4 +55,4 @@ def build_schedule(name: str, *, milestones: Sequence[float] = (), gamma: float 
         raise ConfigError(
             f"the step schedule needs milestones as shares of training between 0 and 1, got {list(milestones)}."
         )
-    return partial(step_factor, milestones=tuple(milestones), gamma=gamma)
+    return partial(step_factor, milestones=tuple(milestones))

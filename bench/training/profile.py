@@ -87,12 +87,11 @@ def count_step(parts: Parts, stream: Batches, lr: float) -> StepWork:
     return work
 
 
-def time_spans(parts: Parts, stream: Batches, lr: float, timer: SpanTimer, steps: int = 1) -> list[Counter[Place]]:
-    """Milliseconds of every place in each of the next steps."""
-    for _ in range(steps):
-        places = Places(timer)
-        with watch_places(places, parts.model):
-            _step(parts, stream, lr, places)
+def time_spans(parts: Parts, stream: Batches, lr: float, timer: SpanTimer) -> list[Counter[Place]]:
+    """Milliseconds of every place in the next step."""
+    places = Places(timer)
+    with watch_places(places, parts.model):
+        _step(parts, stream, lr, places)
     return timer.read()
 
 

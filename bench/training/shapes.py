@@ -34,6 +34,7 @@ from bench.units import Absent
 
 _aten = torch.ops.aten
 _PROBE_ROWS = 1024
+_STEPS = 2  # a hypernetwork's first whole step is the second
 
 
 def track_shapes(
@@ -43,7 +44,6 @@ def track_shapes(
     image_shape: tuple[int, int, int],
     device: torch.device,
     lr: float,
-    steps: int = 2,
     work: WorkCounter | None = None,
 ) -> CategoryTracker:
     """Track training steps of any batch size without computing or allocating them.
@@ -54,7 +54,6 @@ def track_shapes(
         image_shape: (C, H, W).
         device: ``cpu``, or ``meta`` for how a GPU would run.
         lr: learning rate.
-        steps: a hypernetwork's first whole step is the second.
         work: counts the operators of the last step.
 
     Returns:
@@ -79,7 +78,7 @@ def track_shapes(
                     torch.empty(batch_size, height, width, channels, device=device).permute(0, 3, 1, 2),
                     torch.empty(batch_size, dtype=torch.int64, device=device),
                 )
-                for _ in range(steps)
+                for _ in range(_STEPS)
             ]
             shapes.model.train()
             with _PlainNumbers(lstm_bytes_a_row), counted:

@@ -59,28 +59,28 @@ def ran_as_cell(row: Row) -> Cell:
     return Cell(text=label)
 
 
-def estimate_cell(value: Estimate | Absent, *, source: str = "", digits: int = 2) -> Cell:
+def estimate_cell(value: Estimate | Absent, *, source: str = "") -> Cell:
     """A mean over seeds with its interval and n."""
     if isinstance(value, Absent):
         return absent_cell(value)
     if value.n == 1:
-        text = f"{value.value:.{digits}f}"
+        text = f"{value.value:.2f}"
         return Cell(text=text, detail="n = 1", value=value.value, source=source, unranked=True)
     if isinstance(value.interval, Absent):
-        return Cell(text=f"{value.value:.{digits}f}", detail=f"n = {value.n}", value=value.value)
-    span = f"[{value.interval.low:.{digits}f}, {value.interval.high:.{digits}f}]"
-    return Cell(text=f"{value.value:.{digits}f}", detail=f"{span}, n = {value.n}", value=value.value)
+        return Cell(text=f"{value.value:.2f}", detail=f"n = {value.n}", value=value.value)
+    span = f"[{value.interval.low:.2f}, {value.interval.high:.2f}]"
+    return Cell(text=f"{value.value:.2f}", detail=f"{span}, n = {value.n}", value=value.value)
 
 
-def difference_cell(value: Estimate | Absent, *, digits: int = 2) -> Cell:
+def difference_cell(value: Estimate | Absent) -> Cell:
     """A difference in points, with its sign."""
     if isinstance(value, Absent):
         return absent_cell(value)
     detail = f"n = {value.n}"
     if isinstance(value.interval, Interval):
-        detail = f"[{signed(value.interval.low, digits)}, {signed(value.interval.high, digits)}], {detail}"
+        detail = f"[{signed(value.interval.low)}, {signed(value.interval.high)}], {detail}"
     unranked = not isinstance(value.interval, Interval)
-    return Cell(text=signed(value.value, digits), detail=detail, value=value.value, unranked=unranked)
+    return Cell(text=signed(value.value), detail=detail, value=value.value, unranked=unranked)
 
 
 def summary_cell(value: Summary | Absent, *, source: str = "") -> Cell:

@@ -14,11 +14,11 @@ THRESHOLD = Threshold(limit=5.0, judged_by="ratio", process_shift_pct=1.0)
 TOGETHER = Policy(interleaved=True)
 
 
-def noise(seed: int, *, processes: int = 3, samples: int = 24, middle: float = 100.0) -> list[list[float]]:
+def noise(seed: int, *, processes: int = 3, middle: float = 100.0) -> list[list[float]]:
     """Steps of 100 ms with 1 % of noise and 1 % of shift between processes."""
     rng = np.random.default_rng(seed)
     shifts = np.exp(rng.normal(0, 0.01, processes))
-    return [list(middle * shift * np.exp(rng.normal(0, 0.01, samples))) for shift in shifts]
+    return [list(middle * shift * np.exp(rng.normal(0, 0.01, 24))) for shift in shifts]
 
 
 def scaled(samples: list[list[float]], factor: float) -> list[list[float]]:

@@ -12,8 +12,8 @@ from bench.optim import Adam
 from bench.optim.adam import adam_derivative
 
 
-def make_param(dtype: torch.dtype = torch.float64) -> nn.Parameter:
-    return nn.Parameter(torch.randn(20, generator=torch.Generator().manual_seed(1), dtype=dtype))
+def make_param() -> nn.Parameter:
+    return nn.Parameter(torch.randn(20, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
 
 
 def gradient(seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

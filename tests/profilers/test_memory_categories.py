@@ -32,9 +32,9 @@ def parts_of(*argv: str) -> Parts:
     return build_parts(cell, build_data("digits", train_limit=64, test_limit=64), CPU)
 
 
-def batches(count: int, batch_size: int = 16) -> list[tuple[Tensor, Tensor]]:
+def batches(count: int) -> list[tuple[Tensor, Tensor]]:
     data = build_data("digits", train_limit=64, test_limit=64)
-    drawn = TrainBatches(data, batch_size=batch_size, seed=0, device=CPU)
+    drawn = TrainBatches(data, batch_size=16, seed=0, device=CPU)
     return [drawn.batch(0, step) for step in range(count)]
 
 

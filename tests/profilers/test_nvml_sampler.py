@@ -130,13 +130,13 @@ def test_a_series_without_any_value_is_one_reason(under_driver: Callable[..., An
     assert set(hot["throttled"]) == {True}
 
 
-def rapl(folder: Path, energies_uj: list[int], range_uj: int = 1_000_000_000) -> None:
+def rapl(folder: Path, energies_uj: list[int]) -> None:
     for index, energy in enumerate(energies_uj):
         zone = folder / f"intel-rapl:{index}"
         zone.mkdir(exist_ok=True)
         (zone / "name").write_text(f"package-{index}\n")
         (zone / "energy_uj").write_text(f"{energy}\n")
-        (zone / "max_energy_range_uj").write_text(f"{range_uj}\n")
+        (zone / "max_energy_range_uj").write_text("1000000000\n")
     core = folder / "intel-rapl:0:0"
     core.mkdir(exist_ok=True)
     (core / "name").write_text("core\n")

@@ -23,8 +23,8 @@ def test_bits_rise_along_half_a_cosine_and_start_again():
     assert {cyclic_bits(step, cycle_steps=1, low=3, high=8) for step in range(5)} == {3}
 
 
-def precise(low: int = 3, cycle_steps: int = 8) -> CyclicPrecision:
-    return CyclicPrecision(low, cycle_steps)
+def precise(low: int = 3) -> CyclicPrecision:
+    return CyclicPrecision(low, 8)
 
 
 def test_a_step_sets_the_bits_and_evaluation_takes_the_upper_bound():

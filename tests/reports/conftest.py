@@ -85,7 +85,7 @@ ENVIRONMENT: dict[str, Any] = {
 }
 
 
-def timing(step_ms: float, fp32_ms: float, shares: Sequence[float], seed: int, batch_size: int = 64) -> TimingResult:
+def timing(step_ms: float, fp32_ms: float, shares: Sequence[float], seed: int) -> TimingResult:
     """Plausible samples of three processes; the same seed gives the same numbers."""
     rng = random.Random(seed)
     repeats = []
@@ -97,7 +97,7 @@ def timing(step_ms: float, fp32_ms: float, shares: Sequence[float], seed: int, b
         absent = Absent(reason="no NVIDIA driver on this machine")
         repeats.append(TimingRepeat(step_ms=steps, fp32_step_ms=fp32, phases_ms=phases, throttled=absent))
     return TimingResult(
-        batch_size=batch_size, warmup_steps=2, repeats=tuple(repeats),
+        batch_size=64, warmup_steps=2, repeats=tuple(repeats),
         step_ms=summarize([s for r in repeats for s in r.step_ms]),
         fp32_step_ms=summarize([s for r in repeats for s in r.fp32_step_ms]),
         time_vs_fp32=ratio_interval([r.step_ms for r in repeats], [r.fp32_step_ms for r in repeats], seed=0),

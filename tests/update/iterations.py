@@ -42,7 +42,6 @@ def build(
     hypernet: nn.Module,
     strategy: str = "recompute",
     optimizer: str = "momentum",
-    bits: int = 4,
     arguments: dict[str, Any] | None = None,
     **options: Any,
 ) -> DelayedUpdate:
@@ -53,7 +52,7 @@ def build(
         optimizer=build_optimizer(name, params, lr=0.0, **settings),
         hypernet=hypernet,
         strategy=build_strategy(strategy, **(ALL_STRATEGIES[strategy] if arguments is None else arguments)),
-        quantize=lambda g: plain.uniform(g, bits),
+        quantize=lambda g: plain.uniform(g, 4),
         **options,
     )
 

@@ -103,9 +103,9 @@ class Campaign:
         self.now.wrong += [f"after {after}: {sentence}" for sentence in wrong]
         return records
 
-    def finish(self, output: Path, seed: int, after: str, settings: tuple[str, ...] = ()) -> None:
+    def finish(self, output: Path, seed: int, after: str) -> None:
         """Run a suite to its end, whatever was done to it, and compare its cells with their twins."""
-        suite = Suite(output, seed=seed, settings=settings)
+        suite = Suite(output, seed=seed)
         code = suite.wait()
         self.expect(code == 0, f"after {after}, the suite ended with {code}: {suite.output[-1500:]}")
         records = {key: value for key, value in self.check_folder(output, after).items() if key[-1] == seed}

@@ -36,6 +36,7 @@ from bench.update import Strategy, Tabulate, build_strategy
 LEARNING_RATE = 0.01
 GRADIENT_IMAGES = 16  # of the backward passes that the gradients come from
 WARMUP_STRIDE = 1000
+MEMORY_UPDATES = 3
 WARMUP_STEPS = 2  # in the first step of a delayed update nothing is pending
 
 Report = Callable[[dict[str, Any]], None]
@@ -115,7 +116,7 @@ def strategies_pass(*, report: Report, work: Work, names: Sequence[str], rounds:
     return {name: timer.read().step_ms for name, timer in timers.items()}
 
 
-def strategy_memory_pass(*, report: Report, work: Work, name: str, updates: int = 3) -> MemoryAnswer:
+def strategy_memory_pass(*, report: Report, work: Work, name: str) -> MemoryAnswer:
     """Peak of a few updates of one strategy; untracked, since a tracked nn.LSTM takes another path and more memory."""
     report({"phase": f"memory of {name}"})
     where = torch.device(work.device)
@@ -128,7 +129,7 @@ def strategy_memory_pass(*, report: Report, work: Work, name: str, updates: int 
     on_gpu = where.type == "cuda"
     given = torch.cuda.memory_allocated(where) if on_gpu else psutil.Process().memory_info().rss
     with MemoryMeter(where, track=False) as meter:
-        for _ in range(updates):
+        for _ in range(MEMORY_UPDATES):
             update(strategy, operands)
     peaks = meter.peaks()
     peak = peaks.peak_allocated_bytes if on_gpu else peaks.peak_process_bytes
