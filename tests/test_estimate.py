@@ -204,6 +204,7 @@ def test_the_verb_prints_and_writes_estimates_that_say_so(tmp_path: Path, capsys
     target = tmp_path / "estimate.json"
     assert main(["variant=fp32", "gpu=t4", "batch=32", "--json", str(target)]) == 0
     printed, progress = capsys.readouterr()
+    assert any("t4 " in line and " ms to " in line for line in printed.splitlines()), "a row stays in one piece"
     assert "estimating fp32 on resnet20, cell 1 of 1" in progress
     assert printed.startswith(TITLE)
     assert printed.count("estimated") >= 2, "both tables say so"

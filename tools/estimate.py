@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import ConfigError, ExitCode
 from bench.units import Absent, format_absent, format_bytes, format_ms
 from tools.json_file import check_json_file, write_json_file
+from tools.output import table_console
 from tools.stderr import say
 from tools.verb_parser import verb_parser
 
@@ -73,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     for notice in plan.notices:
         say(notice)
     cells = estimate.distinct_cells(plan.cells)
-    console = Console()
+    console = table_console()
     console.print(f"[bold]{TITLE}[/bold]")
     documents = []
     progress = Console(stderr=True)

@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from bench.errors import RecordError, system_reason
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TABLE_COLUMNS = 170  # where no terminal says how wide it is
 
 
 def emit(text: str) -> None:
@@ -38,6 +44,13 @@ def emit_json(text: str) -> None:
     if not knows_unicode():  # outside of strings JSON has none
         text = "".join(letter if letter.isascii() else json.dumps(letter)[1:-1] for letter in text)
     emit(text)
+
+
+def table_console() -> Console:
+    """Prints tables on standard output: as wide as its terminal, else so wide that hardly a cell is broken."""
+    from rich.console import Console
+
+    return Console() if sys.stdout is not None and sys.stdout.isatty() else Console(width=TABLE_COLUMNS)
 
 
 def knows_unicode() -> bool:

@@ -19,6 +19,7 @@ from bench.models import CUSTOM, MODELS, check_model
 from tools.json_file import check_json_file
 from tools.kernels.measure import QUICK, Effort, measure_model
 from tools.kernels.results import ModelResult, write_json
+from tools.output import table_console
 from tools.stderr import say
 from tools.verb_parser import verb_parser
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from tools.kernels.passes import Work
 
 DEFAULT_MODELS = ("vgg16", "resnet20")
-CONSOLE_COLUMNS = 170  # where no terminal says how wide it is
 MOST = 2**20  # images, pixels, steps
 
 
@@ -78,7 +78,6 @@ def main(argv: Sequence[str]) -> int:
     models = list(dict.fromkeys(args.model or DEFAULT_MODELS))
     _check_arguments(args, models, effort)
 
-    from rich.console import Console
     from rich.text import Text
 
     from bench.hardware.environment import read_environment, to_plain
@@ -89,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
 
     device = resolve_device(args.device)
     environment = to_plain(read_environment(device, elementwise=pieces(device)))
-    console = Console() if sys.stdout.isatty() else Console(width=CONSOLE_COLUMNS)
+    console = table_console()
     for warning in busy_before():
         console.print(Text(warning, style="yellow"))
     progress = SuiteProgress(len(models), show=not args.no_progress)
