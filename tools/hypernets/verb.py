@@ -15,8 +15,9 @@ from pathlib import Path
 
 from bench.errors import ConfigError, ExitCode
 from tools.hypernets.measure import CASES, QUICK, Effort, measure_case
-from tools.hypernets.results import as_plain_result
-from tools.json_file import check_json_file, write_json_file
+from tools.hypernets.results import CaseResult, as_plain_result
+from tools.json_file import check_json_file, write_json_file, writing_measured
+from tools.output import table_console
 from tools.verb_parser import verb_parser
 
 
@@ -64,8 +65,6 @@ def main(argv: Sequence[str]) -> int:
     if args.json:
         check_json_file(args.json)
 
-    from rich.console import Console
-
     from bench.hardware.environment import read_environment, to_plain
     from bench.hardware.probe import resolve_device
     from bench.native import pieces
@@ -74,19 +73,21 @@ def main(argv: Sequence[str]) -> int:
 
     device = resolve_device(args.device)
     environment = to_plain(read_environment(device, elementwise=pieces(device)))
-    console = Console()
+    console = table_console()
     progress = SuiteProgress(len(names), show=not args.no_progress)
-    results = {}
+    results: dict[str, CaseResult] = {}
+
+    def write() -> None:
+        plain = {name: as_plain_result(result) for name, result in results.items()}
+        write_json_file(Path(args.json), {**plain, "quick": args.quick, "environment": environment})
+
     try:
-        for name in names:
-            results[name] = measure_case(name, effort, str(device), progress)
-            progress.finish_cell("measured")
+        with writing_measured(args.json, results, write):
+            for name in names:
+                results[name] = measure_case(name, effort, str(device), progress)
+                progress.finish_cell("measured")
+                progress.close()  # the next case draws a new bar
+                render(name, results[name], console, quick=args.quick)
     finally:
         progress.close()
-    for name, result in results.items():
-        render(name, result, console, quick=args.quick)
-    if args.json:
-        plain = {name: as_plain_result(result) for name, result in results.items()}
-        document = {**plain, "quick": args.quick, "environment": environment}
-        write_json_file(Path(args.json), document)
     return ExitCode.OK

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.config import MOST_THREADS
-from bench.errors import ConfigError, ExitCode, UserError
+from bench.errors import ConfigError, ExitCode
 from bench.models import CUSTOM, MODELS, check_model
-from tools.json_file import check_json_file
+from tools.json_file import check_json_file, writing_measured
 from tools.kernels.measure import QUICK, Effort, measure_model
 from tools.kernels.results import ModelResult, write_json
 from tools.output import table_console
@@ -93,36 +92,26 @@ def main(argv: Sequence[str]) -> int:
         console.print(Text(warning, style="yellow"))
     progress = SuiteProgress(len(models), show=not args.no_progress)
     results: dict[str, ModelResult] = {}
+
+    def write() -> None:
+        write_json(Path(args.json), results, quick=args.quick, environment=environment)
+
     try:
-        for name in models:
-            work = make_work(name, args, effort, str(device))
-            results[name] = measure_model(name, work, effort, progress, compiled=not args.no_compile)
-            progress.finish_cell("measured")
-            progress.close()  # the next network draws a new bar
-            render(results[name], console)
-    except Exception as error:
-        kept = _keep(args, results, environment)
-        if not (kept and isinstance(error, UserError)):
-            raise
-        raise type(error)(f"{error} {kept}") from error
+        with writing_measured(args.json, results, write):
+            for name in models:
+                work = make_work(name, args, effort, str(device))
+                results[name] = measure_model(name, work, effort, progress, compiled=not args.no_compile)
+                progress.finish_cell("measured")
+                progress.close()  # the next network draws a new bar
+                render(results[name], console)
     except KeyboardInterrupt:
         progress.close()
-        kept = _keep(args, results, environment) or "no file was written."
-        say(f"Interrupted; {kept}")
+        rest = "." if args.json and results else "; no file was written."
+        say(f"Interrupted{rest}")
         return ExitCode.INTERRUPTED
     finally:
         progress.close()
-    if args.json:
-        write_json(Path(args.json), results, quick=args.quick, environment=environment)
     return ExitCode.OK
-
-
-def _keep(args: argparse.Namespace, results: dict[str, ModelResult], environment: dict[str, Any]) -> str:
-    """Write the networks that were measured before one failed; answers a clause that says so, "" without any."""
-    if not (args.json and results):
-        return ""
-    write_json(Path(args.json), results, quick=args.quick, environment=environment)
-    return f"{args.json} holds what was measured before: {', '.join(results)}."
 
 
 def choose_effort(args: argparse.Namespace) -> Effort:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from bench.errors import UserError
+from bench.errors import OutOfMemoryError, UserError
 from bench.update import STRATEGIES as KNOWN
+from tools.hypernets import verb
 from tools.hypernets.measure import QUICK
+from tools.hypernets.results import CaseResult
 from tools.hypernets.verb import main
 
 KEYS = (
@@ -17,12 +21,20 @@ KEYS = (
 )  # fmt: skip
 
 
-def test_a_quick_case_measures_everything_and_writes_the_named_keys(
+def test_a_quick_case_measures_everything_and_writes_the_named_keys_also_where_the_next_case_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
-    target = tmp_path / "hypernets.json"
-    assert main(["--quick", "--case", "resnet20_h100", "--json", str(target), "--device", "cpu"]) == 0
+    target, measure = tmp_path / "hypernets.json", verb.measure_case
+
+    def measure_the_first(name: str, *rest: Any) -> CaseResult:
+        if name == "vgg16_h11":
+            raise OutOfMemoryError("The step pass ran out of memory.")
+        return measure(name, *rest)
+
+    monkeypatch.setattr(verb, "measure_case", measure_the_first)
+    kept = re.escape(f"ran out of memory. {target} holds what was measured before: resnet20_h100.")
+    with pytest.raises(OutOfMemoryError, match=kept):
+        main(["--quick", "--json", str(target), "--device", "cpu"])
     figures = json.loads(target.read_text(encoding="utf-8"))
     case = figures["resnet20_h100"]
     assert "vgg16_h11" not in figures

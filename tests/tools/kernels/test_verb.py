@@ -95,7 +95,7 @@ def test_a_users_network_is_measured_from_a_folder_with_a_tools_package_and_kept
     kept = f"{target} holds what was measured before: kernelnet:make."
     target.unlink()
     assert main([*argv, "--model", "resnet20"]) == 130
-    assert capsys.readouterr().err.strip() == f"metagrad-bench: Interrupted; {kept}"
+    assert capsys.readouterr().err == f"metagrad-bench: {kept}\nmetagrad-bench: Interrupted.\n"
     assert json.loads(target.read_text(encoding="utf-8"))["steps"] == figures["steps"]
     target.unlink()
     with pytest.raises(OutOfMemoryError, match=re.escape(f"ran out of memory. {kept}")):
