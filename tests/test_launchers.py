@@ -59,6 +59,11 @@ def are_at_work(cells: int, folder: Path, process: subprocess.Popen[str]) -> boo
     return False
 
 
+def at_work_in(folder: Path) -> list[list[str]]:
+    """Command lines of the processes whose working folder it is."""
+    return [p.info["cmdline"] for p in psutil.process_iter(["cwd", "cmdline"]) if p.info["cwd"] == str(folder)]
+
+
 @contextlib.contextmanager
 def ray_cluster(nodes: int) -> Iterator[tuple[str, list[int]]]:
     """A Ray cluster with one CPU a node: its address, and the raylets of all nodes but the head."""
@@ -181,11 +186,14 @@ def test_ctrl_c_ends_the_jobs_of_every_launcher(launcher: str, two_nodes: str, t
     assert process.returncode == 130, err
     assert "Interrupted" in err
     assert "Traceback" not in err
-    time.sleep(6)
+    deadline = time.monotonic() + 300
+    while (left := at_work_in(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    time.sleep(6)  # what was given back to a launcher would begin again
+    left += at_work_in(tmp_path)
+    assert left == []
     counts = StatusReader([tmp_path / "out"]).read().counts
     assert "running" not in counts, counts
-    left = [p.info["pid"] for p in psutil.process_iter(["pid", "cwd"]) if p.info["cwd"] == str(tmp_path)]
-    assert left == [], [psutil.Process(pid).cmdline() for pid in left]
 
 
 def test_a_launcher_without_a_sweep_is_refused() -> None:
