@@ -29,7 +29,8 @@ from bench.profilers.ceilings import Ceilings, measure_ceilings
 from bench.profilers.phase_timer import Clock, CudaClock, HostClock, PhaseTimer
 from bench.training.step import train_step
 from bench.units import Absent
-from tools.kernels.passes import LEARNING_RATE, NUM_BATCHES, Report, Work, build_side, make_batches, prepare
+from tools.kernels.passes import Report
+from tools.kernels.sides import LEARNING_RATE, NUM_BATCHES, Work, build_side, make_batches, prepare
 
 SHARED = "both backward"  # work that a layer does once for dgrad and wgrad, such as quantizing its error signal
 OTHER = "other"

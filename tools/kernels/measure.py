@@ -13,7 +13,8 @@ from tools.pass_runner import PassRunner
 if TYPE_CHECKING:
     from bench.progress import SuiteProgress
     from tools.kernels.layers import LayersAnswer
-    from tools.kernels.passes import SavedBytes, StepTimes, Work
+    from tools.kernels.passes import SavedBytes, StepTimes
+    from tools.kernels.sides import Work
 
 MEMORY_SIDES = ("fp32", "bf16", "int8", "int4", "int8_compact", "int4_compact")
 PEAK_MEANING = {
@@ -56,30 +57,31 @@ def measure_model(
     from bench.timing_summary import busy_sentences
     from tools.kernels import layers as layer_passes
     from tools.kernels import passes
+    from tools.kernels.sides import SIDES, WIDTHS
 
     run = PassRunner(work.device, progress, if_out_of_memory="end other programs, or take a smaller --batch")
     progress.start_cell(name, 3 + len(MEMORY_SIDES) + (work.dispatch == "auto"))
     if work.dispatch == "auto":
-        paths = run(passes.paths_pass, work=work, names=passes.WIDTHS)
+        paths = run(passes.paths_pass, work=work, names=WIDTHS)
         work = dataclasses.replace(work, paths=paths)
     saved: dict[str, SavedBytes] = run(passes.saved_pass, work=work, names=MEMORY_SIDES)
-    sides = [side for side, kind in passes.SIDES.items() if compiled or not kind.compiled]
+    sides = [side for side, kind in SIDES.items() if compiled or not kind.compiled]
     times: StepTimes = run(
         passes.steps_pass, work=work, names=tuple(sides), steps=effort.steps,
         warmup_steps=effort.warmup_steps, budget_s=effort.budget_s,
     )  # fmt: skip
     layers: LayersAnswer = run(
-        layer_passes.layers_pass, work=work, names=passes.WIDTHS, steps=effort.traced_steps,
+        layer_passes.layers_pass, work=work, names=WIDTHS, steps=effort.traced_steps,
         warmup_steps=effort.warmup_steps, ceiling_budget_s=effort.ceiling_budget_s,
     )  # fmt: skip
     peaks: dict[str, int | Absent] = {
         side: run(passes.peak_pass, work=work, name=side) for side in MEMORY_SIDES
     }  # fmt: skip
-    steps = {side: side_times(side, times) for side in passes.SIDES}
+    steps = {side: side_times(side, times) for side in SIDES}
     reference = steps["fp32"]
     assert isinstance(reference, SideTimes), "eager FP32 always runs"
     widths = {
-        width: compare_width(width, times, saved, peaks, layers.widths[width]) for width in passes.WIDTHS
+        width: compare_width(width, times, saved, peaks, layers.widths[width]) for width in WIDTHS
     }  # fmt: skip
     return ModelResult(
         model=name,

@@ -22,7 +22,7 @@ from tools.output import say, table_console
 from tools.verb_parser import verb_parser
 
 if TYPE_CHECKING:
-    from tools.kernels.passes import Work
+    from tools.kernels.sides import Work
 
 DEFAULT_MODELS = ("vgg16", "resnet20")
 MOST = 2**20  # images, pixels, steps
@@ -121,7 +121,7 @@ def choose_effort(args: argparse.Namespace) -> Effort:
 
 def make_work(name: str, args: argparse.Namespace, effort: Effort, device: str) -> Work:
     """What the passes build their sides from; a name with a colon is a user's factory."""
-    from tools.kernels.passes import Work
+    from tools.kernels.sides import Work
 
     own = ":" in name
     return Work(

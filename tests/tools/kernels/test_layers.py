@@ -12,7 +12,7 @@ from bench.layers.convert import KeptLayer, QuantSpec, quantize_model
 from bench.units import Absent
 from tests.tools.kernels.works import CEILINGS, tiny_work
 from tools.kernels.layers import OTHER, SHARED, LayerWork, join, measure_float_layers
-from tools.kernels.passes import make_batches
+from tools.kernels.sides import make_batches
 
 
 def test_a_row_joins_the_log_the_spans_and_the_ceilings() -> None:

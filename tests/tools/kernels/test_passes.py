@@ -9,16 +9,8 @@ from torch.nn import functional as F
 
 from bench.profilers.allocation_tracker import AllocationTracker
 from tests.tools.kernels.works import tiny_work
-from tools.kernels.passes import (
-    MIN_ROUNDS,
-    SIDES,
-    SavedBytes,
-    build_side,
-    count_saved,
-    make_batches,
-    steps_pass,
-    turn_order,
-)
+from tools.kernels.passes import MIN_ROUNDS, SavedBytes, count_saved, steps_pass, turn_order
+from tools.kernels.sides import SIDES, build_side, make_batches
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
@@ -57,17 +49,6 @@ def test_everybody_begins_equally_often_and_nobody_always_follows_the_same_one()
     for name in names:
         before = {order[order.index(name) - 1] for order in orders if order[0] != name}
         assert len(before) > 1
-
-
-def test_all_sides_start_from_the_same_weights_and_see_the_same_images() -> None:
-    work = tiny_work()
-    images, labels = make_batches(work, torch.device("cpu"))[0]
-    assert torch.equal(images, make_batches(work, torch.device("cpu"))[0][0])
-    assert images.is_contiguous(memory_format=torch.channels_last)
-    assert images.shape == (2, 3, 8, 8)
-    assert labels.shape == (2,)
-    fp32, int4 = (build_side(name, work, images).model.state_dict() for name in ("fp32", "int4"))
-    assert all(torch.equal(value, int4[key]) for key, value in fp32.items())
 
 
 def test_bytes_saved_are_those_of_a_network_counted_by_hand() -> None:

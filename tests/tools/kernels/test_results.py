@@ -14,7 +14,7 @@ from bench.layers.convert import QuantSpec, quantize_model
 from bench.units import Absent
 from tests.tools.kernels.works import CEILINGS
 from tools.kernels.layers import OTHER, LayerWork, WidthDetail, join
-from tools.kernels.passes import SIDES, SavedBytes, StepTimes
+from tools.kernels.passes import SavedBytes, StepTimes
 from tools.kernels.results import (
     ModelResult,
     as_plain_result,
@@ -23,6 +23,7 @@ from tools.kernels.results import (
     side_times,
     write_json,
 )
+from tools.kernels.sides import SIDES
 from tools.kernels.tables import headline, render
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from bench.profilers.ceilings import Ceilings
-from tools.kernels.passes import Work
+from tools.kernels.sides import Work
 
 CEILINGS = Ceilings(int8_gops=1000.0, fp32_gflops=100.0, bf16_gflops=500.0, copy_gb_s=10.0)
 
