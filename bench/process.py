@@ -27,10 +27,10 @@ from typing import Any
 
 from bench.errors import DivergedError, OutOfMemoryError, StoppedError, UserError
 from bench.records.schema import FINISHED, Status
+from bench.reporting import Report
 
 # The second is imported by the first dispatch mode of a process: a second each, in every pass that tracks or counts.
 PRELOAD = ["bench.passes", "torch._dynamo"]
-ProgressSink = Callable[[dict[str, Any]], None]
 STOPPING = "stopping at the end of this step (Ctrl-C again: at once)"
 _EXIT_GRACE_S = 5.0
 _STOP_GRACE_S = 60.0  # for the rest of a step and its checkpoint
@@ -61,7 +61,7 @@ def run_pass(
     limit_s: float,
     limit_name: str = "protocol.pass_limit_s",
     silence_limit_s: float = math.inf,
-    on_progress: ProgressSink,
+    on_progress: Report,
     on_start: Callable[[int], None] = lambda pid: None,
 ) -> PassOutcome:
     """Call ``function(report=..., **arguments)`` in a fresh process.
@@ -167,7 +167,7 @@ _CRASHED, _TOO_LONG, _SILENT = object(), object(), object()
 class _Listener:
     """The parent's end of the pipe: progress, the answer so far, the answer."""
 
-    def __init__(self, ours: Connection, sentinel: int, on_progress: ProgressSink) -> None:
+    def __init__(self, ours: Connection, sentinel: int, on_progress: Report) -> None:
         self.ours, self.sentinel, self.on_progress = ours, sentinel, on_progress
         self.partial: Any = None
 
@@ -262,7 +262,7 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _reporter(connection: Connection, stopping: threading.Event) -> ProgressSink:
+def _reporter(connection: Connection, stopping: threading.Event) -> Report:
     """Sends progress a few times a second, a ready partial answer always; raises where the pass should stop."""
     last = 0.0
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,11 +21,11 @@ from torch import Tensor
 from bench.profilers.base import NO_PHASES, Phases
 from bench.profilers.phase_timer import PhaseSamples, PhaseTimer
 from bench.records.schema import StepWindow
+from bench.reporting import Report
 from bench.stats import median_half_width
 from bench.training.assemble import Parts
 from bench.training.step import forward_loss, train_step
 
-Report = Callable[[dict[str, Any]], None]
 SWITCH_STEPS = 1  # run after a change of sides and not counted
 MARK_PAIRS = 24  # at most, each a step with phase marks and one without
 MARK_REPEATS = 32  # a mark takes microseconds: repeated, it shows above the noise of a step

@@ -6,11 +6,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # Import order of the library's rooms: each may use only those above it (and itself).
 ROOMS = (
-    "errors", "units", "printable", "files", "privacy", "config", "seeding", "layout", "hardware", "native", "kernels",
-    "quantizers", "hypernets", "optim", "layers", "models", "data", "update", "records.schema", "methods", "profilers",
-    "training", "records", "stats", "timing", "timing_summary", "gating", "keys", "locks", "jobs", "pulse", "progress",
-    "estimate", "outcome", "passes", "process", "journal", "cell_folder", "cell_passes", "cell_results",
-    "shared_weights", "cell", "precheck", "status", "composing", "app",
+    "errors", "units", "printable", "files", "privacy", "config", "reporting", "seeding", "layout", "hardware",
+    "native", "kernels", "quantizers", "hypernets", "optim", "layers", "models", "data", "update", "records.schema",
+    "methods", "profilers", "training", "records", "stats", "timing", "timing_summary", "gating", "keys", "locks",
+    "jobs", "pulse", "progress", "estimate", "outcome", "passes", "process", "journal", "cell_folder", "cell_passes",
+    "cell_results", "shared_weights", "cell", "precheck", "status", "composing", "app",
 )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from bench.config import CellConfig
 from bench.errors import DivergedError
 from bench.layers.dispatch import Paths
 from bench.outcome import UNFINISHED, AccuracyAnswer, accuracy_answer, measure_surface, weights_digest
-from bench.passes.inputs import Report, batches_of, eval_batches_of, load_weights, prepare, read_weights
+from bench.passes.inputs import batches_of, eval_batches_of, load_weights, prepare, read_weights
+from bench.reporting import Report
 from bench.training.assemble import build_parts
 from bench.training.checkpoint import Checkpoints
 from bench.training.loop import fit

@@ -11,10 +11,11 @@ from bench.kernels.selfcheck import check_device
 from bench.layers.convert import quantized_layers
 from bench.layers.dispatch import Paths
 from bench.methods import build_method
-from bench.passes.inputs import Report, batches_of, prepare
+from bench.passes.inputs import batches_of, prepare
 from bench.profilers.base import NO_PHASES
 from bench.profilers.gemm_count import FloatProductCounter, integer_layers, record_layer_macs
 from bench.records.schema import DataFacts, GemmResult, Label, ModelFacts
+from bench.reporting import Report
 from bench.training.assemble import build_parts
 from bench.training.facts import data_facts, integer_share_pct, layer_facts
 from bench.training.step import train_step

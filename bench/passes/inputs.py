@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,6 @@ from bench.training.checkpoint import unseal_weights
 
 if TYPE_CHECKING:
     from bench.data import AnyData
-
-Report = Callable[[dict[str, Any]], None]
 
 
 def use_device(cell: CellConfig, device: str) -> torch.device:

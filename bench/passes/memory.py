@@ -18,12 +18,13 @@ from bench.config import CellConfig
 from bench.errors import is_ours
 from bench.kernels.workspace import clear_workspace
 from bench.layers.dispatch import Paths
-from bench.passes.inputs import Report, batches_of, endless, load_weights, prepare
+from bench.passes.inputs import batches_of, endless, load_weights, prepare
 from bench.profilers.base import NO_PHASES
 from bench.profilers.memory import MemoryMeter, MemoryPeaks, process_bytes
 from bench.profilers.memory_categories import MemoryProfile
 from bench.profilers.process_memory import give_back_memory, in_fresh_heap, keep_large_blocks_apart, load_libraries
 from bench.profilers.untouched_workspaces import UntouchedWorkspaces
+from bench.reporting import Report
 from bench.timing_summary import difference
 from bench.training.assemble import Parts, build_parts
 from bench.training.drawn_layer import take_largest_layer

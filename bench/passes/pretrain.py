@@ -6,7 +6,8 @@ from pathlib import Path
 
 from bench.config import CellConfig
 from bench.errors import RecordError, system_reason
-from bench.passes.inputs import Report, batches_of, eval_batches_of, prepare
+from bench.passes.inputs import batches_of, eval_batches_of, prepare
+from bench.reporting import Report
 from bench.training.assemble import build_parts, for_pretraining
 from bench.training.checkpoint import Checkpoints, seal_weights
 from bench.training.loop import evaluate, fit

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from bench.config import CellConfig
 from bench.layers.dispatch import Paths
-from bench.passes.inputs import Report, batches_of, endless, load_weights, prepare, use_device
+from bench.passes.inputs import batches_of, endless, load_weights, prepare, use_device
 from bench.profilers.ceilings import measure_ceilings
 from bench.records.schema import Ceilings, ProfileResult, SideProfile
+from bench.reporting import Report
 from bench.training.assemble import as_fp32, build_parts
 from bench.training.profile import profile_side, trace_steps
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from bench.config import CellConfig
 from bench.layers.dispatch import Paths
-from bench.passes.inputs import Report, batches_of, endless, load_weights, prepare
+from bench.passes.inputs import batches_of, endless, load_weights, prepare
 from bench.profilers.phase_timer import PhaseTimer
 from bench.records.schema import TimingRepeat
+from bench.reporting import Report
 from bench.timing import MARK_REPEATS, Sampled, Side, energy_windows, mark_budget_s, sample_in_turn, time_phase_marks
 from bench.training.assemble import as_fp32, build_parts
 from bench.units import Absent

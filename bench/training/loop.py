@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -14,13 +13,12 @@ from bench.errors import DivergedError, StoppedError
 from bench.layers.convert import quantized_layers
 from bench.optim import build_schedule
 from bench.profilers.base import NO_PHASES
+from bench.reporting import Report
 from bench.training.assemble import Parts
 from bench.training.checkpoint import Checkpoints, capture, restore
 from bench.training.history import FitResult, History, all_finite
 from bench.training.step import evaluate_batch, train_step
 from bench.units import Absent
-
-Report = Callable[[dict[str, Any]], None]
 
 
 def fit(

@@ -24,8 +24,6 @@ from bench.records.schema import TimingRepeat
 from bench.training.assemble import Parts
 from bench.training.step import train_step
 
-Report = Callable[[dict[str, Any]], None]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slowdown:

@@ -7,10 +7,10 @@ Source: docs/method.md section 4.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import psutil
 import torch
@@ -26,6 +26,7 @@ from bench.models import build_model
 from bench.profilers.memory import MemoryMeter
 from bench.profilers.phase_timer import PhaseTimer
 from bench.profilers.process_memory import give_back_memory
+from bench.reporting import Report
 from bench.seeding import global_stream
 from bench.timing_summary import difference
 from bench.training.assemble import build_parts, without_hypernet
@@ -38,8 +39,6 @@ GRADIENT_IMAGES = 16  # of the backward passes that the gradients come from
 WARMUP_STRIDE = 1000
 MEMORY_UPDATES = 3
 WARMUP_STEPS = 2  # in the first step of a delayed update nothing is pending
-
-Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,9 +27,9 @@ from bench.layers.dispatch import INT_MM, ran_as_integer
 from bench.profilers.base import NO_PHASES
 from bench.profilers.ceilings import Ceilings, measure_ceilings
 from bench.profilers.phase_timer import Clock, CudaClock, HostClock, PhaseTimer
+from bench.reporting import Report
 from bench.training.step import train_step
 from bench.units import Absent
-from tools.kernels.passes import Report
 from tools.kernels.sides import LEARNING_RATE, NUM_BATCHES, Work, build_side, make_batches, prepare
 
 SHARED = "both backward"  # work that a layer does once for dgrad and wgrad, such as quantizing its error signal

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import torch
@@ -24,6 +23,7 @@ from bench.profilers.base import NO_PHASES
 from bench.profilers.memory import MemoryMeter
 from bench.profilers.phase_timer import PhaseTimer
 from bench.profilers.process_memory import give_back_memory
+from bench.reporting import Report
 from bench.timing_summary import difference
 from bench.training.assemble import Parts
 from bench.training.step import train_step
@@ -33,8 +33,6 @@ from tools.kernels.sides import LEARNING_RATE, NUM_BATCHES, SIDES, Work, build_s
 MIN_ROUNDS = 3
 PEAK_STEPS = 2  # the second has momentum buffers from its beginning
 PEAK_WARMUP_IMAGES = 2
-
-Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
