@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import enum
 import errno
-import os
-from pathlib import Path
 from typing import Any
 
 # What a disk answers that is full, over its quota, read-only, broken or away.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
-
-
-_PACKAGE = f"{Path(__file__).parent}{os.sep}"
+_PACKAGE = __file__.removesuffix("errors.py")  # without pathlib, which is much to load before Ctrl-C is answered
 _HANDING_ON = ("__torch_function__", "__torch_dispatch__")  # ours by their place, but the call they make is not
 
 
