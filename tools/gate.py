@@ -130,11 +130,11 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run the verb.
 
     Args:
-        argv: arguments after the verb; none: those of the process.
+        argv: arguments after the verb.
 
     Returns:
         The exit code, as ``--help`` lists them.

@@ -33,11 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run the verb.
 
     Args:
-        argv: arguments after the verb; none: those of the process.
+        argv: arguments after the verb.
 
     Returns:
         0: the report was written.
