@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hydra import compose
 from omegaconf import OmegaConf
 
@@ -164,6 +168,24 @@ def test_what_the_docs_say_of_a_suite_of_ones_own_holds(
     assert main([*shlex.split(line), "--cfg", "job"]) == 0, "Hydra takes it as well"
     assert "suite_name: mine" in capsys.readouterr().out
     assert group_files("suite", "configs")["mine"].startswith("Six bits against FP32")
+
+
+def test_the_docs_list_every_setting_with_its_value_and_meaning() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+)` \| `(\S+)` \| \S.* \|$", page, flags=re.MULTILINE)
+    (cell,) = plan()
+    settings = dict(leaves(dataclasses.asdict(cell)))
+    assert {key: yaml.safe_load(value) for key, value in rows} == settings
+    assert [key for key, _ in rows] == list(settings), "each once, in the order of --cfg job"
+    assert plan(*(f"{key}={value}" for key, value in rows)) == (cell,)
+
+
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def test_the_docs_network_of_ones_own_can_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

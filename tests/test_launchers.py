@@ -173,6 +173,10 @@ def test_submitit_runs_the_jobs_of_a_sweep_into_one_store(tmp_path: Path) -> Non
     assert "2 cells: 2 ok" in out
     assert len(re.findall(r"\[\d/2\] .*: ok \(job \d+\)", err)) == 2
     assert [item.record.status for item in find_records([tmp_path / "out"])[0]] == ["ok", "ok"]
+    logs = [path.name for path in tmp_path.rglob("*_log.err")]
+    assert len(logs) == 2
+    assert all(re.fullmatch(r"\d+_0_log.err", name) for name in logs)
+    assert list(tmp_path.rglob("*%*")) == [], "a folder is called after a job, not after its placeholder"
 
 
 @pytest.mark.slow

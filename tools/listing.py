@@ -65,8 +65,9 @@ def _suites(config_dir: str | None) -> list[Row]:
 
 def _variants(config_dir: str | None) -> list[Row]:
     from bench.composing.cells import compose_variants
+    from bench.composing.groups import group_files
 
-    rows = []
+    rows, comments = [], group_files("variant", config_dir)
     for name, cell in compose_variants(config_dir).items():
         meta = cell.method.grad_quantizer == "hypernet"
         rows.append(
@@ -75,6 +76,7 @@ def _variants(config_dir: str | None) -> list[Row]:
                 "method": cell.method.name,
                 "weights/activations/error signals/∇W": "/".join(_formats(cell)),
                 "hypernetwork": f"{cell.hypernet.name}, {cell.strategy.name}" if meta else "",
+                "what": comments[name],
             }
         )
     return rows

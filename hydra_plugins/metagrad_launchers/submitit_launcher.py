@@ -39,6 +39,8 @@ if upstream is not None:
         """hydra-submitit-launcher's settings."""
 
         _target_: str = "hydra_plugins.metagrad_launchers.submitit_launcher.LocalLauncher"
+        # Theirs ends in %j, and submitit's local controller makes a folder of that very name; files carry the job too.
+        submitit_folder: str = "${hydra.sweep.dir}/.submitit"
 
     class _Launcher(upstream.BaseSubmititLauncher):
         """Submits all jobs, then waits for each."""

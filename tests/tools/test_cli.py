@@ -283,7 +283,9 @@ def test_in_a_pipe_every_name_of_a_list_stands_whole_on_a_line_with_its_row(
     assert main(["list", "variants", "methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
     (variant,) = (line.split() for line in lines if line.startswith("metaquant_multi_fc_h100_relu"))
-    assert variant[1:] == ["metaquant", "int1/fp32/fp32/fp32", "multi_fc,", "recompute"]
+    assert variant[1:7] == ["metaquant", "int1/fp32/fp32/fp32", "multi_fc,", "recompute", "A", "row"], (
+        "its file's comment"
+    )
     (method,) = (line for line in lines if line.startswith("metagrad "))
     assert method.rstrip().endswith("Eq. 2-13")
 
