@@ -41,7 +41,10 @@ ALLOWANCES: dict[str, str] = {
     "time": f"from the published peaks, every operator bound by arithmetic or bandwidth, to {PEAK_SHARE:.0%} of the "
     f"arithmetic, {BANDWIDTH_SHARE:.0%} of the bandwidth and {LAUNCH_US:.0f} µs a launch (assumed)",
 }
-EXTRAPOLATED = "≈: a batch larger than any that was run on shapes: by the line through those, less a twentieth"
+EXTRAPOLATED = (
+    "≈: a batch larger than any that was run on shapes: by the line through those, or by the steepest phase's, less a "
+    "twentieth"
+)
 UNVERIFIED = "peaks unverified: taken from the document that `list gpus` names, and not found quoted from it elsewhere"
 MAX_BATCH = 2**20
 _MARGIN = 20  # so many-th of a batch size is left beyond what was run
@@ -172,7 +175,10 @@ def estimate_gpu(shapes: CellShapes, gpu: GpuPeaks, batch_size: int) -> GpuEstim
     if not isinstance(gpu.memory_gb, Absent):
         limit = int(gpu.memory_gb * 1e9)
         fits = memory.needed_bytes <= limit
-        largest = find_largest_batch(lambda size: shapes.on_cuda(size, gpu.sm).needed_bytes, limit, batch_size)
+        largest = find_largest_batch(
+            lambda size: shapes.on_cuda(size, gpu.sm).needed_bytes, limit, batch_size,
+            phase_bytes=lambda size: {phase.phase: phase.peak_bytes for phase in shapes.on_cuda(size, gpu.sm).phases},
+        )  # fmt: skip
     return GpuEstimate(
         gpu=gpu, memory=memory, fits=fits, largest_batch=largest,
         largest_is_extrapolated=not isinstance(largest, Absent) and largest > REACH * batch_size,
@@ -180,25 +186,35 @@ def estimate_gpu(shapes: CellShapes, gpu: GpuPeaks, batch_size: int) -> GpuEstim
     )  # fmt: skip
 
 
-def find_largest_batch(needed_bytes: Callable[[int], int], limit_bytes: int, first: int) -> int:
+def find_largest_batch(
+    needed_bytes: Callable[[int], int],
+    limit_bytes: int,
+    first: int,
+    *,
+    phase_bytes: Callable[[int], dict[str, int]] = lambda size: {},
+) -> int:
     """The largest batch that fits, to one part in 128; memory is nearly linear in it, so few sizes are tried.
 
     Args:
         needed_bytes: of a batch size; grows with it.
         limit_bytes: what there is.
         first: a batch size to start from, 1 or more.
+        phase_bytes: each phase's peak of a batch size that was tried.
 
     Returns:
         Up to ``REACH`` times ``first`` a batch size that was tried and fits, while one a 128th larger does not: it was
-        tried, or the lines through the sizes tried say so. Beyond, the size to which the line through ``first`` and
-        ``REACH`` times it points, less a twentieth: products are cut into more parts there. 0 where one image does
-        not fit; at most ``MAX_BATCH``.
+        tried, or the lines through the sizes tried say so. Beyond, the size to which a line from ``REACH`` times it
+        points, less a twentieth: products are cut into more parts there. It rises as the one through both, or as the
+        steepest phase: where a hypernetwork's, which hardly grows with the batch, makes the peak of both, that of
+        larger ones is the forward's or backward's. 0 where one image does not fit; at most ``MAX_BATCH``.
     """
     assert first >= 1, "a batch has an image"
     top = min(REACH * first, MAX_BATCH)
     tried = {size: needed_bytes(size) for size in {first, top}}
     if tried[top] <= limit_bytes:
-        slope = (tried[top] - tried[first]) / max(1, top - first)
+        below, above = phase_bytes(first), phase_bytes(top)
+        rises = [tried[top] - tried[first], *(above[name] - below.get(name, 0) for name in above)]
+        slope = max(rises) / max(1, top - first)
         guess = top + (limit_bytes - tried[top]) / slope if slope > 0 else MAX_BATCH + 1
         return MAX_BATCH if guess > MAX_BATCH else max(top, int(guess - guess / _MARGIN))
     while True:
