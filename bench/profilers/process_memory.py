@@ -97,8 +97,9 @@ def in_fresh_heap(call: Callable[[], _T]) -> _T:
 
     In a used one small blocks fill gaps that lie in RAM, gaps that do not, and new pages, in shares that the run's
     addresses decide: a megabyte of scatter in what the steps of a deep network make a process grow by. Another C
-    library's heap is its own affair. Grad mode, current device and OpenMP's number of threads are a thread's own in
-    torch: the call starts from their defaults, but for the last.
+    library's heap is its own affair; under a low ``MALLOC_ARENA_MAX``, or after a thread that has ended, glibc gives a
+    part that was used. Grad mode, current device and OpenMP's number of threads are a thread's own in torch: the call
+    starts from their defaults, but for the last.
     """
     num_threads = torch.get_num_threads()
 
