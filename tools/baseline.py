@@ -1,6 +1,6 @@
 """``metagrad-bench baseline``: write a baseline for the gate. A baseline moves by this command only.
 
-What it holds and how it reads is in ``bench.records.baseline``.
+What it holds is in ``bench.records.entry``, how it reads in ``bench.records.baseline``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from bench.errors import ExitCode, NothingMeasuredError
 from bench.gating import CELL, Row, Verdict, compare
 from bench.gating.decide import show_value
 from bench.printable import show_path, show_text
-from bench.records.baseline import Entry, cell_label, is_measured, read_baseline, write_baseline
+from bench.records.baseline import read_baseline, write_baseline
+from bench.records.entry import Entry, cell_label, is_measured
 from bench.units import plural
 from tools.gate import read_entries
 from tools.gate_output import AS_SHOWN, format_change

@@ -18,7 +18,8 @@ from bench.gating import CELL, THRESHOLDS, Comparison, Policy, Threshold, compar
 from bench.gating.policy_file import Rules, Treat, read_policy, read_treat, with_threshold
 from bench.gating.verdicts import OUTCOMES
 from bench.printable import show_path, show_text
-from bench.records.baseline import Baseline, Entry, entry_of, is_baseline, newest_entries, read_baseline
+from bench.records.baseline import Baseline, is_baseline, read_baseline
+from bench.records.entry import Entry, entry_of, newest_entries
 from bench.records.find import find_records, read_records
 from bench.records.write import RECORD_FILE
 from bench.units import plural

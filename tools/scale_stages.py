@@ -128,7 +128,8 @@ def baseline(work: Work) -> Run:
 
 def gate(work: Work) -> Run:
     """Compare all cells with a baseline of another measurement: noise, and one cell in a thousand slower."""
-    from bench.records.baseline import entry_of, write_baseline
+    from bench.records.baseline import write_baseline
+    from bench.records.entry import entry_of
 
     other = work.folder / "earlier.json"
     write_baseline(other, (_measured_before(entry_of(record), number) for number, record in enumerate(work.records())))

@@ -18,7 +18,7 @@ from bench.gating.ratio_test import RatioTest, ratio_test
 from bench.gating.repeats import Repeats, Spread, set_strays_aside, usual_variance
 from bench.gating.seeds import SeedGroup, decide_seeds, group_seeds, seed_test
 from bench.gating.verdicts import CELL, Reference, Row, Verdict, worst_first
-from bench.records.baseline import Entry, Metric, Samples, cell_label, is_measured
+from bench.records.entry import Entry, Metric, Samples, cell_label, is_measured
 from bench.records.schema import FINISHED, STATUS_VERBS, STATUSES
 from bench.units import Absent
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from bench.gating.metrics import BLIND_FACTOR, Policy, Threshold
 from bench.gating.ratio_test import RatioTest
 from bench.gating.verdicts import Row, Verdict
-from bench.records.baseline import Samples
+from bench.records.entry import Samples
 from bench.units import format_bytes, format_ms, format_percent, format_ratio, plural
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.config import CellConfig, as_plain
-from bench.records.baseline import Entry, cell_label, config_digest
+from bench.records.entry import Entry, cell_label, config_digest
 
 MOST_DIFFERENCES = 4  # named in one sentence
 

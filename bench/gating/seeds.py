@@ -16,7 +16,7 @@ from bench.gating.decide import median, show_df
 from bench.gating.matching import Pair, cell_key
 from bench.gating.metrics import Policy, Threshold
 from bench.gating.verdicts import Reference, Row, Verdict
-from bench.records.baseline import Entry
+from bench.records.entry import Entry
 from bench.units import Absent, plural
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.records.baseline import Entry, entry_of
+from bench.records.entry import Entry, entry_of
 from bench.records.schema import RunRecord
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from bench.gating import Policy, Row, Verdict, compare
-from bench.records.baseline import Entry, Metric, config_digest
+from bench.records.entry import Entry, Metric, config_digest
 from bench.units import Absent
 
 

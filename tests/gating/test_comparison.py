@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.gating import Comparison, Policy, Verdict, compare
-from bench.records.baseline import Entry, Metric
+from bench.records.entry import Entry, Metric
 
 SHARES = {"step_ms": 1.0, "forward_ms": 0.3, "backward_ms": 0.5, "meta_ms": 0.2}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.gating import CELL, Verdict, compare
-from bench.records.baseline import Entry, entry_of
+from bench.records.entry import Entry, entry_of
 from bench.records.schema import RunRecord
 from tests.gating.entries import configured, judge, judge_all, of, scaled, verdicts
 

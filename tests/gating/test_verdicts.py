@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bench.gating import THRESHOLDS, Policy, Threshold, Verdict, compare, worst_first
 from bench.gating.policy_file import with_threshold
-from bench.records.baseline import Entry, Metric
+from bench.records.entry import Entry, Metric
 from bench.units import Absent
 from tests.gating.entries import configured, judge, of, scaled, verdicts, with_samples, with_value
 

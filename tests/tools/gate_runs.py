@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.records.baseline import entry_of, write_baseline
+from bench.records.baseline import write_baseline
+from bench.records.entry import entry_of
 from bench.records.schema import RunRecord
 from bench.records.write import write_record
 from tools.gate import main

@@ -13,7 +13,8 @@ import pytest
 
 from bench.errors import RecordError
 from bench.gating import Verdict
-from bench.records.baseline import entry_of, write_baseline
+from bench.records.baseline import write_baseline
+from bench.records.entry import entry_of
 from bench.records.schema import RunRecord
 from bench.records.write import write_record
 from bench.units import Absent

@@ -10,7 +10,7 @@ import pytest
 
 from bench.errors import ExitCode
 from bench.gating import THRESHOLDS, Verdict
-from bench.records.baseline import entry_of
+from bench.records.entry import entry_of
 from tests.tools.gate_runs import Bench, larger, slower
 from tools.gate_output import LEGEND
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.errors import RecordError, UserError
 from bench.gating import Comparison, Policy, compare
 from bench.printable import show_path
-from bench.records.baseline import Entry, Metric, cell_label, entry_of
+from bench.records.entry import Entry, Metric, cell_label, entry_of
 from bench.records.find import Found
 from bench.units import Absent
 from tools.against.lifetime import ended_by_signal

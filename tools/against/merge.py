@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.errors import RecordError
 from bench.hardware.environment import FINGERPRINT_FIELDS, fingerprint
-from bench.records.baseline import Entry, Metric, entry_of
+from bench.records.entry import Entry, Metric, entry_of
 from bench.records.find import find_records
 from bench.records.schema import STATUSES, RunRecord
 from bench.units import Absent

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.errors import ConfigError, RecordError, system_reason
 from bench.printable import show_path
-from bench.records.baseline import Entry
+from bench.records.entry import Entry
 from tools.against.environment import make_environment
 from tools.against.lifetime import ended_by_signal
 from tools.against.merge import align, merged_entries, read_runs

@@ -12,7 +12,7 @@ import msgspec
 from scipy.stats import binomtest
 
 from bench.gating import Policy, Verdict, compare
-from bench.records.baseline import Entry
+from bench.records.entry import Entry
 from tools.against.verb import CONFIRM, REPEATS, shared_alpha, suspects
 from tools.gate_proof.runs import Recorded, Run
 

@@ -21,7 +21,7 @@ from bench.errors import HardwareError, RecordError
 from bench.keys import code_version, weights_path
 from bench.locks import device_lock
 from bench.process import run_pass
-from bench.records.baseline import entry_of
+from bench.records.entry import entry_of
 from bench.records.schema import RunRecord, TimingRepeat
 from bench.training.assemble import for_pretraining
 from bench.units import Absent, format_duration

@@ -10,7 +10,7 @@ import msgspec
 
 from bench.errors import RecordError
 from bench.printable import show_path
-from bench.records.baseline import Entry, Metric
+from bench.records.entry import Entry, Metric
 from bench.records.read import read_bytes
 from bench.records.write import write_atomic
 from bench.units import Absent

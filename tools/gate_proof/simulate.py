@@ -19,7 +19,7 @@ import numpy as np
 from bench.errors import RecordError
 from bench.hardware.environment import usable_cores
 from bench.printable import show_path
-from bench.records.baseline import Entry, cell_label, config_digest
+from bench.records.entry import Entry, cell_label, config_digest
 from bench.records.read import read_bytes
 from bench.records.write import write_atomic
 from tools.against.merge import merge

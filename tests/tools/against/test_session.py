@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from bench.errors import ConfigError, RecordError
-from bench.records.baseline import Entry
+from bench.records.entry import Entry
 from bench.records.schema import RunRecord
 from bench.units import Absent
 from tools.against.merge import align, merge, merged_entries

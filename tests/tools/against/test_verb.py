@@ -11,7 +11,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bench.errors import ConfigError
-from bench.records.baseline import entry_of, write_baseline
+from bench.records.baseline import write_baseline
+from bench.records.entry import entry_of
 from bench.records.read import read_record
 from bench.records.schema import RunRecord
 from bench.records.write import write_record

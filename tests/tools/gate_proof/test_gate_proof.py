@@ -14,7 +14,7 @@ from bench.cell_folder import only_here
 from bench.errors import RecordError
 from bench.gating import Policy
 from bench.gating.matching import cell_key
-from bench.records.baseline import entry_of
+from bench.records.entry import entry_of
 from bench.records.schema import RunRecord
 from tools.against.verb import CONFIRM, shared_alpha
 from tools.gate_proof import judge, planted, simulate
