@@ -12,6 +12,7 @@ from typing import Any
 # What a disk answers that is full, over its quota, read-only, broken or away.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 _PACKAGE = __file__.removesuffix("errors.py")  # without pathlib, which is much to load before Ctrl-C is answered
+_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError)
 _HANDING_ON = ("__torch_function__", "__torch_dispatch__")  # ours by their place, but the call they make is not
 
 
@@ -95,11 +96,13 @@ def system_reason(error: Exception) -> str:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether an exception was raised by a line of this package, and not by a user's network or what that calls.
+    """Whether an exception is a programming error of this package, or a ``UserError`` of its own.
 
-    Where a user's code runs anything may be raised; what our own lines raise there is still a programming error, or a
-    ``UserError`` that says all there is to say.
+    Where a user's network runs anything may be raised. What a line of ours raises there that no input should make it
+    raise is a mistake in it all the same; torch's RuntimeError in a call of ours may be the network's doing.
     """
+    if not isinstance(error, (UserError, *_MISTAKES)):
+        return False
     places = []
     at = error.__traceback__
     while at is not None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import errors
 from bench.errors import ConfigError, RecordError, is_ours, system_reason
 from bench.printable import show_path, show_text
 from bench.records.read import read_record
 from bench.training.shapes import _CopyShapes
-from bench.units import format_ratio
 
 
 def test_a_system_error_speaks_in_the_systems_words_and_any_other_in_its_own() -> None:
@@ -20,13 +20,22 @@ def test_a_system_error_speaks_in_the_systems_words_and_any_other_in_its_own() -
     assert system_reason(ValueError("embedded null byte")) == "embedded null byte"
 
 
-def test_an_error_is_ours_where_one_of_our_lines_raised_it() -> None:
-    with pytest.raises(RecordError) as of_a_line:
+def raised_at(line: str, file: Path) -> BaseException:
+    """What a line of a file raises."""
+    with pytest.raises((AttributeError, KeyError, RuntimeError)) as caught:
+        exec(compile(line, str(file), "exec"), {"torch": torch})
+    return caught.value
+
+
+def test_a_mistake_in_our_lines_is_ours_and_what_a_users_line_or_torch_raises_is_not() -> None:
+    ours, users = Path(errors.__file__).parent / "layers" / "new.py", Path("users/net.py")
+    assert is_ours(raised_at("None.shape", ours))
+    assert is_ours(raised_at("{}['key']", ours))
+    assert not is_ours(raised_at("None.shape", users))
+    assert not is_ours(raised_at("torch.ones(2).reshape(3)", ours)), "a user's network may have handed it that tensor"
+    with pytest.raises(RecordError) as sentence:
         read_record(Path("nowhere/record.json"))
-    assert is_ours(of_a_line.value)
-    with pytest.raises(ValueError, match="format code") as of_what_a_line_calls:
-        format_ratio("many")  # type: ignore[arg-type]
-    assert is_ours(of_what_a_line_calls.value)
+    assert is_ours(sentence.value)
     assert not is_ours(ConfigError("raised by nobody"))
 
 

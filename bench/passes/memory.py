@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.config import CellConfig
-from bench.errors import is_ours
+from bench.errors import UserError, is_ours
 from bench.kernels.workspace import clear_workspace
 from bench.layers.dispatch import Paths
 from bench.passes.inputs import batches_of, endless, load_weights, prepare
@@ -186,7 +186,7 @@ def _hypernet_bound(cell: CellConfig, parts: Parts, images: Tensor) -> int | Abs
             device=torch.device("cpu" if images.device.type == "cpu" else "meta"), lr=cell.optimizer.lr,
         )  # fmt: skip
     except Exception as error:  # a user's network, or torch under it, may raise anything here
-        if cell.model.name != "custom" or is_ours(error):
+        if cell.model.name != "custom" or (is_ours(error) and not isinstance(error, UserError)):
             raise
         return Absent(f"the network does not run on tensor shapes: {str(error).splitlines()[0][:200]}")
     return bound_hypernet_bytes(tracker, parts)
