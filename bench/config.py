@@ -259,7 +259,7 @@ class CellConfig:
     grad_bits: int = FLOAT_BITS  # of the weight gradient
     edge_layers: str = "same"  # first convolution and last linear layer: full, int8, same
     dispatch: str = "integer"  # integer, auto (the fastest exact path of each product), or simulate (floating point)
-    compact: bool = False  # keep batch-norm's input in bfloat16 for backward: less memory, slightly other numerics
+    compact: bool = False  # keep less for backward: batch-norm's input in bfloat16, codes up to 4 bits two to a byte
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     method: MethodConfig = field(default_factory=MethodConfig)

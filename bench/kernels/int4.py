@@ -9,9 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bench import native
 from bench.errors import ShapeError
+from bench.native import pointer
 
 INT4_BITS = 4
+
+
+def packed_int4_size(count: int) -> int:
+    """Bytes that hold ``count`` codes."""
+    return -(-count // 2)
 
 
 def pack_int4(codes: Tensor) -> Tensor:
@@ -29,6 +36,10 @@ def pack_int4(codes: Tensor) -> Tensor:
     if codes.dtype != torch.int8:
         raise ShapeError(f"pack_int4: codes are {codes.dtype}; give torch.int8 codes in -8..7")
     flat = codes.reshape(-1)
+    if native.usable(flat.device):
+        packed = torch.empty(packed_int4_size(flat.numel()), dtype=torch.uint8)
+        native.compiled().pack_nibbles(pointer(flat), pointer(packed), flat.numel())
+        return packed
     if flat.numel() % 2:
         flat = torch.cat([flat, flat.new_zeros(1)])
     bits = flat.view(torch.uint8)
@@ -49,10 +60,14 @@ def unpack_int4(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
         ShapeError: if the packed length does not hold that shape.
     """
     size = torch.Size(shape).numel()
-    if packed.dtype != torch.uint8 or packed.numel() != (size + 1) // 2:
+    if packed.dtype != torch.uint8 or packed.numel() != packed_int4_size(size):
         raise ShapeError(
             f"unpack_int4: {packed.numel()} bytes of {packed.dtype} do not hold {size} codes; give what pack_int4 made"
         )
+    if native.usable(packed.device):
+        codes = torch.empty(shape, dtype=torch.int8)
+        native.compiled().unpack_nibbles(pointer(packed.contiguous()), pointer(codes), size)
+        return codes
     pairs = torch.stack([packed << 4, packed & 0xF0], dim=1).view(torch.int8)
     return (pairs.reshape(-1)[:size] >> 4).view(shape)
 

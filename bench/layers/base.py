@@ -64,6 +64,7 @@ class LayerQuantizers:
     activation: ForwardQuantizer | None
     error: ErrorQuantizer | None
     dispatch: str = "integer"
+    compact: bool = False  # keep codes of at most four bits two to a byte for backward
 
 
 class IntegerLayer(nn.Module):
@@ -91,7 +92,7 @@ class IntegerLayer(nn.Module):
         """
         super().__init__()
         self.name = name
-        self.dispatch = quantizers.dispatch
+        self.dispatch, self.compact = quantizers.dispatch, quantizers.compact
         self.weight_quantizer = quantizers.weight
         self.activation_quantizer = quantizers.activation
         self.error_quantizer = quantizers.error  # a Module (UINT8) registers itself, its clip travels in the state dict

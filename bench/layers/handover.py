@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from bench import native
+from bench.layers.operands import Packed
 from bench.quantizers.base import QTensor
 from bench.quantizers.dorefa import DorefaActivation
 
@@ -44,6 +45,7 @@ class Codes:
     ``inside`` holds the packed flags of the values whose gradient passes the quantizer; ``gate``, where there are
     readers of the floats too, those that pass the ReLU. ``norm_input`` (N, H, W, C), float32 or bfloat16, and ``mean``
     (C,) are those of the batch-norm that the gradient goes to. ``sole``: no other module reads the activation.
+    ``packed`` is where readers that keep the codes two to a byte find what the first of them packed.
     """
 
     operand: QTensor
@@ -53,6 +55,7 @@ class Codes:
     mean: Tensor | None
     sole: bool
     residual: Residual
+    packed: Packed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,13 +27,12 @@ from bench.layers.operands import (
     add_up,
     both_quantized,
     channels_first,
-    grid_of,
+    keep_operand,
     quantize_error,
     quantize_operand,
     restore_operand,
     split_filter_scale,
     sum_of_grids,
-    tensors_of,
 )
 from bench.layers.shortcut import add_padded
 from bench.native.bits import unpack_bits
@@ -140,11 +139,14 @@ class _ConvFunction(Function):
             if bias is not None:
                 y_npqo.add_(bias)
         ctx.layer, ctx.plan = layer, plan
-        ctx.grids = grid_of(a), grid_of(w)
+        with span("quantize", layer=layer.name, gemm="fprop"):
+            kept_a = keep_operand(a, compact=layer.compact, readers=None if left is None else left.packed)
+            kept_w = keep_operand(w, compact=layer.compact)
+        ctx.grids = kept_a.grid, kept_w.grid
         # what is wanted of the input's gradient, if this layer's is all of it
         ctx.sole, ctx.residual = (False, None) if left is None else (left.sole, left.residual)
         before = (None, None, None) if left is None else (left.gate, left.norm_input, left.mean)
-        ctx.save_for_backward(weight, inside, *before, *tensors_of(a), *tensors_of(w))
+        ctx.save_for_backward(weight, inside, *before, *kept_a.tensors, *kept_w.tensors)
         y = channels_first(y_npqo)
         return leave(y, STATISTICS, after.sums) if after is not None and after.done else y
 
@@ -153,7 +155,8 @@ class _ConvFunction(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         layer, plan = ctx.layer, ctx.plan
         weight, inside, gate, norm_input, mean, *saved = ctx.saved_tensors
-        a, w = (restore_operand(grid, saved) for grid in ctx.grids)
+        a = restore_operand(ctx.grids[0], saved, layer=layer.name, gemm="wgrad")
+        w = restore_operand(ctx.grids[1], saved, layer=layer.name, gemm="dgrad")
         needs_dx, needs_dw, needs_db, *_ = ctx.needs_input_grad
         padded = _padded_gradient(ctx.residual) if needs_dx else None
         after = _before(ctx.sole, ctx.residual, gate, norm_input, mean) if needs_dx else None

@@ -22,13 +22,12 @@ from bench.layers.base import IntegerLayer, LayerQuantizers, values_of
 from bench.layers.operands import (
     add_up,
     both_quantized,
-    grid_of,
+    keep_operand,
     quantize_error,
     quantize_operand,
     restore_operand,
     split_filter_scale,
     sum_of_grids,
-    tensors_of,
 )
 from bench.native.bits import unpack_bits
 from bench.quantizers.base import QTensor
@@ -94,8 +93,10 @@ class _LinearFunction(Function):
             if bias is not None:
                 y.add_(bias)
         ctx.layer = layer
-        ctx.grids = grid_of(a), grid_of(w)
-        ctx.save_for_backward(weight, inside, *tensors_of(a), *tensors_of(w))
+        with span("quantize", layer=layer.name, gemm="fprop"):
+            kept_a, kept_w = (keep_operand(operand, compact=layer.compact) for operand in (a, w))
+        ctx.grids = kept_a.grid, kept_w.grid
+        ctx.save_for_backward(weight, inside, *kept_a.tensors, *kept_w.tensors)
         return y
 
     @staticmethod
@@ -103,7 +104,8 @@ class _LinearFunction(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         layer = ctx.layer
         weight, inside, *saved = ctx.saved_tensors
-        a, w = (restore_operand(grid, saved) for grid in ctx.grids)
+        a = restore_operand(ctx.grids[0], saved, layer=layer.name, gemm="wgrad")
+        w = restore_operand(ctx.grids[1], saved, layer=layer.name, gemm="dgrad")
         needs_dx, needs_dw, needs_db, _ = ctx.needs_input_grad
         error_mn = grads[0].contiguous()
         dx = dw = db = None

@@ -32,7 +32,7 @@ from bench.layers.handover import (
     placeholder,
     take,
 )
-from bench.layers.operands import channels_first
+from bench.layers.operands import Packed, channels_first
 from bench.native import pointer
 from bench.native.bits import packed_size
 from bench.quantizers.dorefa import activation_grid, code_numbers
@@ -193,5 +193,6 @@ def rectified_codes(
         mean=mean,
         sole=only_codes and len(readers.layers) == 1,
         residual=Residual(),
+        packed=Packed(),
     )
     return result, None if inside is None else gate, left

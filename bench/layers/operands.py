@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bench.kernels.int4 import INT4_BITS, pack_int4, unpack_int4
+from bench.kernels.spans import span
 from bench.quantizers import BinaryWeight
 from bench.quantizers.base import (
     ErrorQuantizer,
@@ -29,6 +31,22 @@ class SavedGrid:
     bits: int
     code_max: int
     value_max: int
+    shape: torch.Size | None  # of codes that are kept two to a byte
+
+
+@dataclass(slots=True)
+class Packed:
+    """An activation's codes two to a byte, for all of its readers: made by the first."""
+
+    codes: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An operand as it waits for backward: tensors for ``save_for_backward``, and what else restores it."""
+
+    grid: SavedGrid | None
+    tensors: tuple[Tensor, ...]
 
 
 def quantize_operand(quantizer: ForwardQuantizer | None, values: Tensor) -> tuple[QTensor | Tensor, Tensor | None]:
@@ -36,23 +54,43 @@ def quantize_operand(quantizer: ForwardQuantizer | None, values: Tensor) -> tupl
     return (values, None) if quantizer is None else quantizer.quantize(values)
 
 
-def tensors_of(operand: QTensor | Tensor) -> tuple[Tensor, ...]:
-    """What ``save_for_backward`` keeps: int8 codes and their scale, or the floats if it is not quantized."""
-    return (operand.codes, operand.scale) if isinstance(operand, QTensor) else (operand,)
+def keep_operand(operand: QTensor | Tensor, *, compact: bool, readers: Packed | None = None) -> Kept:
+    """What backward needs of an operand: int8 codes and their scale, or the floats if it is not quantized.
 
-
-def grid_of(operand: QTensor | Tensor) -> SavedGrid | None:
-    """The integers of a grid."""
+    Args:
+        operand: of fprop.
+        compact: keep codes of at most four bits two to a byte.
+        readers: where other readers of the same codes find them packed.
+    """
     if isinstance(operand, Tensor):
-        return None
-    return SavedGrid(operand.mult, operand.offset, operand.bits, operand.code_max, operand.value_max)
+        return Kept(None, (operand,))
+    codes, shape = operand.codes, None
+    if compact and operand.bits <= INT4_BITS:
+        readers = readers or Packed()
+        if readers.codes is None:
+            readers.codes = pack_int4(codes)
+        codes, shape = readers.codes, codes.shape
+    grid = SavedGrid(operand.mult, operand.offset, operand.bits, operand.code_max, operand.value_max, shape)
+    return Kept(grid, (codes, operand.scale))
 
 
-def restore_operand(grid: SavedGrid | None, saved: list[Tensor]) -> QTensor | Tensor:
-    """Take an operand's tensors off the front of ``saved``."""
+def restore_operand(
+    grid: SavedGrid | None, saved: list[Tensor], *, layer: str = "", gemm: str = ""
+) -> QTensor | Tensor:
+    """Take an operand's tensors off the front of ``saved``.
+
+    Args:
+        grid: what was kept beside them.
+        saved: of which the operand's own are taken.
+        layer: that needs it, for the spans.
+        gemm: the product that does.
+    """
     first = saved.pop(0)
     if grid is None:
         return first
+    if grid.shape is not None:
+        with span("quantize", layer=layer, gemm=gemm):
+            first = unpack_int4(first, grid.shape)
     return QTensor(
         codes=first,
         scale=saved.pop(0),

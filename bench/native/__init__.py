@@ -327,6 +327,8 @@ def _declare(found: ctypes.CDLL) -> None:
         "norm_slopes": (p, p, n, n, p, p, p, p, p, p, p),
         "join_stats": (p, p, n, n, n, p, p),
         "join_sums": (p, p, n, n, p, p),
+        "pack_nibbles": (p, p, n),
+        "unpack_nibbles": (p, p, n),
         "rectify": (p, p, p, n, f),
         "rectify_backward": (p, p, p, n),
         "max_pool": (p, p, p, geometry),

@@ -1405,6 +1405,29 @@ float norm_backward(const float *restrict grad, const float *restrict x, const u
     return largest < 0x7f800000 ? amax : NAN;
 }
 
+/* Two codes of -8..7 in a byte, the even one in the low half; an odd count ends with a zero. */
+void pack_nibbles(const int8_t *restrict codes, uint8_t *restrict packed, i64 size) {
+#pragma omp parallel for schedule(static) if (size > 65536)
+    for (i64 first = 0; first < size / 2; first += BLOCK) {
+        const i64 last = MIN(first + BLOCK, size / 2);
+        for (i64 i = first; i < last; i++)
+            packed[i] = (uint8_t)((codes[2 * i] & 15) | ((uint8_t)codes[2 * i + 1] << 4));
+    }
+    if (size % 2) packed[size / 2] = (uint8_t)(codes[size - 1] & 15);
+}
+
+void unpack_nibbles(const uint8_t *restrict packed, int8_t *restrict codes, i64 size) {
+#pragma omp parallel for schedule(static) if (size > 65536)
+    for (i64 first = 0; first < size / 2; first += BLOCK) {
+        const i64 last = MIN(first + BLOCK, size / 2);
+        for (i64 i = first; i < last; i++) {
+            codes[2 * i] = (int8_t)((int8_t)(packed[i] << 4) >> 4);
+            codes[2 * i + 1] = (int8_t)((int8_t)packed[i] >> 4);
+        }
+    }
+    if (size % 2) codes[size - 1] = (int8_t)((int8_t)(packed[size / 2] << 4) >> 4);
+}
+
 /* y = min(max(x, 0), ceiling), bits where 0 < x < ceiling; in place if y == x. */
 void rectify(const float *x, float *y, uint8_t *bits, i64 size, float ceiling) {
     const float below = below_ceiling(ceiling);

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import native
 from bench.errors import ShapeError
 from bench.kernels.int4 import gemm_label, pack_int4, unpack_int4
 
@@ -18,6 +19,16 @@ def test_unpacking_undoes_packing(codes):
     packed = pack_int4(tensor)
     assert packed.nbytes == (len(codes) + 1) // 2
     assert torch.equal(unpack_int4(packed, tuple(tensor.shape)), tensor)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 31, 4097, 200_001])
+def test_the_compiled_piece_packs_as_torch_does(size):
+    codes = torch.randint(-8, 8, (size,), dtype=torch.int8)
+    packed = pack_int4(codes)
+    with native.disabled():
+        assert torch.equal(pack_int4(codes), packed)
+        assert torch.equal(unpack_int4(packed, (size,)), codes)
+    assert torch.equal(unpack_int4(packed, (size,)), codes)
 
 
 def test_the_first_code_lies_in_the_low_half():

@@ -298,13 +298,17 @@ def test_a_pooling_that_torch_refuses_is_left_to_torch():
     assert make_lean(model).pools == ()
 
 
-@pytest.mark.parametrize(("compact", "of_norm"), [(False, 4), (True, 2)])
-def test_what_a_small_net_keeps_is_counted_byte_by_byte(compact, of_norm):
+@pytest.mark.parametrize(
+    ("compact", "bits", "of_norm", "of_codes"), [(False, 8, 4, 1), (True, 8, 2, 1), (False, 4, 4, 1), (True, 4, 2, 0.5)]
+)
+def test_what_a_small_net_keeps_is_counted_byte_by_byte(compact, bits, of_norm, of_codes):
     model = nn.Sequential(
         nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
         nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.MaxPool2d(2),
     )  # fmt: skip
-    quantize_model(model, QuantSpec(error="uniform", error_bits=8, compact=compact))
+    quantize_model(
+        model, QuantSpec(weight_bits=bits, activation_bits=bits, error="uniform", error_bits=bits, compact=compact)
+    )
     x = torch.rand(4, 8, 16, 16).requires_grad_()
     saved: dict[int, Tensor] = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.setdefault(t.data_ptr(), t), lambda t: t):
@@ -313,4 +317,6 @@ def test_what_a_small_net_keeps_is_counted_byte_by_byte(compact, of_norm):
     large = [tensor for at, tensor in saved.items() if tensor.numel() >= size // 8 and at not in parameters]
     masks = 1 if native.usable(x.device) else 2  # compiled pieces keep the ReLU's bits and the clip's in one mask
     # two inputs as codes, the norm's input, the masks, a tap per pooled value
-    assert sum(tensor.nbytes for tensor in large) == 2 * size + of_norm * size + masks * size // 8 + size // 4
+    assert sum(tensor.nbytes for tensor in large) == (
+        2 * of_codes * size + of_norm * size + masks * size // 8 + size // 4
+    )

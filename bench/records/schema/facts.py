@@ -28,7 +28,7 @@ class MethodFacts:
     optimizer: str
     edge_layers: str
     dispatch: str
-    compact: bool = False  # batch-norm's input is kept in bfloat16 for backward
+    compact: bool = False  # batch-norm's input is kept in bfloat16 for backward, codes up to 4 bits two to a byte
     error_granularity: str = "tensor"  # tensor, sample, channel: how far one scale reaches
     grad_rounding: str = "nearest"  # nearest, stochastic, none
     hypernet_depth: int | Absent = NOT_RECORDED  # linear layers of the fully connected ones
