@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from bench.kernels.int4 import packed_int4_size
 from bench.layers.base import IntegerLayer
 from bench.profilers.allocation_tracker import AllocationTracker, device_type_of
 from bench.profilers.base import PHASES, UNATTRIBUTED
@@ -46,7 +47,7 @@ class Block:
     phase: str
     call: int  # of a layer's forward or backward in which it was made; -1: outside of any
     is_int8: bool
-    of_weight: bool  # int8 with as many values as the weight of the layer that made it
+    of_weight: bool  # as many codes, or codes two to a byte, as the weight of the layer that made it has values
     died: int | None = None
     labels: list[tuple[int, str]] = field(default_factory=list)
 
@@ -154,7 +155,7 @@ class CategoryTracker(AllocationTracker):
         call = self._calls[block.call] if block.call >= 0 else None
         if block.phase in ("forward", "backward"):
             brief = call is not None and block.died is not None and (call.ended is None or block.died <= call.ended)
-            if block.is_int8 and (brief or block.of_weight or block.phase == "backward"):
+            if block.of_weight or (block.is_int8 and (brief or block.phase == "backward")):
                 return "integer_copies"
             if brief:
                 return "workspaces"
@@ -233,7 +234,8 @@ class CategoryTracker(AllocationTracker):
             return
         self._time += 1
         is_int8 = tensor.dtype is torch.int8
-        of_weight = is_int8 and self._open_call >= 0 and tensor.numel() == self._weight_numel
+        of_codes = {torch.int8: self._weight_numel, torch.uint8: packed_int4_size(self._weight_numel)}
+        of_weight = self._open_call >= 0 and tensor.numel() == of_codes.get(tensor.dtype)
         self.blocks.append(Block(size, self._time, self._phase, self._open_call, is_int8, of_weight))
 
     def _resized(self, key: int, size: int) -> None:

@@ -90,13 +90,16 @@ def test_weights_gradients_and_optimizer_state_have_the_bytes_of_their_numbers()
     assert phase(profile, "meta").categories["hypernet_activations"] > 0
 
 
-def test_int8_codes_of_weights_and_saved_activations_are_told_apart() -> None:
-    parts = parts_of("variant=ste_int8")
-    codes = sum(weight.numel() for weight in parts.weights)
+@pytest.mark.parametrize(
+    ("argv", "bytes_per_code"), [(["variant=ste_int8"], 1), (["variant=uniform_int4", "compact=true"], 0.5)]
+)
+def test_codes_of_weights_and_saved_activations_are_told_apart(argv: list[str], bytes_per_code: float) -> None:
+    parts = parts_of(*argv)
+    codes = bytes_per_code * sum(weight.numel() for weight in parts.weights)
     profile = track_steps(parts, batches(2), 0.01, CPU).profile()
     forward = phase(profile, "forward").categories
     assert codes * 0.9 < forward["integer_copies"] < codes * 1.2
-    assert forward["activations"] > 16 * forward["data"]
+    assert forward["activations"] > 16 * bytes_per_code * forward["data"]
     plain = phase(profile_of("variant=fp32"), "forward").categories
     assert plain["integer_copies"] == 0
 
