@@ -10,96 +10,42 @@ import datetime as dt
 import errno
 import os
 import stat
-import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
+from bench.cell_status import (
+    CellStatus,
+    Header,
+    SuiteStatus,
+    all_left_s,
+    is_of,
+    order,
+    pulsing,
+    recorded,
+    usual_durations,
+    waiting,
+)
 from bench.errors import RecordError, system_reason
 from bench.printable import show_path
 from bench.pulse import (
     PLANS,
     PULSES,
     STALE_S,
-    Amount,
-    Count,
     Plan,
-    PlannedCell,
     Pulse,
     Writer,
-    config_digest,
     started_ticks,
     this_machine,
     utc_now,
 )
 from bench.records.find import SUPERSEDED
-from bench.records.schema import FINISHED, Status
+from bench.records.schema import FINISHED
 from bench.records.write import RECORD_FILE
-
-State = Literal["running", "waiting", "stopped", "queued", "unreadable"] | Status
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellStatus:
-    """One cell. What is not known of it, or does not apply to its state, is None."""
-
-    state: State
-    suite: str
-    variant: str
-    model: str
-    data: str
-    seed: int | None
-    device: str
-    folder: str | None  # its name
-    reason: str = ""
-    host: str | None = None
-    phase: str | None = None
-    steps_done: int | None = None
-    steps: int | None = None
-    step_ms: float | None = None
-    steps_per_s: float | None = None
-    passes_done: int | None = None
-    passes: int | None = None
-    elapsed_s: float | None = None
-    pass_left_s: float | None = None  # of the running pass, by its own step time
-    left_s: float | None = None  # of the cell, by what finished cells of the same suite, model and data took
-    overdue: bool = False  # it runs and has taken longer than they did: nothing is known of the rest
-    last_seen: str | None = None  # UTC
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SuiteStatus:
-    """All cells below some folders, those at work first, and what is left of them."""
-
-    cells: tuple[CellStatus, ...]
-    counts: dict[str, int]
-    left_s: float | None  # of all cells that run or wait, at least where one is overdue; None before any has finished
-    runners: int  # commands and workers that are alive
-
-
-class _Header(msgspec.Struct):
-    """What a record says about its cell; the rest is skipped while it is read."""
-
-    key: str
-    suite: str
-    variant: str
-    model_name: str
-    data_name: str
-    seed: Count
-    device: str
-    status: Status
-    reason: str
-    started_at: str
-    duration_s: Amount
-    cell: msgspec.Raw
-
-    def digest(self) -> str:
-        """Of the configuration, as plans give it."""
-        return config_digest(msgspec.json.decode(self.cell))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +60,7 @@ class _Touch:
 _Live = dict[str, tuple[Pulse, str, bool]]  # by folder name: the pulse, when last touched, whether its writer is alive
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 _UNREADABLE = (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_headers = msgspec.json.Decoder(_Header)
+_headers = msgspec.json.Decoder(Header)
 _plans = msgspec.json.Decoder(Plan)
 _pulses = msgspec.json.Decoder(Pulse)
 
@@ -135,7 +81,7 @@ class StatusReader:
             if reason := _why_shut(path):
                 raise RecordError(f"{show_path(path)} cannot be read ({reason}): ask for the right to.")
         self.machine = this_machine()
-        self._records: dict[Path, _Header | str] = {}  # by run folder; a text says why it cannot be read
+        self._records: dict[Path, Header | str] = {}  # by run folder; a text says why it cannot be read
         self._shut: dict[Path, str] = {}  # folders below that cannot be listed, and why: cells may be in them
         self._measured: set[Path] = set()  # run folders that had a pulse when we last looked
         self._digests: dict[Path, str] = {}
@@ -148,7 +94,7 @@ class StatusReader:
             Every cell that has a record, a pulse or a place in a plan.
         """
         suites: list[tuple[Path, list[Path], _Live]] = []
-        found: dict[Path, _Header | str] = {}
+        found: dict[Path, Header | str] = {}
         before, self._measured = self._measured, set()
         for suite, runs in self._suites():
             pulses = self._read_pulses(suite)
@@ -157,31 +103,31 @@ class StatusReader:
             for run in runs:
                 anew = run in self._measured or run in before  # what was read beside a pulse may be the earlier record
                 known = None if anew else self._records.get(run)
-                found[run] = known if isinstance(known, _Header) else self._shut.get(run) or self._read_record(run)
+                found[run] = known if isinstance(known, Header) else self._shut.get(run) or self._read_record(run)
         self._records = found
-        durations = _durations(header for header in found.values() if isinstance(header, _Header))
+        durations = usual_durations(header for header in found.values() if isinstance(header, Header))
         cells: list[CellStatus] = []
         runners = 0
         for suite, runs, pulses in suites:
             for run in runs:
                 pulse = pulses.get(run.name)
-                if pulse is not None and (_is_of(found[run], pulse[0]) or not pulse[2]):
+                if pulse is not None and (is_of(found[run], pulse[0]) or not pulse[2]):
                     del pulses[run.name]  # its runner ended between the record and the pulse's removal
             queued, planners = self._queued(suite, runs, pulses)
             again = pulses.keys() | queued.keys()
-            cells.extend(_recorded(run.name, found[run]) for run in runs if run.name not in again)
-            cells.extend(_pulsing(pulse, seen, alive, durations) for pulse, seen, alive in pulses.values())
+            cells.extend(recorded(run.name, found[run]) for run in runs if run.name not in again)
+            cells.extend(pulsing(pulse, seen, alive, durations) for pulse, seen, alive in pulses.values())
             cells.extend(queued.values())
             runners += planners + sum(alive for _, _, alive in pulses.values())
         counts: dict[str, int] = {}
         for cell in cells:
             counts[cell.state] = counts.get(cell.state, 0) + 1
-        cells.sort(key=_order)
-        return SuiteStatus(cells=tuple(cells), counts=counts, left_s=_all_left_s(cells, durations), runners=runners)
+        cells.sort(key=order)
+        return SuiteStatus(cells=tuple(cells), counts=counts, left_s=all_left_s(cells, durations), runners=runners)
 
-    def headers(self) -> list[tuple[Path, _Header]]:
+    def headers(self) -> list[tuple[Path, Header]]:
         """Records of the last reading, by run folder."""
-        return [(run, header) for run, header in self._records.items() if isinstance(header, _Header)]
+        return [(run, header) for run, header in self._records.items() if isinstance(header, Header)]
 
     def _suites(self) -> list[tuple[Path, list[Path]]]:
         """Folders with runs, plans or pulses in them, each with its runs' folders."""
@@ -223,7 +169,7 @@ class StatusReader:
                     pending.append(path)
         return [(suite, sorted(set(runs))) for suite, runs in sorted(suites.items())]
 
-    def _read_record(self, run: Path) -> _Header | str:
+    def _read_record(self, run: Path) -> Header | str:
         try:
             header = _headers.decode(_read_file(run / RECORD_FILE))
             header.cell = header.cell.copy()  # a view would keep the whole file in memory
@@ -256,21 +202,21 @@ class StatusReader:
                 else:
                     known = cell.folder in pulses or self._is_finished(suite / cell.folder, plan, alive)
                 if not known:
-                    queued[cell.folder or cell.digest] = _waiting(cell, seen, alive)
+                    queued[cell.folder or cell.digest] = waiting(cell, seen, alive)
         return queued, sum(alive for _, _, alive in read)
 
     def _is_finished(self, run: Path, plan: Plan, alive: bool) -> bool:
         """Whether a planned cell has the record that its command wants; a command that ended wants nothing more."""
         header = self._records.get(run)
         # One of a time that is still to come is of before the clock was set back.
-        if not isinstance(header, _Header) or not alive or plan.created_at <= header.started_at <= utc_now():
+        if not isinstance(header, Header) or not alive or plan.created_at <= header.started_at <= utc_now():
             return header is not None
         return header.status in FINISHED and not plan.fresh
 
     def _digest(self, run: Path) -> str:
         if run not in self._digests:
             header = self._records[run]
-            self._digests[run] = header.digest() if isinstance(header, _Header) else ""
+            self._digests[run] = header.digest() if isinstance(header, Header) else ""
         return self._digests[run]
 
     def _read_live(self, path: Path, decoder: msgspec.json.Decoder[Any]) -> tuple[Any, str, bool] | None:
@@ -346,90 +292,6 @@ def _files(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.suffix == ".json")
     except OSError:
         return []
-
-
-def _is_of(header: _Header | str, pulse: Pulse) -> bool:
-    """Whether a record is what a pulse told of; which is the later one is no question for clocks, which are set."""
-    return isinstance(header, _Header) and header.started_at == pulse.started_at
-
-
-def _recorded(folder: str, header: _Header | str) -> CellStatus:
-    folder = folder.encode("utf-8", "backslashreplace").decode()  # JSON has no place for a name that is no Unicode
-    if isinstance(header, str):
-        return CellStatus(
-            state="unreadable", suite="", variant=folder, model="", data="", seed=None, device="", folder=folder,
-            reason=f"cannot be read: {header}",
-        )  # fmt: skip
-    return CellStatus(
-        state=header.status, suite=header.suite, variant=header.variant, model=header.model_name,
-        data=header.data_name, seed=header.seed, device=header.device, folder=folder, reason=header.reason,
-        elapsed_s=header.duration_s,
-    )  # fmt: skip
-
-
-def _pulsing(pulse: Pulse, seen: str, alive: bool, durations: dict[tuple[str, str, str], float]) -> CellStatus:
-    cell = pulse.cell
-    steps_left = max(0, pulse.total - pulse.done)  # none where a pass goes on beyond what it planned: nobody knows then
-    pass_left_s = steps_left * pulse.step_ms / 1e3 if steps_left and pulse.step_ms is not None else None
-    usual_s = durations.get((cell.suite, cell.model, cell.data))
-    overdue = alive and usual_s is not None and usual_s <= pulse.elapsed_s
-    left_s = None if usual_s is None or overdue else max(pass_left_s or 0.0, usual_s - pulse.elapsed_s)
-    state: State = "stopped" if not alive else "waiting" if pulse.phase.startswith("waiting") else "running"
-    return CellStatus(
-        state=state, suite=cell.suite, variant=cell.variant, model=cell.model, data=cell.data, seed=cell.seed,
-        device=pulse.device, folder=pulse.folder, reason="" if alive else f"last seen {seen} on {pulse.writer.host}",
-        host=pulse.writer.host, phase=pulse.phase, steps_done=pulse.done if pulse.total else None,
-        steps=pulse.total or None, step_ms=pulse.step_ms,
-        steps_per_s=1e3 / pulse.step_ms if pulse.step_ms else None, passes_done=pulse.passes_done,
-        passes=pulse.passes, elapsed_s=pulse.elapsed_s, pass_left_s=pass_left_s if alive else None,
-        left_s=left_s if alive else None, overdue=overdue, last_seen=seen,
-    )  # fmt: skip
-
-
-def _waiting(cell: PlannedCell, seen: str, alive: bool) -> CellStatus:
-    return CellStatus(
-        state="queued", suite=cell.suite, variant=cell.variant, model=cell.model, data=cell.data, seed=cell.seed,
-        device=cell.device, folder=cell.folder, last_seen=seen,
-        reason="" if alive else f"its run ended, last seen {seen}: run the suite again to go on",
-    )  # fmt: skip
-
-
-def _durations(headers: Iterable[_Header]) -> dict[tuple[str, str, str], float]:
-    """Median seconds of finished cells by suite, model and data."""
-    seconds: dict[tuple[str, str, str], list[float]] = {}
-    for header in headers:
-        if header.status == "ok":
-            seconds.setdefault((header.suite, header.model_name, header.data_name), []).append(header.duration_s)
-    return {key: statistics.median(values) for key, values in seconds.items()}
-
-
-def _all_left_s(cells: Sequence[CellStatus], durations: dict[tuple[str, str, str], float]) -> float | None:
-    """Seconds until the last cell, at the pace of the finished ones and with as many at a time as run now.
-
-    Of one that is overdue the running pass alone counts: the answer is a least one. None where that is all there is.
-    """
-    running = [cell for cell in cells if cell.state == "running"]
-    suites = {cell.suite for cell in running}
-    usual = [seconds for (suite, _, _), seconds in durations.items() if suite in suites]
-    if not usual:
-        return None
-    usual_s = statistics.median(usual)
-    work_s = sum(
-        cell.pass_left_s or 0.0 if cell.overdue else cell.left_s if cell.left_s is not None else usual_s
-        for cell in running
-    )
-    work_s += sum(
-        durations.get((cell.suite, cell.model, cell.data), usual_s)
-        for cell in cells
-        if cell.state in ("queued", "waiting")
-    )
-    return work_s / len(running) if work_s else None
-
-
-def _order(cell: CellStatus) -> tuple[int, str, str, str, str, int]:
-    """Those at work, those in trouble, those to come, those done."""
-    ranks = {"running": 0, "waiting": 1, "stopped": 2, "queued": 4, "diverged": 5, "ok": 6}
-    return ranks.get(cell.state, 3), cell.suite, cell.model, cell.data, cell.variant, cell.seed or 0
 
 
 def match_cells(suite: Path, digests: Sequence[str]) -> list[Path | None]:

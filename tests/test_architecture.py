@@ -10,7 +10,7 @@ ROOMS = (
     "native", "kernels", "quantizers", "hypernets", "optim", "layers", "models", "data", "update", "records.schema",
     "methods", "profilers", "training", "records", "stats", "timing", "timing_summary", "gating", "keys", "locks",
     "jobs", "pulse", "progress", "estimate", "outcome", "passes", "process", "journal", "cell_folder", "cell_passes",
-    "cell_results", "shared_weights", "cell", "precheck", "status", "composing", "app",
+    "cell_results", "shared_weights", "cell", "precheck", "cell_status", "status", "composing", "app",
 )  # fmt: skip
 
 

@@ -16,13 +16,14 @@ import pytest
 
 from bench.app import parse_arguments, plan_cells
 from bench.cell_folder import set_aside
+from bench.cell_status import CellStatus
 from bench.config import CellConfig, as_plain
 from bench.errors import RecordError
 from bench.pulse import PLANS, PULSES, STALE_S, CellPulse, Writer, announced, this_writer
 from bench.records.find import find_records
 from bench.records.schema import RunRecord
 from bench.records.write import write_record
-from bench.status import CellStatus, StatusReader, _moment, match_cells
+from bench.status import StatusReader, _moment, match_cells
 from tests.edited_records import edit_record
 from tools.status import as_text, main, sum_up, to_json
 

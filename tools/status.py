@@ -17,7 +17,7 @@ from tools.verb_parser import given_path, verb_parser
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from bench.status import CellStatus, SuiteStatus
+    from bench.cell_status import CellStatus, SuiteStatus
 
 COLUMNS = ("state", "cell", "device", "now", "step", "elapsed", "left", "")
 _FRAME_ROWS = 6  # of a screen: title, header, summary, and the prompt's line
