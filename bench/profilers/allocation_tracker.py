@@ -112,9 +112,8 @@ class AllocationTracker(TorchDispatchMode):
         """Count a tensor's storage if it is new, or the change of its size."""
         if device_type_of(tensor) != self._device_type:
             return
-        try:
-            storage = tensor.untyped_storage()
-        except NotImplementedError:  # torch's for sparse, opaque and functorch's tensors, which have no plain storage
+        storage = plain_storage(tensor)
+        if storage is None:
             self._num_unseen += returned
             return
         key, size = storage._cdata, storage.nbytes()
@@ -154,3 +153,11 @@ class AllocationTracker(TorchDispatchMode):
 
     def _finished_operator(self) -> None:
         """An operator has run; its inputs and results are alive."""
+
+
+def plain_storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
+    """The memory of a tensor; None of sparse, opaque and functorch's tensors, which torch refuses to show one of."""
+    try:
+        return tensor.untyped_storage()
+    except NotImplementedError:  # torch's own word for a tensor without a storage
+        return None

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from bench.profilers.allocation_tracker import ASKING
+from bench.profilers.allocation_tracker import ASKING, plain_storage
 
 Kind = Literal["int8", "fp32", "bf16", "none"]
 _aten = torch.ops.aten
@@ -130,7 +130,5 @@ def _tensors(values: Any) -> dict[int, Tensor]:
 
 def _bytes_of(tensor: Tensor) -> int:
     """Bytes that reading a tensor moves at least: an expanded one's memory counts once."""
-    try:
-        return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
-    except NotImplementedError:  # torch's for sparse, opaque and functorch's tensors: no storage, so no bytes that move
-        return 0
+    storage = plain_storage(tensor)
+    return 0 if storage is None else min(tensor.numel() * tensor.element_size(), storage.nbytes())
