@@ -37,6 +37,17 @@ def follow(update: DelayedUpdate, problem: SimpleNamespace, other: Any, relative
         assert_close([p.detach() for p in update.params], other.weights, relative)
 
 
+def restate(
+    plain: SimpleNamespace, problem: SimpleNamespace, hypernet: torch.nn.Module, name: str, form: str, optimizer: str,
+    **more: Any,
+) -> Any:  # fmt: skip
+    """The plain twin of ``build``'s update with that hypernetwork, at four bits."""
+    return plain.PlainUpdate(
+        name, form, dict(hypernet.named_parameters()), problem.weights, problem.loss,
+        optimizer=optimizer, weight_decay=OPTIMIZERS[optimizer][1]["weight_decay"], bits=4, **more,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("form", ["residual", "literal"])
@@ -47,16 +58,7 @@ def test_meta_gradient_equals_autograd_through_the_restated_update(
 ) -> None:
     problem = plain.make_problem(dtype)
     hypernet = randomised(name, form, dtype)
-    other = plain.PlainUpdate(
-        name,
-        form,
-        dict(hypernet.named_parameters()),
-        problem.weights,
-        problem.loss,
-        optimizer=optimizer,
-        weight_decay=OPTIMIZERS[optimizer][1]["weight_decay"],
-        bits=4,
-    )
+    other = restate(plain, problem, hypernet, name, form, optimizer)
     follow(build(plain, problem, hypernet, strategy, optimizer), problem, other, relative)
 
 
@@ -69,17 +71,7 @@ def test_tabulates_meta_gradient_equals_autograd_through_the_restated_interpolat
 ) -> None:
     problem = plain.make_problem(dtype)
     hypernet = randomised(name, form, dtype)
-    other = plain.PlainUpdate(
-        name,
-        form,
-        dict(hypernet.named_parameters()),
-        problem.weights,
-        problem.loss,
-        optimizer=optimizer,
-        weight_decay=OPTIMIZERS[optimizer][1]["weight_decay"],
-        bits=4,
-        points=POINTS[name],
-    )
+    other = restate(plain, problem, hypernet, name, form, optimizer, points=POINTS[name])
     coarse = {"max_nodes": 2}  # stays at its first grid
     follow(build(plain, problem, hypernet, "tabulate", optimizer, arguments=coarse), problem, other, relative)
 
@@ -92,17 +84,7 @@ def test_meta_gradient_holds_for_deep_bent_fully_connected_hypernets(
 ) -> None:
     problem = plain.make_problem(torch.float64)
     hypernet = randomised(name, "residual", torch.float64, depth=4, activation=activation)
-    other = plain.PlainUpdate(
-        name,
-        "residual",
-        dict(hypernet.named_parameters()),
-        problem.weights,
-        problem.loss,
-        optimizer="adam",
-        weight_decay=0.0,
-        bits=4,
-        activation=activation,
-    )
+    other = restate(plain, problem, hypernet, name, "residual", "adam", activation=activation)
     follow(build(plain, problem, hypernet, strategy, "adam"), problem, other, 1e-10)
 
 
@@ -114,17 +96,7 @@ def test_meta_gradient_holds_with_a_state_carried_across_iterations(
 ) -> None:
     problem = plain.make_problem(torch.float64)
     hypernet = randomised(name, form, torch.float64, state="carry")
-    other = plain.PlainUpdate(
-        name,
-        form,
-        dict(hypernet.named_parameters()),
-        problem.weights,
-        problem.loss,
-        optimizer="momentum",
-        weight_decay=0.02,
-        bits=4,
-        carry=True,
-    )
+    other = restate(plain, problem, hypernet, name, form, "momentum", carry=True)
     follow(build(plain, problem, hypernet, strategy, "momentum"), problem, other, 1e-10)
 
 
@@ -136,16 +108,7 @@ def test_learning_rate_factors_belong_to_the_gradient_they_were_measured_with(
     hypernet = randomised("dual_lstm_fc", "residual", torch.float64)
     factors = [torch.ones((), dtype=torch.float64), torch.ones((), dtype=torch.float64)]
     update = build(plain, problem, hypernet, "recompute", optimizer, lr_factors=lambda: factors)
-    other = plain.PlainUpdate(
-        "dual_lstm_fc",
-        "residual",
-        dict(hypernet.named_parameters()),
-        problem.weights,
-        problem.loss,
-        optimizer=optimizer,
-        weight_decay=OPTIMIZERS[optimizer][1]["weight_decay"],
-        bits=4,
-    )
+    other = restate(plain, problem, hypernet, "dual_lstm_fc", "residual", optimizer)
     for t, lr in enumerate(RATES):
         values = [1.0 / (t + 1), 0.1 + 0.2 * t]
         for factor, value in zip(factors, values, strict=True):
